@@ -1,0 +1,35 @@
+"""How many cells a character takes on the grid, as a table that ships with the package.
+
+`unicodedata` differs between Python versions; a page must not. The table is baked once (`bake.py`), covers the Basic Multilingual
+Plane, and says for every code point: ESCAPE (no glyph of its own: written as an escape), NARROW (one cell), WIDE (two cells).
+Combining marks, controls, private-use characters and the scripts that need shaping are ESCAPE here; the shaped path
+(`shaped.py`) draws those scripts properly.
+"""
+
+from __future__ import annotations
+
+import zlib
+from functools import cache
+from importlib import resources
+
+import numpy as np
+
+ESCAPE, NARROW, WIDE = 0, 1, 2
+
+# Marks live in plane 15, whose characters are always escaped, so that a mark can never collide with text.
+MARK_BASE = 0xF0000
+NEWLINE, TAB, RUN, ESC, END, PAD, WIDE_TAIL, BLANK = (MARK_BASE + i for i in range(8))
+MARKS = {"newline": NEWLINE, "tab": TAB, "run": RUN, "escape": ESC, "end": END, "pad": PAD, "wide_tail": WIDE_TAIL, "blank": BLANK}
+
+# A run of 3 to 66 spaces is the mark RUN and one of these 64 characters.
+RUN_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz+-"
+RUN_MIN, RUN_MAX = 3, 66
+
+
+@cache
+def cell_widths() -> np.ndarray:
+    """uint8 `[65536]`: ESCAPE, NARROW or WIDE for every code point of the Basic Multilingual Plane."""
+    data = resources.files("pipeline.pages").joinpath("fonts/cell_widths.z").read_bytes()
+    table = np.frombuffer(zlib.decompress(data), np.uint8)
+    assert table.shape == (65536,), table.shape
+    return table
