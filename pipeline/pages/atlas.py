@@ -9,22 +9,16 @@ Black on white (ink 0, paper 255), uint8, one channel. Marks are gray patterns t
 
 from __future__ import annotations
 
-import hashlib
-import lzma
-from functools import cache, lru_cache
-from importlib import resources
+from functools import lru_cache
 
 import numpy as np
 
 from pipeline.pages.characters import BLANK, END, ESC, MARK_BASE, NEWLINE, PAD, RUN, TAB, WIDE, WIDE_TAIL, cell_widths
+from pipeline.pages.fonts import font_bytes, unifont_bitmap
 from pipeline.pages.grid import Grid
 
 RENDER_VERSION = "r1"
 PAPER = 255
-FONT_SHA256 = {
-    "DejaVuSansMono.ttf": "0f5db4f1749979d961019838b160bec74abdf7f9eca69553fe1aa856bbff49a4",
-    "unifont.xz": "6ee404327f88bb3a770514875214c75ec9677a5b5307376629b3478bddf5cf6a",
-}
 _ADVANCE = 1233 / 2048  # em, DejaVu Sans Mono
 _LINE_HEIGHT = (1901 + 483) / 2048  # em, ascender + descender
 # Gray level and the part of the cell (top, left, bottom, right) that a mark inks.
@@ -41,29 +35,6 @@ _MARK_INK = {
 # Slots are looked up by code point, then mark, then (right half of a wide character) code point again.
 _MARK = 0x10000
 _TAIL = _MARK + len(_MARK_INK)
-
-
-def font_bytes(name: str) -> bytes:
-    """A font that ships with the package, its content checked against the recorded hash.
-
-    Raises:
-        RuntimeError: when the file is not the recorded one.
-    """
-    data = resources.files("pipeline.pages").joinpath(f"fonts/{name}").read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if found != FONT_SHA256[name]:
-        raise RuntimeError(f"font {name}: sha256 {found} is not the recorded {FONT_SHA256[name]}; reinstall the package")
-    return data
-
-
-@cache
-def _fallback() -> tuple[np.ndarray, np.ndarray]:
-    """Code points uint16 `[n]` (sorted) and bitmaps uint8 `[n, 16, 16]` of the fallback font, 1 where there is ink."""
-    raw = lzma.decompress(font_bytes("unifont.xz"))
-    count = int.from_bytes(raw[:4], "little")
-    codes = np.frombuffer(raw, "<u2", count, 4)
-    bits = np.frombuffer(raw, np.uint8, count * 32, 4 + 2 * count).reshape(count, 32)
-    return codes, bits
 
 
 class Atlas:
@@ -179,10 +150,9 @@ class Atlas:
         """Rasterise one character into uint8 `[height, width]`."""
         from PIL import Image, ImageDraw
 
-        codes, bits = _fallback()
-        at = int(np.searchsorted(codes, code))
-        if at < len(codes) and codes[at] == code:
-            bitmap = np.unpackbits(bits[at]).reshape(16, 16)[:, : 16 if width > self.width else 8]
+        bitmap = unifont_bitmap(code)
+        if bitmap is not None:
+            bitmap = bitmap[:, : 16 if width > self.width else 8]
             image = Image.fromarray((PAPER - PAPER * bitmap).astype(np.uint8))
             return np.asarray(image.resize((width, self.height), Image.Resampling.BOX))
         image = Image.new("L", (width, self.height), PAPER)

@@ -2,7 +2,7 @@
 
     python -m pipeline.pages.bake UNIFONT.otf
 
-Needs fonttools. The results are committed; `atlas.py` checks their hashes. Unifont (OFL-1.1) covers what DejaVu Sans Mono
+Needs fonttools. The results are committed; `fonts.py` checks their hashes. Unifont (OFL-1.1) covers what DejaVu Sans Mono
 lacks: its glyphs are 8x16 or 16x16 bitmaps, packed to one bit a pixel.
 """
 

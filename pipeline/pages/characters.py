@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import zlib
 from functools import cache
-from importlib import resources
 
 import numpy as np
+
+from pipeline.pages.fonts import font_bytes
 
 ESCAPE, NARROW, WIDE = 0, 1, 2
 
@@ -26,10 +27,27 @@ RUN_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz+-"
 RUN_MIN, RUN_MAX = 3, 66
 
 
+# What the embedded codec reads: printable ASCII, Latin-1, Latin Extended-A, common typography and a few arrows and signs.
+LATIN = "".join(map(chr, [*range(0x20, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x180)])) + "–—‘’‚“”„†‡•…‰‹›€™−→←↑↓⇒≤≥≠≈∞√∑ﬁﬂ│─└├"
+ALPHABETS = {"unicode": None, "latin": LATIN}
+
+
 @cache
-def cell_widths() -> np.ndarray:
-    """uint8 `[65536]`: ESCAPE, NARROW or WIDE for every code point of the Basic Multilingual Plane."""
-    data = resources.files("pipeline.pages").joinpath("fonts/cell_widths.z").read_bytes()
-    table = np.frombuffer(zlib.decompress(data), np.uint8)
+def cell_widths(alphabet: str = "unicode") -> np.ndarray:
+    """uint8 `[65536]`: ESCAPE, NARROW or WIDE for every code point of the Basic Multilingual Plane.
+
+    Args:
+        alphabet: a name of `ALPHABETS`; a character outside it is ESCAPE although a font may have it, because the codec that will
+            read the page does not know it.
+    """
+    if alphabet not in ALPHABETS:
+        raise ValueError(f"alphabet {alphabet!r}: choose one of {', '.join(ALPHABETS)}")
+    table = np.frombuffer(zlib.decompress(font_bytes("cell_widths.z")), np.uint8)
     assert table.shape == (65536,), table.shape
-    return table
+    characters = ALPHABETS[alphabet]
+    if characters is None:
+        return table
+    narrowed = np.zeros_like(table)
+    codes = [ord(c) for c in characters]
+    narrowed[codes] = table[codes]
+    return narrowed

@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -36,14 +37,14 @@ from pipeline.pages.characters import (
     RUN_MAX,
     RUN_MIN,
     TAB,
-    WIDE,
     WIDE_TAIL,
     cell_widths,
 )
 
 LAYOUT_VERSION = "g1"
-_DIGITS = np.frombuffer(RUN_DIGITS.encode(), np.uint8)
-_CHUNK = 1 << 20  # characters whose cells are computed at a time
+_RUN_CELLS = np.frombuffer(RUN_DIGITS.encode(), np.uint8)
+_HEX_CELLS = np.frombuffer(b"0123456789abcdef", np.uint8)
+_CHUNK = 1 << 16  # characters whose cells are computed at a time; pages do not depend on it
 
 
 @dataclass(frozen=True)
@@ -52,26 +53,29 @@ class Grid:
 
     Args:
         columns, rows: 16 to 256 and 8 to 128; `columns == 2 * rows` gives cells of the usual 1:2 shape.
+        alphabet: which characters are drawn (`characters.ALPHABETS`); the others are written as escapes.
     """
 
     columns: int
     rows: int
+    alphabet: str = "unicode"
 
     def __post_init__(self) -> None:
         if not (16 <= self.columns <= 256 and 8 <= self.rows <= 128):
             raise ValueError(f"grid {self.columns}x{self.rows}: columns must be 16..256 and rows 8..128")
+        cell_widths(self.alphabet)
 
     @property
     def cells(self) -> int:
         return self.columns * self.rows
 
     @classmethod
-    def parse(cls, text: str) -> Grid:
+    def parse(cls, text: str, alphabet: str = "unicode") -> Grid:
         """`"80x40"` -> `Grid(80, 40)`."""
         match = re.fullmatch(r"(\d+)x(\d+)", text)
         if not match:
             raise ValueError(f"grid {text!r}: expected COLUMNSxROWS, for example 80x40")
-        return cls(int(match[1]), int(match[2]))
+        return cls(int(match[1]), int(match[2]), alphabet)
 
     def __str__(self) -> str:
         return f"{self.columns}x{self.rows}"
@@ -91,117 +95,128 @@ def lay_out(text: str, grid: Grid) -> Iterator[Page]:
 
     A page is self-contained: laying out `text[char_start:char_end]` alone gives the same cells. An empty text has no pages.
     """
-    start = 0
+    start, size = 0, _CHUNK
     while start < len(text):
-        piece = text[start : start + _CHUNK]
+        piece = text[start : start + size]
         last = start + len(piece) == len(text)
         consumed = 0
         for page in _pages(_code_points(piece), grid):
-            if page.char_end == len(piece) and not last and consumed:
-                break  # an unfinished page: begin the next piece with it
+            if not last and page.char_end >= len(piece) - 1:
+                break  # what follows may belong on this page, or turn two last spaces into a run: begin the next piece with it
             consumed = page.char_end
             yield page._replace(char_start=start + page.char_start, char_end=start + page.char_end)
         start += consumed
+        if not consumed:
+            size *= 2
 
 
 def _code_points(text: str) -> np.ndarray:
     if text.isascii():
-        return np.frombuffer(text.encode("ascii"), np.uint8).astype(np.uint32)
+        return np.frombuffer(text.encode("ascii"), np.uint8)
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
+class _Flow(NamedTuple):
+    """A text as one stream of cells, before it is cut into pages."""
+
+    cells: np.ndarray  # uint32 [total]
+    ends: np.ndarray  # int64 [characters]: the cells that a text takes up to and with this character
+    escapes: np.ndarray  # int64: which characters are written as escapes, ascending
+    wide: bool
+
+
+@cache
+def _tables(alphabet: str) -> tuple[np.ndarray, np.ndarray]:
+    """For every code point of the BMP: the cells it takes (uint8) and the first of them (uint32)."""
+    kinds = cell_widths(alphabet)
+    codes = np.arange(len(kinds), dtype=np.uint32)
+    escaped = kinds == ESCAPE
+    hex_digits = 1 + (codes > 0xF).astype(np.uint8) + (codes > 0xFF) + (codes > 0xFFF)
+    counts, firsts = np.where(escaped, hex_digits + 2, kinds).astype(np.uint8), np.where(escaped, ESC, codes).astype(np.uint32)
+    counts[[10, 9]], firsts[[10, 9]] = 1, (NEWLINE, TAB)
+    return counts, firsts
+
+
+def _flow(codes: np.ndarray, alphabet: str) -> _Flow:
+    counts_of, firsts_of = _tables(alphabet)
+    astral = np.flatnonzero(codes > 0xFFFF) if codes.dtype != np.uint8 else codes[:0]
+    index = codes
+    if len(astral):
+        index = codes.copy()
+        index[astral] = 0  # any escape
+    counts, firsts = counts_of.take(index), firsts_of.take(index)
+    counts[astral] = 7 + (codes[astral] > 0xFFFFF)
+    heads, lengths = _runs_of_spaces(codes, counts)
+    if counts.max(initial=1) == 1 and not len(heads):  # one cell each: the common case
+        return _Flow(firsts, np.arange(1, len(codes) + 1), np.empty(0, np.intp), wide=False)
+    ends = np.cumsum(counts, dtype=np.int64)
+    cells = np.repeat(firsts, counts)
+    offsets = ends - counts
+    cells[offsets[heads]] = RUN
+    cells[offsets[heads] + 1] = _RUN_CELLS[lengths - RUN_MIN]
+    escapes = np.flatnonzero(firsts == ESC)
+    digits = counts[escapes].astype(np.int64) - 2
+    for place in range(int(digits.max(initial=0))):
+        at = escapes[digits > place]
+        shift = (4 * (digits[digits > place] - 1 - place)).astype(np.uint32)
+        cells[offsets[at] + 1 + place] = _HEX_CELLS[(codes[at].astype(np.uint32) >> shift) & 15]
+    doubles = counts == 2
+    doubles[heads] = False
+    wide = np.flatnonzero(doubles)
+    cells[offsets[wide] + 1] = WIDE_TAIL
+    return _Flow(cells, ends, escapes, wide=len(wide) > 0)
+
+
+def _runs_of_spaces(codes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where runs of 3 to 66 spaces begin and how long they are; their cells go into `counts`.
+
+    A longer run is several runs of 66, one of what is left, and single spaces where fewer than 3 are left.
+    """
+    space = codes == 32
+    triples = np.flatnonzero(space[2:] & space[1:-1] & space[:-2])
+    if not len(triples):
+        return triples, triples
+    first = np.flatnonzero(np.diff(triples, prepend=-2) > 1)
+    starts = triples[first]
+    lengths = np.diff(first, append=len(triples)) + RUN_MIN - 1
+    if lengths.max() > RUN_MAX:
+        pieces = -(-lengths // RUN_MAX)
+        nth = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        starts = np.repeat(starts, pieces) + RUN_MAX * nth
+        lengths = np.minimum(RUN_MAX, np.repeat(lengths, pieces) - RUN_MAX * nth)
+        starts, lengths = starts[lengths >= RUN_MIN], lengths[lengths >= RUN_MIN]
+    rest = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths) + np.repeat(starts, lengths)
+    counts[rest] = 0
+    counts[starts] = 2
+    return starts, lengths
+
+
 def _pages(codes: np.ndarray, grid: Grid) -> Iterator[Page]:
-    kinds, counts, run_heads = _cell_counts(codes)
-    ends = np.cumsum(counts)
-    has_wide = bool((kinds == WIDE).any())
-    start = 0
+    flow = _flow(codes, grid.alphabet)
+    start = base = 0
     while start < len(codes):
-        base = int(ends[start - 1]) if start else 0
-        stop = int(np.searchsorted(ends, base + grid.cells, "right"))
-        offsets = ends[start:stop] - counts[start:stop] - base
-        pads: list[int] = []
-        if has_wide:
-            offsets, pads = _avoid_straddling(kinds[start:stop], counts[start:stop], offsets, grid)
-            stop = start + len(offsets)
-        yield _fill(codes, counts, run_heads, start, stop, offsets, pads, grid)
-        start = stop
+        pads = _straddling(flow.cells, base, grid) if flow.wide else []
+        stop = int(np.searchsorted(flow.ends, base + grid.cells - len(pads), "right"))
+        end = int(flow.ends[stop - 1])
+        taken = flow.cells[base:end]
+        if pads:
+            taken = np.insert(taken, pads, PAD)
+        cells = np.empty(grid.cells, np.uint32)
+        cells[: len(taken)] = taken
+        if len(taken) < grid.cells:
+            cells[len(taken)], cells[len(taken) + 1 :] = END, BLANK
+        escaped = np.searchsorted(flow.escapes, (start, stop)) if len(flow.escapes) else (0, 0)
+        yield Page(start, stop, cells, int(escaped[1] - escaped[0]))
+        start, base = stop, end
 
 
-def _cell_counts(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each character: its kind, the cells it takes, and the length of the run of spaces that it heads (0 elsewhere)."""
-    kinds = np.zeros(len(codes), np.uint8)
-    if len(codes) and int(codes.max()) < 0x10000:
-        kinds = cell_widths()[codes]
-    else:
-        low = codes < 0x10000
-        kinds[low] = cell_widths()[codes[low]]
-    counts = kinds.astype(np.int64)
-    escaped = np.flatnonzero(kinds == ESCAPE)
-    if len(escaped):
-        chars = codes[escaped]
-        hex_digits = np.maximum(1, np.ceil(np.log2(chars.astype(np.float64) + 1) / 4)).astype(np.int64)
-        counts[escaped] = np.where((chars == 10) | (chars == 9), 1, hex_digits + 2)
-    heads = np.zeros(len(codes), np.int64)
-    is_space = codes == 32
-    triples = np.flatnonzero(is_space[2:] & is_space[1:-1] & is_space[:-2]) if len(codes) >= RUN_MIN else ()
-    if len(triples):
-        edges = np.diff(np.concatenate(([0], is_space.view(np.int8), [0])))
-        firsts, lasts = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-        long = (lasts - firsts) >= RUN_MIN
-        for first, last in zip(firsts[long].tolist(), lasts[long].tolist(), strict=True):
-            while last - first >= RUN_MIN:
-                length = min(RUN_MAX, last - first)
-                counts[first : first + length] = 0
-                counts[first], heads[first] = 2, length
-                first += length
-    return kinds, counts, heads
-
-
-def _avoid_straddling(kinds: np.ndarray, counts: np.ndarray, offsets: np.ndarray, grid: Grid) -> tuple[np.ndarray, list[int]]:
-    """Push wide characters that would straddle two rows into the next row; returns the offsets that still fit, and the pads."""
-    offsets, pads = offsets.copy(), []
-    for boundary in range(grid.columns, grid.cells, grid.columns):
-        at = int(np.searchsorted(offsets, boundary - 1, "left"))
-        if at < len(offsets) and offsets[at] == boundary - 1 and kinds[at] == WIDE:
-            offsets[at:] += 1
-            pads.append(boundary - 1)
-    fits = int(np.searchsorted(offsets + counts, grid.cells, "right"))
-    if fits < len(offsets):
-        used = int(offsets[fits])
-        pads = [pad for pad in pads if pad < used]
-        if pads and fits and pads[-1] >= int(offsets[fits - 1] + counts[fits - 1]):
-            pads.pop()
-    return offsets[:fits], pads
-
-
-def _fill(
-    codes: np.ndarray, counts: np.ndarray, heads: np.ndarray, start: int, stop: int, offsets: np.ndarray, pads: list[int], grid: Grid
-) -> Page:
-    cells = np.full(grid.cells, BLANK, np.uint32)
-    chars, taken, runs = codes[start:stop], counts[start:stop], heads[start:stop]
-    used = int(offsets[-1] + taken[-1]) if len(offsets) else 0
-    escaped = 0
-    if used == len(offsets) and not pads:  # one cell each: the common case
-        cells[:used] = chars
-    else:
-        cells[offsets[taken > 0]] = chars[taken > 0]
-        run = np.flatnonzero(runs)
-        cells[offsets[run]] = RUN
-        cells[offsets[run] + 1] = _DIGITS[runs[run] - RUN_MIN]
-        several = np.flatnonzero((taken >= 2) & (runs == 0))
-        wide = several[taken[several] == 2]
-        cells[offsets[wide] + 1] = WIDE_TAIL
-        for i in several[taken[several] > 2].tolist():
-            at, digits = int(offsets[i]), f"{int(chars[i]):x}"
-            cells[at], cells[at + 1 + len(digits)] = ESC, ESC
-            cells[at + 1 : at + 1 + len(digits)] = np.frombuffer(digits.encode(), np.uint8)
-            escaped += 1
-        cells[pads] = PAD
-    cells[cells == 10] = NEWLINE
-    cells[cells == 9] = TAB
-    if used < grid.cells:
-        cells[used] = END
-    return Page(start, stop, cells, escaped)
+def _straddling(stream: np.ndarray, base: int, grid: Grid) -> list[int]:
+    """Where in the page that begins at `base` of the stream a PAD keeps a row from beginning with WIDE_TAIL."""
+    pads: list[int] = []
+    for boundary in range(base + grid.columns, min(base + grid.cells, len(stream)), grid.columns):
+        if stream[boundary - len(pads)] == WIDE_TAIL:
+            pads.append(boundary - base - 1 - len(pads))
+    return pads
 
 
 _MARK = re.compile(f"[{chr(MARK_BASE)}-{chr(MARK_BASE + 7)}]")
@@ -218,9 +233,13 @@ def _expand(match: re.Match[str]) -> str:
 def read_back(cells: np.ndarray | str) -> str:
     """The text of a page's cells (uint32 `[any]`, or a string in which marks are their plane-15 characters).
 
-    Total: marks that stand where they make no sense are dropped.
+    Total: marks that stand where they make no sense and values that are no code points are dropped.
     """
-    text = cells if isinstance(cells, str) else np.ascontiguousarray(cells, "<u4").tobytes().decode("utf-32-le", "surrogatepass")
+    if isinstance(cells, str):
+        text = cells
+    else:
+        codes = np.where(cells > 0x10FFFF, BLANK, cells).astype("<u4")
+        text = codes.tobytes().decode("utf-32-le", "surrogatepass")
     text = text.partition(chr(END))[0]
     if not _MARK.search(text):
         return text

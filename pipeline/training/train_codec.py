@@ -1,0 +1,223 @@
+"""Training the embedded codec: text -> pages -> encoder -> tokens -> what can be read out of them.
+
+Two losses on the same pages: the dense heads of `reading_heads.py`, which teach the encoder, and next-id cross-entropy of the
+generative decoder over a stretch of each page's target. bf16 autocast, `torch.compile`, resumable from `state.pt` at any step.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import random
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.codecs.embedded.architecture import TOKEN_DIM, fresh_model
+from pipeline.codecs.embedded.vocabulary import BOS, FIRST_GRID, GRIDS
+from pipeline.codecs.modes import MODES
+from pipeline.pages.grid import Grid
+from pipeline.training.codec_pages import Batch, PageSampler
+from pipeline.training.reading_heads import ReadingHeads, cell_places, symbol_targets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blend:
+    """A share of the training steps: one grid in one mode."""
+
+    grid: str
+    mode: str
+    weight: float
+    pages: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything a training run depends on."""
+
+    text: str
+    out: str
+    seed: int = 0
+    steps: int = 10_000
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    final_learning_rate: float = 0.05
+    stretch: int = 320
+    cells: int = 1280
+    decoder_from: float = 0.5
+    decoder_weight: float = 1.0
+    blends: tuple[Blend, ...] = field(default_factory=tuple)
+    save_every: int = 200
+    log_every: int = 20
+    device: str = "cpu"
+    compile: bool = True
+
+
+class Trainee(torch.nn.Module):
+    """The model and its reading heads, and the losses of one batch."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.model = fresh_model(seed)
+        self.heads = ReadingHeads(self.model.config.vision_config.sam_config.hidden_size, TOKEN_DIM)
+        self.places: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 `[N, px, px]` -> patch features `[N, P, P, C]` and visual tokens `[N, G * G, D]`."""
+        pixels = (images.float() / 127.5 - 1.0)[:, None].expand(-1, 3, -1, -1)
+        tower = self.model.model.vision_tower
+        sam = tower.sam_encoder
+        hidden = sam.patch_embed(pixels)
+        hidden = hidden + sam.interpolate_pos_encoding(hidden.shape[1], hidden.shape[2])
+        for layer in sam.layers:
+            hidden = layer(hidden)
+        compressed = sam.proj(sam.neck(hidden))
+        mixed = tower.vision_encoder(compressed).last_hidden_state[:, 1:]
+        both = torch.cat([mixed, compressed.flatten(2).transpose(1, 2)], -1)
+        return hidden, self.model.model.multi_modal_projector(both)
+
+    def read(self, patches: Tensor, tokens: Tensor, index: Tensor, waves: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        by_patch, by_token = self.heads(patches, tokens, index, waves)
+        flat = targets.flatten()
+        losses = [F.cross_entropy(logits.flatten(0, 1).float(), flat, ignore_index=-100) for logits in (by_patch, by_token)]
+        seen = (targets >= 0) & (targets != 0)
+        right = [((logits.argmax(-1) == targets) & seen).sum() / seen.sum() for logits in (by_patch, by_token)]
+        return (*losses, *right)
+
+    def decode(self, tokens: Tensor, grid_id: int, stretch: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy of the generative decoder on `stretch` (int64 `[N, L]`), which begins at `starts` of the target."""
+        model = self.model.model
+        features = self.features(tokens)
+        embed = model.language_model.embed_tokens
+        count = len(tokens)
+        bos = embed(torch.full((count, 1), BOS, device=tokens.device))
+        grid = embed(torch.full((count, 1), grid_id, device=tokens.device))
+        given = embed(stretch[:, :-1].clamp(min=0))
+        dtype = features.dtype
+        inputs = torch.cat([bos.to(dtype), features, grid.to(dtype), given.to(dtype)], 1)
+        prefix = features.shape[1] + 2
+        ahead = torch.arange(prefix, device=tokens.device).expand(count, -1)
+        positions = torch.cat([ahead, prefix + starts[:, None] + torch.arange(given.shape[1], device=tokens.device)], 1)
+        hidden = model.language_model(inputs_embeds=inputs, position_ids=positions, use_cache=False).last_hidden_state[:, prefix:]
+        logits = self.model.lm_head(hidden).float()
+        expected = stretch[:, 1:]
+        loss = F.cross_entropy(logits.flatten(0, 1), expected.flatten(), ignore_index=-100)
+        seen = expected >= 0
+        return loss, ((logits.argmax(-1) == expected) & seen).sum() / seen.sum()
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """Visual tokens `[N, G * G, D]` with the newline and separator rows, `[N, G * (G + 1) + 1, D]`."""
+        model = self.model.model
+        count, side = len(tokens), int(tokens.shape[1] ** 0.5)
+        newline = model.image_newline.to(tokens.dtype).expand(count, side, 1, -1)
+        rows = torch.cat([tokens.view(count, side, side, -1), newline], 2).flatten(1, 2)
+        return torch.cat([rows, model.view_separator.to(tokens.dtype).expand(count, 1, -1)], 1)
+
+    def place(self, grid: Grid, mode: str, device: str) -> tuple[Tensor, Tensor]:
+        key = str(grid), mode
+        if key not in self.places:
+            index, waves = cell_places(grid, MODES[mode].grid)
+            self.places[key] = index.to(device), waves.to(device)
+        return self.places[key]
+
+
+class Supply(threading.Thread):
+    """Makes batches ahead of the training loop."""
+
+    def __init__(self, config: TrainConfig, first_step: int) -> None:
+        super().__init__(daemon=True)
+        self.config, self.first_step = config, first_step
+        self.batches: queue.Queue[Batch] = queue.Queue(3)
+        self.start()
+
+    def run(self) -> None:
+        sampler = PageSampler(self.config.text, self.config.seed * 1_000_003 + self.first_step)
+        choice = random.Random(self.config.seed + self.first_step)
+        weights = [blend.weight for blend in self.config.blends]
+        while True:
+            blend = choice.choices(self.config.blends, weights)[0]
+            self.batches.put(sampler.batch(Grid.parse(blend.grid, "latin"), blend.mode, blend.pages, self.config.stretch))
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then linear decay to `final_learning_rate` of the peak."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    progress = min(1.0, (step - config.warmup) / max(1, config.steps - config.warmup))
+    return config.learning_rate * (1 - (1 - config.final_learning_rate) * progress)
+
+
+def train(config: TrainConfig) -> None:
+    """Train until `steps`, or until told to stop (SIGTERM, SIGINT: the state is saved first)."""
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    trainee = Trainee(config.seed).to(config.device)
+    decay = [p for p in trainee.parameters() if p.ndim >= 2]
+    rest = [p for p in trainee.parameters() if p.ndim < 2]
+    groups = [{"params": decay, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
+    step, progress = 0, {"decoder": False, "token": {}}
+    if (out / "state.pt").exists():
+        state = torch.load(out / "state.pt", map_location=config.device, weights_only=True)
+        trainee.load_state_dict(state["trainee"])
+        optimiser.load_state_dict(state["optimiser"])
+        step, progress = state["step"], state["progress"]
+    encode, read, decode = trainee.encode, trainee.read, trainee.decode
+    if config.compile:
+        encode, read, decode = (torch.compile(f, dynamic=False) for f in (encode, read, decode))
+    stopping = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stopping.set())
+    supply = Supply(config, step)
+    begun = time.time()
+    while step < config.steps and not stopping.is_set():
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(config, step)
+        batch = supply.batches.get()
+        device = config.device
+        index, waves = trainee.place(batch.grid, batch.mode, device)
+        images = torch.from_numpy(batch.images).to(device)
+        targets = symbol_targets(torch.from_numpy(batch.cells)).to(device)
+        if config.cells < targets.shape[1]:
+            chosen = torch.randperm(targets.shape[1], device=device)[: config.cells].sort().values
+            index, waves, targets = index[chosen], waves[chosen], targets[:, chosen]
+        with torch.autocast(device, torch.bfloat16):
+            patches, tokens = encode(images)
+            patch_loss, token_loss, patch_right, token_right = read(patches, tokens, index, waves, targets)
+            loss = 0.5 * patch_loss + token_loss
+            record = {"patch": patch_right, "token": token_right, "token_loss": token_loss}
+            if progress["decoder"]:
+                stretch, starts = (torch.from_numpy(a).to(device) for a in (batch.targets, batch.starts))
+                grid_id = FIRST_GRID + GRIDS.index(f"{batch.grid.columns}x{batch.grid.rows}")
+                written_loss, written_right = decode(tokens, grid_id, stretch, starts)
+                loss = loss + config.decoder_weight * written_loss
+                record |= {"written": written_right, "written_loss": written_loss}
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        key = f"{batch.grid.columns}x{batch.grid.rows}/{batch.mode}"
+        right = float(record["token"])
+        progress["token"][key] = 0.9 * progress["token"].get(key, right) + 0.1 * right
+        progress["decoder"] = progress["decoder"] or max(progress["token"].values()) > config.decoder_from
+        if step % config.log_every == 0:
+            row = {"step": step, "seconds": round(time.time() - begun, 1), "blend": key}
+            row |= {name: round(float(value.detach()), 4) for name, value in record.items()}
+            with open(out / "log.jsonl", "a") as log:
+                log.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+        if step % config.save_every == 0 or stopping.is_set() or step == config.steps:
+            _save(out, trainee, optimiser, step, progress)
+
+
+def _save(out: Path, trainee: Trainee, optimiser: torch.optim.Optimizer, step: int, progress: dict) -> None:
+    state = {"trainee": trainee.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "progress": progress}
+    torch.save(state, out / "state.tmp")
+    (out / "state.tmp").replace(out / "state.pt")

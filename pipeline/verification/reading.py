@@ -1,0 +1,92 @@
+"""The words of decoding: what goes in for a page, what comes out, and who may cut it short."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Stop = Literal["eos", "length", "early"]
+MAX_NEW_TOKENS = 8192  # bound of the default length limit, the context that DeepSeek-OCR was trained for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """Where and why a page's output ends before the model ended it.
+
+    Attributes:
+        length: tokens that are kept.
+        reason: one word for the row's `reason` column ("loop", "early_stop", "length").
+        detail: the evidence, for people.
+        precision_bound: a proven upper bound of the page's precision, where the cut rests on one.
+    """
+
+    length: int
+    reason: str
+    detail: str = ""
+    precision_bound: float | None = None
+
+
+Watch = Callable[[Sequence[int]], Cut | None]
+"""Called with all tokens of a page so far, after every pass and at its end; a `Cut` ends the page there.
+
+A watch keeps its own state, so every page has its own. Where it cuts must depend on the tokens only, never on how many of them
+arrived in one pass.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftedPage:
+    """A page to decode.
+
+    Attributes:
+        features: visual tokens `[T, D]`, as the decoder's `get_image_features` gives them (newline and separator rows included).
+        prompt_ids: the prompt, with exactly T image token ids.
+        draft_ids: token ids of the reference text, the end-of-sequence id last; may be empty or wrong, then decoding is slower.
+        max_new_tokens: limit of the output; by default 1.25 times the draft plus 32, at most MAX_NEW_TOKENS.
+        positions: rotary positions of the prompt, `[P]`, or `[axes, P]` for models with multi-axis rotary embeddings
+            (Qwen-VL's `get_rope_index`); by default 0 … P − 1. The output continues at their maximum plus one.
+        watches: may end the page early.
+    """
+
+    features: Tensor
+    prompt_ids: Sequence[int]
+    draft_ids: Sequence[int]
+    max_new_tokens: int | None = None
+    positions: Tensor | None = None
+    watches: tuple[Watch, ...] = ()
+
+    @property
+    def limit(self) -> int:
+        """Tokens after which decoding stops."""
+        if self.max_new_tokens is not None:
+            return self.max_new_tokens
+        return min(len(self.draft_ids) * 5 // 4 + 32, MAX_NEW_TOKENS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """What the decoder read.
+
+    Attributes:
+        ids: the greedy output, as `generate(do_sample=False)` would return it: with the end-of-sequence token where there is one.
+        passes: forward passes that the page took part in.
+        disagreements: how often the model's token was not the drafted one. `passes == 1 + disagreements` unless a draft ran
+            out before the page ended (one more pass each), or the last disagreement ended the page (one pass less).
+        stopped: "eos", "length" (the limit was reached) or "early" (a watch cut the page).
+        cut: where and why, unless stopped is "eos".
+        min_margin: smallest difference between the best and the second best logit over the output.
+        near_ties: output tokens whose margin is within rounding error of the dtype: there a one-token-at-a-time decode in the
+            same dtype may choose differently.
+    """
+
+    ids: tuple[int, ...]
+    passes: int
+    disagreements: int
+    stopped: Stop
+    cut: Cut | None = None
+    min_margin: float = float("inf")
+    near_ties: int = 0

@@ -1,0 +1,185 @@
+"""fsck finds every broken promise; gc removes what nobody needs and nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.store.corpus import create_corpus
+from pipeline.store.fsck import Finding, fsck
+from pipeline.store.gc import gc
+from pipeline.store.local import LocalStore
+from pipeline.store.object_store import StoreError
+from pipeline.store.snapshots import iter_rows, latest, publish, read_snapshot, superseded
+from tests.store_crash_child import job, page, rows, unit_pages, write_unit
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    job(tmp_path / "corpus")
+    return LocalStore(tmp_path / "corpus")
+
+
+def _shard(store: LocalStore) -> str:
+    return next(info.key for info in store.list("data/base/"))
+
+
+def _flip(store: LocalStore) -> None:
+    body = bytearray(store.read(_shard(store)))
+    body[len(body) // 2] ^= 1
+    store.put(_shard(store), bytes(body))
+
+
+def _edit(store: LocalStore, prefix: str, change: Callable[[dict[str, Any]], object]) -> None:
+    key = max(info.key for info in store.list(prefix))
+    record = json.loads(store.read(key))
+    change(record)
+    store.put(key, json.dumps(record).encode())
+
+
+DAMAGE: dict[str, tuple[Callable[[LocalStore], object], str]] = {
+    "no corpus.json": (lambda s: s.delete("corpus.json"), "not a corpus"),
+    "flipped bit": (_flip, "has sha256 .*, not "),
+    "truncated": (lambda s: s.put(_shard(s), s.read(_shard(s))[:-7]), "has .* bytes, not "),
+    "vanished shard": (lambda s: s.delete(_shard(s)), "does not exist"),
+    "vanished quarantine": (lambda s: s.delete(next(s.list("quarantine/")).key), "does not exist"),
+    "vanished record": (lambda s: s.delete(next(s.list("_units/")).key), "snapshot 1 has this unit: .*does not exist"),
+    "changed record": (lambda s: _edit(s, "_units/", lambda r: r.update(attempt="x")), "is not what snapshot 1 says"),
+    "damaged record": (lambda s: s.put(next(s.list("_units/")).key, b"{"), "not JSON"),
+    "damaged snapshot": (lambda s: s.put("_snapshots/00000001.json", b"[]"), "holds a JSON list"),
+    "wrong totals": (lambda s: _edit(s, "_snapshots/", lambda r: r["totals"].update(rows=7)), "not the sum of its units"),
+    "wrong parent": (lambda s: _edit(s, "_snapshots/", lambda r: r.update(parent=5)), "has parent 5, not None"),
+    "wrong number": (lambda s: s.put("_snapshots/00000002.json", s.read("_snapshots/00000001.json")), "is snapshot 1"),
+    "gap": (lambda s: s.put("_snapshots/00000003.json", s.read("_snapshots/00000001.json")), "the chain has a gap"),
+    "lost owner": (
+        lambda s: _edit(s, "_snapshots/", lambda r: r["units"][0].update(defers_to=["u"])),
+        "left out documents that unit u",
+    ),
+    "odd name": (lambda s: s.put("_snapshots/latest.json", b"{}"), "not named like a snapshot"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_an_error_that_says_what(store: LocalStore, damage: str) -> None:
+    assert fsck(store) == []
+    harm, message = DAMAGE[damage]
+    harm(store)
+    errors = "\n".join(finding.what for finding in fsck(store) if finding.severity == "error")
+    assert re.search(message, errors), errors
+
+
+ROWS: dict[str, tuple[dict[str, object], str]] = {
+    "status": ({"status": "fine"}, "status 'fine' is none of"),
+    "fingerprint": ({"fingerprint": "other"}, "fingerprint 'other', but the unit has"),
+    "payload size": ({"num_vision_tokens": 7}, "7 × 4 tokens of bf16 in 48 bytes, not 56"),
+    "payload hash": ({"tokens_sha256": "0"}, "tokens_sha256 is not the hash"),
+    "dtype": ({"token_dtype": "fp4"}, r"token_dtype 'fp4' is none of \('bf16', 'int8'\)"),
+    "scales": ({"token_dtype": "int8", "token_dim": 8}, "int8 tokens without token_scales"),
+    "no tokens": ({"tokens": None}, "no tokens on a page of tier 'base'"),
+    "tokens on text": ({"tier": "text"}, "tokens on a page of tier 'text'"),
+    "no id": ({"doc_id": None}, "page_id or doc_id is missing"),
+    "codec": ({"codec": "another"}, r"tokens of codec \('another', 'r1'\), but fingerprint f+ has \('toy', 'r1'\)"),
+    "revision": ({"codec_revision": "r2"}, "tokens of codec"),
+}
+
+
+@pytest.mark.parametrize("fault", ROWS)
+def test_rows_that_break_the_contract_are_found(tmp_path: Path, fault: str) -> None:
+    store = LocalStore(tmp_path)
+    create_corpus(store)
+    change, message = ROWS[fault]
+    table = rows([page(1, 0), {**page(1, 1), **change}])
+    publish(store, "r", [write_unit(store, "in/0", table)])
+    (finding,) = fsck(store)
+    assert finding.severity == "error"
+    assert re.search(message, finding.what) and (fault == "no id" or "page-1-1" in finding.what)
+
+
+def test_a_shard_of_another_codec_and_two_codecs_side_by_side(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    create_corpus(store)
+    units = [
+        write_unit(store, "in/0", rows([page(0, 0)])),
+        write_unit(store, "in/1", rows([{**page(1, 0, codec="another"), "fingerprint": "e"}]), fingerprint="e"),
+    ]
+    publish(store, "r", units)
+    (warning,) = fsck(store)
+    assert warning.severity == "warning" and "another at r1; toy at r1" in warning.what
+    publish(store, "r", [write_unit(store, "in/2", rows([page(2, 0, codec="third")]))])
+    assert any(finding.severity == "error" and "third" in finding.what for finding in fsck(store))
+
+
+def test_a_page_that_stands_twice_in_a_snapshot_is_an_error(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    create_corpus(store)
+    publish(store, "r", [write_unit(store, f"in/{n}", rows([page(n, 0), page(7, 0)])) for n in range(3)])
+    twice = fsck(store)
+    assert len(twice) == 2 and all("row 1 is the same page as row 1 of data/base/" in finding.what for finding in twice)
+
+
+def test_gc_removes_what_is_expired_and_keeps_what_anyone_needs(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    create_corpus(store)
+    old, kept = write_unit(store, "in/0", rows([page(1, 0)])), write_unit(store, "in/1", rows([page(2, 0)]), bad=1)
+    first = publish(store, "r1", [old, kept])
+    new = write_unit(store, "in/0", rows([page(1, 0)]), version="v2")
+    publish(store, "r2", [new], drop=superseded(first, [new]))
+    unpublished = write_unit(store, "in/9", rows([page(9, 0)]))
+    write_unit(store, "in/1", rows([page(2, 0)]), bad=1)  # beaten by the first: its shard and quarantine are orphans
+    (tmp_path / ".unfinished" / "left").write_bytes(b"123")
+    assert {finding.what.split()[0] for finding in fsck(store)} == {"orphan", "unfinished"}
+
+    assert gc(store) == []  # nothing is old enough
+    later = datetime.now(UTC) + timedelta(days=8)
+    before = sorted(info.key for info in store.list())
+    plan = gc(store, now=later)
+    assert sorted(info.key for info in store.list()) == before and len(list(store.unfinished())) == 1
+    assert {removal.key.split("/")[0] for removal in plan} == {"_snapshots", "_units", "data", "quarantine", ".unfinished"}
+    assert {f"_units/{old.unit_id}.json", old.shards[0].key, "_snapshots/00000001.json"} <= {removal.key for removal in plan}
+    assert gc(store, now=later, delete=True) == plan and gc(store, now=later) == []
+    assert fsck(store) == []
+    snapshot = latest(store)
+    assert snapshot is not None and snapshot.number == 2
+    assert sorted(row["page_id"] for row in iter_rows(store, snapshot)) == ["page-1-0", "page-2-0"]
+    assert store.exists(unpublished.shards[0].key)
+    with pytest.raises(StoreError, match=r"the corpus has \[2\]"):
+        read_snapshot(store, 1)
+
+
+def test_gc_cut_short_anywhere_is_finished_by_the_next(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    create_corpus(store)
+    old = write_unit(store, "in/0", rows(unit_pages(0)))
+    publish(store, "r", [old])
+    publish(store, "r", [write_unit(store, "in/1", rows(unit_pages(1)))], drop=[old.unit_id])
+    later = datetime.now(UTC) + timedelta(days=8)
+    plan = gc(store, now=later)
+    assert len(plan) == 4  # a record, two shards, and the snapshot last
+    for done, removal in enumerate(plan):
+        store.delete(removal.key)
+        still = gc(store, now=later)
+        assert set(plan[done + 1 :]) <= set(still)
+    assert still == [] == fsck(store)
+
+
+def test_gc_deletes_nothing_where_it_cannot_know_what_is_needed(store: LocalStore) -> None:
+    store.put("data/base/orphan.parquet", b"")
+    store.put(next(store.list("_units/")).key, b"{")
+    with pytest.raises(StoreError, match="not JSON"):
+        gc(store, now=datetime.now(UTC) + timedelta(days=99), delete=True)
+    assert store.exists("data/base/orphan.parquet")
+
+
+def test_an_older_snapshot_is_held_to_the_same_promises(store: LocalStore) -> None:
+    snapshot = latest(store)
+    assert snapshot is not None
+    publish(store, "r2", [], drop=[unit.unit_id for unit in snapshot.units])
+    store.delete(snapshot.units[0].shards[0].key)
+    (finding,) = fsck(store)
+    assert finding == Finding("error", snapshot.units[0].shards[0].key, finding.what) and "does not exist" in finding.what

@@ -1,0 +1,165 @@
+"""Drafts, loops, early stopping, the blank-page control and the verdict: everything that needs no model."""
+
+from __future__ import annotations
+
+import itertools
+import unicodedata
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.verification import fidelity
+from pipeline.verification.control import is_sampled, sampled
+from pipeline.verification.drafting import Drafter, align, repetition
+from pipeline.verification.early_stop import EarlyStop, PrecisionBound, stable_prefix
+from pipeline.verification.loops import LoopWatch, Stretches
+from pipeline.verification.reading import Cut, Decoded
+from pipeline.verification.verdict import judge
+
+examples = settings(deadline=None, max_examples=60)
+IDS = st.lists(st.integers(0, 3), max_size=40)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected", "place"),
+    [
+        ([4, 5, 6, 99], 8, 8),  # substitution
+        ([4, 5, 6, 8], 8, 9),  # token 7 left out
+        ([4, 5, 6, 99, 7], 9, 8),  # 99 put in
+        ([0, 1, 2, 3, 4, 5, 6, 40, 41, 42, 43, 44, 45], 13, 46),  # a line skipped
+        ([99], 1, 1),
+        ([30], 1, 1),  # one common token is no reason to jump
+    ],
+)
+def test_output_is_found_again_in_the_reference(written: list[int], expected: int, place: int) -> None:
+    assert align(written[-8:], np.arange(100), expected)[0] == place
+
+
+def test_repetition_continues_the_ending() -> None:
+    assert repetition([9, 1, 2, 3, 1, 2], 5) == [3, 1, 2, 3, 1]
+    assert repetition([1, 2, 3, 4], 5) == [] and repetition([], 3) == []
+
+
+@examples
+@given(reference=IDS, truth=IDS)
+def test_drafter_reaches_any_output(reference: list[int], truth: list[int]) -> None:
+    drafter = Drafter(reference)
+    while len(drafter.output) < len(truth):
+        rest, draft = truth[len(drafter.output) :], drafter.draft
+        agreed = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(rest, draft, strict=False)))
+        drafter.accept(rest[: agreed + 1], agreed)
+    assert drafter.output == truth
+    assert truth != reference or drafter.disagreements == 0
+
+
+@examples
+@given(ids=st.lists(st.integers(0, 2), min_size=1, max_size=60), cuts=st.lists(st.integers(1, 9), min_size=60, max_size=60))
+def test_stretches_in_pieces_equal_stretches_by_definition(ids: list[int], cuts: list[int]) -> None:
+    stretches, pieces, start = Stretches(8), [], 0
+    for size in cuts:
+        if start < len(ids):
+            pieces.append(stretches.extend(np.array(ids[start : start + size])))
+            start += size
+    found = np.concatenate(pieces, axis=1)
+    for period, place in itertools.product(range(1, 9), range(len(ids))):
+        length = 0
+        while place - length - period >= 0 and ids[place - length] == ids[place - length - period]:
+            length += 1
+        assert found[period - 1, place] == (length + period if length else 0)
+
+
+def test_loop_is_cut_at_one_place_however_the_tokens_arrive() -> None:
+    output = [*range(100, 150), *[1, 2, 3] * 60]
+    whole = LoopWatch([])(output)
+    assert whole == Cut(length=114, reason="loop", detail="period 3, 64 tokens up to token 114")
+    growing = LoopWatch([])
+    assert next(cut for end in range(len(output)) if (cut := growing(output[:end]))) == whole
+
+
+def test_repetition_of_the_reference_is_no_loop() -> None:
+    dashes = [5] * 90
+    assert LoopWatch(dashes)([*dashes, *[5] * 38]) is None
+    cut = LoopWatch(dashes)([*dashes, *[5] * 102])
+    assert cut == Cut(length=154, reason="loop", detail="period 1, 154 tokens up to token 154")
+    assert LoopWatch([])(list(range(500))) is None
+    with pytest.raises(ValueError, match="min_repeats is 1"):
+        LoopWatch([], min_repeats=1)
+
+
+@examples
+@given(
+    reference=st.text("abc", max_size=12), start=st.text("abc", max_size=8), rest=st.lists(st.text("abc", max_size=8), min_size=5)
+)
+def test_no_continuation_beats_the_bound_and_one_reaches_it(reference: str, start: str, rest: list[str]) -> None:
+    bound = PrecisionBound(reference)
+    for character in start:
+        bound.extend(character)
+    continuations = [start + y for y in [*rest, "", *(reference[j:] for j in range(len(reference) + 1))]]
+    scores = fidelity.precision([reference] * len(continuations), continuations)
+    assert scores.max() == bound.upper
+
+
+def test_early_stop_waits_for_proof() -> None:
+    reference = "the quick brown fox jumps over the lazy dog " * 4
+    watch = EarlyStop(reference, 0.95, lambda ids: "".join(map(chr, ids)), stride=1)
+    wrong = [ord(c) for c in reference.replace("o", "0")]
+    cut = watch(wrong)
+    assert cut is not None and cut.reason == "early_stop" and cut.precision_bound is not None and cut.precision_bound < 0.95
+    assert 50 < cut.length < len(wrong)
+    assert EarlyStop(reference, 0.9, lambda ids: "".join(map(chr, ids)))([ord(c) for c in reference]) is None
+    with pytest.raises(ValueError, match="target_precision is 0"):
+        EarlyStop(reference, 0, lambda ids: "")
+
+
+@examples
+@given(start=st.text(max_size=20), more=st.text(max_size=20))
+def test_stable_prefix_survives_composition_and_stripping(start: str, more: str) -> None:
+    def finish(text: str) -> str:
+        return unicodedata.normalize("NFC", text).rstrip()
+
+    assert finish(start + more).startswith(stable_prefix(finish(start)))
+
+
+def test_stable_prefix_survives_unfinished_bytes() -> None:
+    data = "naïve Grüße 字a𝄞".encode()
+    whole = data.decode()
+    assert all(whole.startswith(stable_prefix(data[:end].decode("utf-8", "replace"))) for end in range(len(data)))
+    assert stable_prefix(whole) == "naïve Grüße 字"
+
+
+def test_control_sample_is_stable_nested_and_of_the_right_size() -> None:
+    pages = [f"page-{number}" for number in range(4000)]
+    small, large = set(sampled(pages, 0.05)), set(sampled(pages, 0.2))
+    assert small < large and 140 < len(small) < 260 and 700 < len(large) < 900
+    assert sampled(pages, 0) == [] and len(sampled(pages, 1)) == len(pages)
+    assert [is_sampled(page, 0.05) for page in pages[:200]].index(True) == min(small)
+    with pytest.raises(ValueError, match="share is 2"):
+        is_sampled("x", 2)
+
+
+def page(cut: Cut | None = None, **more: object) -> Decoded:
+    return Decoded(**{**dict(ids=(5, 1), passes=3, disagreements=2, stopped="early" if cut else "eos", cut=cut), **more})  # type: ignore[arg-type]
+
+
+def test_verdicts() -> None:
+    loop_cut, early_cut = Cut(length=2, reason="loop", detail="period 1"), Cut(length=2, reason="early_stop", precision_bound=0.8)
+    cuts = [None, None, None, loop_cut, early_cut]
+    references, texts = ["abcd"] * 5, ["abcd", "abcx", "xxxx", "abcd", "ab"]
+    right, near, wrong, loop, stopped = judge(
+        references, texts, [page(cut) for cut in cuts], target_precision=0.75, blank_texts=["", None, "abxx", None, None]
+    )
+    assert (right.status, right.exact, right.decoded_text, right.precision, right.reason) == ("verified", True, None, 1.0, None)
+    assert (near.status, near.exact, near.decoded_text, near.precision) == ("verified", False, "abcx", 0.75)
+    assert (wrong.status, wrong.precision, wrong.word_precision) == ("below_target", 0.0, 0.0)
+    assert (loop.status, loop.reason, loop.detail) == ("below_target", "loop", "period 1")
+    assert (loop.exact, loop.decoded_text) == (False, "abcd")
+    assert (stopped.status, stopped.reason) == ("below_target", "early_stop")
+    assert (stopped.precision, stopped.word_precision) == (0.8, None)
+    assert [v.blank_precision for v in (right, near, wrong)] == [0.0, None, 0.5] and right.decoder_passes == 3
+    assert judge([], [], [], target_precision=0.5) == []
+    with pytest.raises(ValueError, match="1 references, 0 texts"):
+        judge(["a"], [], [], target_precision=0.5)
+    with pytest.raises(ValueError, match="target_precision is 97"):
+        judge([], [], [], target_precision=97)
