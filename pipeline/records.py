@@ -8,8 +8,8 @@
     commit    -> SHARD         the published row contract (no Ray types, any Parquet reader)
                  QUARANTINE    what could not be processed, with its reason
 
-Every boundary carries the CARRIER columns. A row whose `reason` is set while `status` is "quarantined" is a record that could
-not be processed: each later stage passes it on untouched, so that nothing disappears between a source and its commit record.
+Every boundary carries the CARRIER columns. A row of the kind "quarantined" is a record that could not be processed: each later
+stage passes it on untouched, so that nothing disappears between a source and its commit record.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow as pa
 CARRIER = pa.schema(
     [
         pa.field("unit_id", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),  # "page" (or "document"), "quarantined", "duplicate", "unit_end"
+        pa.field("kind", pa.string(), nullable=False),  # document, page, quarantined, duplicate or unit_end
         pa.field("reason", pa.string()),
         pa.field("detail", pa.string()),
         pa.field("record", pa.binary()),  # the offending bytes, bounded by QUARANTINE_BYTES
@@ -54,7 +54,9 @@ _PAGE = [
     pa.field("grid_h", pa.int32()),
     pa.field("grid_w", pa.int32()),
 ]
-PAGES = pa.schema([*CARRIER, *_PAGE, pa.field("cells", pa.binary()), pa.field("counts", pa.string())])
+PAGES = pa.schema(
+    [*CARRIER, *_PAGE, pa.field("cells", pa.binary()), pa.field("lines", pa.binary()), pa.field("counts", pa.string())]
+)
 IMAGES = pa.schema([*CARRIER, *_PAGE, pa.field("image", pa.large_binary()), pa.field("counts", pa.string())])
 
 _TOKENS = [

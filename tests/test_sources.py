@@ -330,10 +330,10 @@ def test_a_bucket_is_listed_like_a_folder(uri: str, prefix: str, expected: list[
 def test_a_hundred_thousand_tiny_documents(tmp_path: Path) -> None:
     path = tmp_path / "tiny.jsonl"
     path.write_text("".join(f'{{"id": {n}, "text": "t{n}"}}\n' for n in range(100_000)))
-    start = time.perf_counter()
+    start = time.process_time()
     config = SourceConfig()
     (unit,) = plan_units(expand([str(path)], config)[0], config)
     tables = list(read_unit_tables(unit, config, unit_id="u"))
     assert json.loads(tables[-1]["counts"][-1].as_py())["documents"] == 100_000
     assert len(tables) == 13
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20

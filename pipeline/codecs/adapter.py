@@ -198,9 +198,26 @@ class Codec:
         Returns:
             the written ids of each page, the end-of-sequence id last where it was reached.
         """
-        inputs = self.decoder_inputs(features, prompts)
-        written = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)[:, inputs["input_ids"].shape[1] :]
-        return [_until_end(row, self.eos_ids) for row in written.tolist()]
+        written: list[list[int]] = [[] for _ in prompts]
+        for group in self._batches(prompts):
+            inputs = self.decoder_inputs([features[page] for page in group], [prompts[page] for page in group])
+            ids = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+            for page, row in zip(group, ids.tolist(), strict=True):
+                written[page] = _until_end(row, self.eos_ids)
+        return written
+
+    def _batches(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Pages that may be padded to one batch: all, unless the decoder has reference sliding windows.
+
+        transformers 5.23 counts padding as part of their reference, so that a padded page reads differently than alone.
+        """
+        layers = getattr(self.config.get_text_config(), "layer_types", None) or ()
+        if "reference_sliding_attention" not in layers:
+            return [list(range(len(prompts)))]
+        groups: dict[int, list[int]] = {}
+        for page, prompt in enumerate(prompts):
+            groups.setdefault(len(prompt), []).append(page)
+        return list(groups.values())
 
     def forward_logits(
         self, features: list[Tensor], prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]

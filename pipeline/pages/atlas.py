@@ -1,8 +1,8 @@
 """The fast path to pixels: every glyph rasterised once per cell size, and one vectorised copy per page.
 
-A page of `px x px` pixels shows the grid edge to edge: cell `(r, c)` begins at `(r * px // rows, c * px // columns)`, and its glyph
-is rasterised at `px // columns` by `px // rows` pixels. Where those do not divide, the pixels left over are spread between the
-cells instead of being gathered in a margin, so that a cell lies in the same visual token in every mode (docs/decisions).
+A page of `px x px` pixels shows the grid edge to edge: cell `(r, c)` begins at `(r * px // rows, c * px // columns)`, and its
+glyph is rasterised at `px // columns` by `px // rows` pixels. Where those do not divide, the pixels left over are spread between
+the cells instead of being gathered in a margin, so that a cell lies in the same visual token in every mode (docs/decisions).
 
 Black on white (ink 0, paper 255), uint8, one channel. Marks are gray patterns that fill their cell, never glyphs.
 """
@@ -58,7 +58,7 @@ class Atlas:
         self._font = ImageFont.truetype(BytesIO(font_bytes("DejaVuSansMono.ttf")), size, layout_engine=ImageFont.Layout.BASIC)
         ascent, descent = self._font.getmetrics()
         self._baseline = round((self.height - ascent - descent) / 2) + ascent
-        self._slot = np.full(_TAIL + 0x10000, -1, np.int32)
+        self._slot = np.full(_TAIL + 0x10000, -1, np.intp)
         # [height, slots] of width-byte items: one scanline of all glyphs is contiguous, which is how pages are filled.
         self._item = np.dtype((np.void, self.width))
         self._glyphs = np.full((self.height, 64, self.width), PAPER, np.uint8)
@@ -110,7 +110,7 @@ class Atlas:
             page[start : start + self.height] = strip
 
     def _slots(self, codes: np.ndarray) -> np.ndarray:
-        """Atlas slots of cells, int32 of the same shape; what was never drawn at this size is drawn now."""
+        """Atlas slots of cells, intp of the same shape; what was never drawn at this size is drawn now."""
         index = codes.astype(np.int64)
         marks = index >= MARK_BASE
         if marks.any():

@@ -2,7 +2,8 @@
 
 `normalise` deletes embeddings, overrides and isolates, so that rules X1 to X10 have nothing to do and the algorithm (Unicode
 Standard Annex 9, rules W, N, I, L) becomes a handful of substitutions on a string with one letter per character: L, R, A (Arabic
-letter), E (European number), N (Arabic number), S and T (their separators and terminators), C (common separator), M (mark), O (other).
+letter), E (European number), N (Arabic number), S and T (their separators and terminators), C (common separator), M (mark), O
+(other).
 The base direction is given, never guessed from a paragraph, or a page could not be laid out in pieces.
 """
 

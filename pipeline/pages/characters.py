@@ -20,7 +20,8 @@ ESCAPE, NARROW, WIDE = 0, 1, 2
 # Marks live in plane 15, whose characters are always escaped, so that a mark can never collide with text.
 MARK_BASE = 0xF0000
 NEWLINE, TAB, RUN, ESC, END, PAD, WIDE_TAIL, BLANK = (MARK_BASE + i for i in range(8))
-MARKS = {"newline": NEWLINE, "tab": TAB, "run": RUN, "escape": ESC, "end": END, "pad": PAD, "wide_tail": WIDE_TAIL, "blank": BLANK}
+_MARK_NAMES = ("newline", "tab", "run", "escape", "end", "pad", "wide_tail", "blank")
+MARKS = {name: MARK_BASE + i for i, name in enumerate(_MARK_NAMES)}
 
 # A run of 3 to 66 spaces is the mark RUN and one of these 64 characters.
 RUN_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz+-"

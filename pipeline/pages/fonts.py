@@ -1,7 +1,7 @@
 """The fonts that ship with the package: under free licences, recorded by hash, read once.
 
-The licence texts lie beside the fonts. The fallback chain of a character is: the font of its script, DejaVu Sans Mono, the bitmaps
-of Unifont; what none of them has is written as an escape.
+The licence texts lie beside the fonts. The fallback chain of a character is: the font of its script, DejaVu Sans Mono, the
+bitmaps of Unifont; what none of them has is written as an escape.
 """
 
 from __future__ import annotations

@@ -220,14 +220,14 @@ def _straddling(stream: np.ndarray, base: int, grid: Grid) -> list[int]:
 
 
 _MARK = re.compile(f"[{chr(MARK_BASE)}-{chr(MARK_BASE + 7)}]")
-_RUN_OR_ESCAPE = re.compile(f"{chr(RUN)}([{re.escape(RUN_DIGITS)}])|{chr(ESC)}([0-9a-f]{{1,6}}){chr(ESC)}")
+_MARKED = re.compile(f"{chr(RUN)}([{re.escape(RUN_DIGITS)}])|{chr(ESC)}([0-9a-f]{{1,6}}){chr(ESC)}|{_MARK.pattern}")
 
 
 def _expand(match: re.Match[str]) -> str:
     if match[1] is not None:
         return " " * (RUN_DIGITS.index(match[1]) + RUN_MIN)
-    code = int(match[2], 16)
-    return chr(code) if code <= 0x10FFFF else ""
+    code = int(match[2], 16) if match[2] else None
+    return "" if code is None or code > 0x10FFFF else chr(code)
 
 
 def read_back(cells: np.ndarray | str) -> str:
@@ -246,5 +246,4 @@ def read_back(cells: np.ndarray | str) -> str:
     text = text.replace(chr(NEWLINE), "\n").replace(chr(TAB), "\t")
     for mark in (PAD, WIDE_TAIL, BLANK):
         text = text.replace(chr(mark), "")
-    text = _RUN_OR_ESCAPE.sub(_expand, text)
-    return _MARK.sub("", text)
+    return _MARKED.sub(_expand, text)

@@ -6,7 +6,7 @@
 | CR LF, CR, VT, FF, NEL, LINE SEPARATOR, PARAGRAPH SEPARATOR | LINE FEED |
 | NO-BREAK SPACE and every other space separator (Zs) | SPACE |
 | byte-order mark, ZERO WIDTH SPACE, SOFT HYPHEN, WORD JOINER, bidi controls, variation selectors | deleted |
-| ZERO WIDTH JOINER and NON-JOINER | kept between two characters of scripts that need them (Arabic, Syriac, Indic, ...) or of emoji, else deleted |
+| ZERO WIDTH JOINER and NON-JOINER | kept between two characters of Arabic, Indic and like scripts or emoji, else deleted |
 | TAB | kept: the layout has a mark for it |
 | other control, private-use, unassigned characters and lone surrogates | kept: the layout writes them as escapes |
 
@@ -28,7 +28,9 @@ _LINE_END, _SPACE = re.compile(f"[{_LINE_ENDS}]"), re.compile(f"[{_SPACES}]")
 _CHANGES = re.compile(f"[{_LINE_ENDS}{_SPACES}{_DELETED}]")
 _JOINERS = re.compile("[\u200c\u200d]+")
 # Arabic to Sinhala and Myanmar..Khmer, Mongolian, and the emoji blocks, in which a joiner changes what is read.
-_JOINED = re.compile("[\u0600-\u08ff\u0900-\u0dff\u1000-\u109f\u1780-\u18af\u2600-\u27bf\ufb50-\ufdff\ufe70-\ufeff\U0001f000-\U0001faff]")
+_JOINED = re.compile(
+    "[\u0600-\u08ff\u0900-\u0dff\u1000-\u109f\u1780-\u18af\u2600-\u27bf\ufb50-\ufdff\ufe70-\ufeff\U0001f000-\U0001faff]"
+)
 _SUSPECT = re.compile("[\r\x0b\x0c\x80-\uffff\U00010000-\U0010ffff]")
 _LONG_MARKS = re.compile(r"[^\w\s]{64,}")
 

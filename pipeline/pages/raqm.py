@@ -51,7 +51,7 @@ def render_raqm(text: str, page: ShapedPage, grid: Grid, px: int) -> np.ndarray:
 
     require_raqm()
     count = lines_per_page(grid)
-    fonts = Counter(piece.font for line in page.lines for piece in line.pieces if piece.font in SCRIPT_FONTS)
+    fonts = Counter(font for line in page.lines for _, font, _, _ in line.pieces if font in SCRIPT_FONTS)
     font = _font(fonts.most_common(1)[0][0], px * EM / (count * LINE_HEIGHT))
     image = Image.new("L", (px, px), 255)
     draw = ImageDraw.Draw(image)

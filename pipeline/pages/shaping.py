@@ -1,8 +1,8 @@
 """Words of scripts that need shaping: which font has them, how wide they are, and their ink.
 
-HarfBuzz shapes and rasterises whole words, and both results are remembered, because text repeats its words. Arabic joins and Indic
-conjuncts end at a space, so a word is shaped as it would be in its line. No system library is involved: the same wheel gives the
-same pixels everywhere.
+HarfBuzz shapes and rasterises whole words, and the results are remembered, because text repeats its words. Arabic joins and Indic
+conjuncts end at a space, so a word is shaped as in its line. No system library is involved: one wheel, the same pixels
+everywhere.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Run(NamedTuple):
 
 
 class Ink(NamedTuple):
-    """A rasterised word: coverage uint8 `[h, w]`, 255 where there is ink; `left`, `top` from the pen on the baseline, in pixels."""
+    """A rasterised word: coverage uint8 `[h, w]`, 255 is ink; `left` and `top` count pixels from the pen on the baseline."""
 
     coverage: np.ndarray
     left: int

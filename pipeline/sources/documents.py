@@ -22,15 +22,13 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"  # permissions, a failing disk, not a regular file
 
     TRUNCATED = "truncated"  # a compressed stream ends too early; what came before it is kept
-    CORRUPT_COMPRESSION = "corrupt_compression"  # a compressed stream is damaged; what came before is kept
+    CORRUPT_COMPRESSION = "corrupt_compression"  # a damaged stream, where its checksums show it; what came before is kept
     CORRUPT_PARQUET = "corrupt_parquet"  # the footer, or the rest of one row group; the other row groups are kept
     UTF16_DETECTED = "utf16_detected"  # UTF-16 or UTF-32 where it is not read: JSON lines, or text without a byte-order mark
 
     INVALID_JSON = "invalid_json"  # not JSON, or not an object
     INVALID_UTF8 = "invalid_utf8"
-    UNDECODABLE = (
-        "undecodable"  # not of the configured encoding, where that is another than UTF-8, or not of the byte-order mark's
-    )
+    UNDECODABLE = "undecodable"  # not of the byte-order mark's encoding, or of a configured one other than UTF-8
     LONE_SURROGATES = "lone_surrogates"  # a JSON escape such as \ud800 without its partner
     TOO_LARGE = "too_large"  # longer than max_document_chars
 

@@ -38,7 +38,7 @@ def build_document(record: Mapping[str, Any], item: SourceObject, config: Source
 
 
 def reject(problem: Unusable, item: SourceObject, *, source_id: Any = None, record: bytes = b"") -> Rejected:
-    """The quarantine's record of a problem; `source_id` is kept where it can be, `record` where the problem has no bytes of its own."""
+    """The quarantine's row for a problem; `source_id` is kept where it can be, `record` where the problem brings no bytes."""
     try:
         known_id = _identifier(source_id)
     except Unusable:
@@ -81,8 +81,8 @@ def parse_timestamp(value: Any) -> datetime | None:
     """A moment in UTC, to the microsecond.
 
     Args:
-        value: ISO 8601 text, a date or datetime (without a zone: UTC), or a number of seconds since 1970; numbers beyond 10^11 are
-            milliseconds.
+        value: ISO 8601 text, a date or datetime (without a zone: UTC), or a number of seconds since 1970; from 10^11
+            on, of milliseconds.
 
     Raises:
         Unusable: BAD_TIMESTAMP.

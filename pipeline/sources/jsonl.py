@@ -23,7 +23,7 @@ class JsonlSource:
     """`.jsonl` and `.ndjson`. Blank lines are no records; raw control characters inside strings are accepted.
 
     A big plain object is sliced at multiples of `unit_bytes`, without being read: a line belongs to the slice in which it starts.
-    A compressed one is a single unit: its streams cannot be entered in the middle, so a slice would decompress everything before it.
+    A compressed one is a single unit: its stream cannot be entered in the middle, so a slice would decompress all before it.
     """
 
     extensions = (".jsonl", ".ndjson")
@@ -98,7 +98,7 @@ def _lines(unit: Unit, config: SourceConfig) -> Iterator[tuple[int, bytes | None
 
 
 def _after_line_feed(chunks: Iterator[bytes], position: int, stop: int | None) -> tuple[int, Iterator[bytes]]:
-    """The bytes after the first line feed, and their offset; none where there is no line feed before the last byte of the slice."""
+    """The bytes after the first line feed, and their offset; none where no line starts in the slice."""
     for chunk in chunks:
         end = chunk.find(b"\n")
         if end >= 0:

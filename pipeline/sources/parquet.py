@@ -28,7 +28,8 @@ _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 class ParquetSource:
     """`.parquet`. A big plain object is sliced into runs of row groups of about `unit_bytes` of stored bytes.
 
-    One that is compressed as a file is a single unit: it is decompressed to a temporary file first, since Parquet is read from its end.
+    One that is compressed as a file is a single unit, decompressed to a temporary file first: Parquet is read from its end.
+    Damaged pages are found where their writer gave them checksums, or where they cannot be decoded.
     """
 
     extensions = (".parquet",)
@@ -132,7 +133,7 @@ def _shown(value: Any) -> Any:
 
 
 def _values(column: pa.Array) -> Callable[[int], Any]:
-    """Row number -> value. Strings come as bytes, so that one that is not UTF-8 costs its own row only; moments as datetimes in UTC."""
+    """Row number -> value. Strings come as bytes, so that one that is not UTF-8 costs its own row only; moments in UTC."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_string_view(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type):

@@ -53,9 +53,9 @@ def read_unit_tables(
     """The unit as DOCUMENTS tables, in order: kinds "document", "quarantined", "duplicate", and one "unit_end" as the last row.
 
     A document whose text stood earlier in the unit, or whose id is in `left_out`, becomes a "duplicate" row without its text.
-    The `counts` of the unit_end row are JSON: documents_in = documents + quarantined + duplicates, and repeated_ids, the documents
-    whose source_id an earlier, different document of the unit bears (both are kept). Memory: one table, and about 100 bytes per
-    distinct document of the unit.
+    The `counts` of the unit_end row are JSON: documents_in = documents + quarantined + duplicates, and repeated_ids, the
+    documents whose source_id an earlier, different document of the unit bears (both are kept). Memory: one table, and about 200
+    bytes per distinct document of the unit.
 
     Args:
         unit_id: the store's id of the unit, in every row.

@@ -23,7 +23,7 @@ _ZEROS_OF_UTF16 = 0.3  # Latin text in UTF-16 has a zero in half of its bytes, t
 
 
 class TextSource:
-    """`.txt` and `.md`. A byte-order mark decides the encoding (and is no part of the text); without one it is the configured one.
+    """`.txt` and `.md`. Where UTF-8 is configured, a byte-order mark decides the encoding; it is no part of the text.
 
     An object is one unit, whatever its size: a document is not divided before it is laid out.
     """

@@ -16,7 +16,7 @@ class Unit:
     """The smallest piece of work that is committed whole.
 
     Attributes:
-        span: [first, past the last) of what the format slices by (JSON lines: bytes; Parquet: row groups); None for the whole object.
+        span: first and past the last of what the format slices by (bytes, row groups); None for the whole object.
     """
 
     object: SourceObject

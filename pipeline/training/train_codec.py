@@ -206,7 +206,7 @@ def train(config: TrainConfig) -> None:
         key = f"{batch.grid.columns}x{batch.grid.rows}/{batch.mode}"
         right = float(record["token"])
         progress["token"][key] = 0.9 * progress["token"].get(key, right) + 0.1 * right
-        progress["decoder"] = progress["decoder"] or max(progress["token"].values()) > config.decoder_from
+        progress["decoder"] = max(progress["token"].values()) > config.decoder_from
         if step % config.log_every == 0:
             row = {"step": step, "seconds": round(time.time() - begun, 1), "blend": key}
             row |= {name: round(float(value.detach()), 4) for name, value in record.items()}

@@ -16,7 +16,7 @@ from pipeline.codecs.modes import MODES
 from pipeline.pages.characters import END, ESC, LATIN, MARK_BASE, NEWLINE, PAD, RUN, TAB
 
 BOS, EOS, PADDING, IMAGE = 0, 1, 2, 3
-GRIDS = ("64x32", "80x40", "96x48", "112x56", "128x64")
+GRIDS = ("64x32", "80x40", "96x32", "96x48", "96x64", "128x64")
 FIRST_GRID, FIRST_CELL, FIRST_ADDRESS = 4, 16, 512
 SYMBOLS = tuple(dict.fromkeys([*map(ord, LATIN), NEWLINE, TAB, RUN, ESC, END, PAD]))
 MAX_ROWS = 64

@@ -1,0 +1,307 @@
+"""The configuration of a job: strict TOML into frozen dataclasses, and the fingerprint of what changes the bytes.
+
+    [source] [layout] [codec] [tiers] [verification] [storage]     what is made: part of the fingerprint
+    [limits] [placement]                                           how it runs: not part of it
+
+so that a bigger cluster resumes the same run, and a changed layout never mixes with an old one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.sources.config import SourceConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutConfig:
+    """How text is laid out.
+
+    Attributes:
+        grid: COLUMNSxROWS, the density of the corpus.
+        alphabet: which characters are drawn; others are written as escapes. "codec" takes what the codec reads.
+        max_escaped_share: a page on which more characters than this need an escape goes to tier text.
+    """
+
+    grid: str = "64x32"
+    alphabet: str = "codec"
+    max_escaped_share: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecConfig:
+    """Which codec encodes and decodes.
+
+    Attributes:
+        name: a preset of `pipeline.codecs.presets`.
+        path: folder with the checkpoint, instead of the package's or the hub cache's.
+        revision, content_hash: what the checkpoint must be.
+        dtype: of the computation, bfloat16 or float32.
+        device: "auto" (cuda where there is one), "cpu" or "cuda".
+        trust_remote_code: run Python code that the checkpoint brings.
+    """
+
+    name: str = "embedded"
+    path: str | None = None
+    revision: str | None = None
+    content_hash: str | None = None
+    dtype: str = "bfloat16"
+    device: str = "auto"
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TierConfig:
+    """Which mode a page is seen in."""
+
+    mode: str = "tiny"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerificationConfig:
+    """What is read back and what is demanded of it.
+
+    Attributes:
+        share: share of the pages that is decoded, chosen by page id; the others are "unverified".
+        control_share: share of the verified pages whose blank-page control is decoded too.
+        target_precision: pages below it get the status "below_target"; 0 asks for nothing.
+        early_stop: stop decoding a page once it provably cannot reach the target; its precision is then an upper bound.
+    """
+
+    share: float = 1.0
+    control_share: float = 0.02
+    target_precision: float = 0.9
+    early_stop: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageConfig:
+    """How rows are stored.
+
+    Attributes:
+        tokens: token storage, int8 or bf16.
+        row_group_bytes: size of a Parquet row group before compression.
+    """
+
+    tokens: str = "int8"
+    row_group_bytes: int = 32 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitsConfig:
+    """When a run fails.
+
+    Attributes:
+        quarantine_share: largest share of the documents that may be quarantined.
+    """
+
+    quarantine_share: float = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacementConfig:
+    """How the work is spread; none of it changes a byte of the result.
+
+    Attributes:
+        address: of a running Ray cluster ("auto" or ray://…); "local" starts one for this job.
+        read_tasks, render_tasks: most tasks at a time.
+        encode_workers, verify_workers: actors.
+        gpus_per_worker: GPUs of each model actor (0 for none).
+        cpus_per_worker: CPUs that Ray reserves for each model actor.
+        threads_per_worker: threads of each model actor; 0 leaves it to PyTorch.
+        encode_batch, verify_batch: pages per call of the model.
+        render_batch: pages per image block.
+        shard_batch: pages that a shard gathers at most.
+        object_store_bytes: size of a local Ray's object store; 0 leaves it to Ray.
+    """
+
+    address: str = "local"
+    read_tasks: int = 2
+    render_tasks: int = 2
+    encode_workers: int = 1
+    verify_workers: int = 1
+    gpus_per_worker: float = 0.0
+    cpus_per_worker: float = 0.5
+    threads_per_worker: int = 0
+    encode_batch: int = 8
+    verify_batch: int = 16
+    render_batch: int = 32
+    shard_batch: int = 2048
+    object_store_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig:
+    """A whole job. `sources` and `out` may stand in the preset or on the command line."""
+
+    sources: tuple[str, ...] = ()
+    out: str = ""
+    source: SourceConfig = field(default_factory=SourceConfig)
+    layout: LayoutConfig = field(default_factory=LayoutConfig)
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    tiers: TierConfig = field(default_factory=TierConfig)
+    verification: VerificationConfig = field(default_factory=VerificationConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
+
+    def __post_init__(self) -> None:
+        shares = {
+            "layout.max_escaped_share": self.layout.max_escaped_share,
+            "verification.share": self.verification.share,
+            "verification.control_share": self.verification.control_share,
+            "verification.target_precision": self.verification.target_precision,
+            "limits.quarantine_share": self.limits.quarantine_share,
+        }
+        for name, value in shares.items():
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name} = {value}: a share lies between 0 and 1")
+        for setting in fields(PlacementConfig):
+            value = getattr(self.placement, setting.name)
+            least = 1 if setting.name.endswith(("_tasks", "_workers", "_batch")) else 0
+            if isinstance(value, int | float) and value < least:
+                raise ConfigError(f"placement.{setting.name} = {value}: at least {least}")
+        if self.codec.dtype not in ("bfloat16", "float32"):
+            raise ConfigError(f"codec.dtype = {self.codec.dtype!r}: choose bfloat16 or float32")
+        if self.codec.device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(f"codec.device = {self.codec.device!r}: choose auto, cpu or cuda")
+
+
+class ConfigError(ValueError):
+    """A setting is unknown, of the wrong type or out of range; the message names it, its value and the choices."""
+
+
+def parse(settings: Mapping[str, Any], overrides: Iterable[str] = ()) -> JobConfig:
+    """A configuration from parsed TOML and `key=value` overrides.
+
+    An override's value is TOML where it parses as TOML, else the text itself: `tiers.mode=small`, `verification.share=0.1`.
+
+    Raises:
+        ConfigError: naming the setting, the value and the choices.
+    """
+    merged = json.loads(json.dumps(settings))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {override!r}: expected key=value, for example tiers.mode=small")
+        *sections, name = key.strip().split(".")
+        table = merged
+        for section in sections:
+            table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"--set {override!r}: {section!r} is a setting, not a section")
+        try:
+            table[name] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            table[name] = text
+    try:
+        return _build(JobConfig, merged, "")
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def load(preset: str, overrides: Sequence[str] = ()) -> JobConfig:
+    """The configuration of a preset: a path to a TOML file, or the name of one in `jobs/presets`.
+
+    Raises:
+        ConfigError: for an unknown preset, with the choices; for bad TOML, with the place.
+    """
+    path = Path(preset) if preset.endswith(".toml") else presets_folder() / f"{preset}.toml"
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in presets_folder().glob("*.toml")))
+        raise ConfigError(f"preset {preset!r}: no such file; presets that come with Palimpsest: {names}")
+    try:
+        settings = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"preset {path}: {error}") from error
+    return parse(settings, overrides)
+
+
+def presets_folder() -> Path:
+    """Where the presets that come with Palimpsest lie."""
+    import jobs
+
+    return Path(next(iter(jobs.__path__))) / "presets"
+
+
+def _build(cls: type, table: Mapping[str, Any], path: str) -> Any:
+    known = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        where = f"{path}{name}"
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {path}{near[0]}?" if near else f"choose one of {', '.join(path + k for k in known)}"
+            raise ConfigError(f"unknown setting {where} = {value!r}; {hint}")
+        values[name] = _convert(known[name], value, where)
+    return cls(**values)
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    if is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where} = {value!r}: expected a section with {', '.join(f.name for f in fields(kind))}")
+        return _build(typing.cast(type, kind), value, f"{where}.")
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+            raise ConfigError(f"{where} = {value!r}: expected a list of strings")
+        return tuple(value)
+    if isinstance(kind, types.UnionType):
+        kinds = [k for k in typing.get_args(kind) if k is not type(None)]
+        return value if value is None else _convert(kinds[0], value, where)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{where} = {value!r}: expected {kind.__name__}, not {type(value).__name__}")
+    return value
+
+
+def to_json(config: JobConfig) -> dict[str, Any]:
+    """Everything, as plain JSON values."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def to_toml(config: JobConfig) -> str:
+    """The configuration as TOML that `parse` reads back, for the run record."""
+
+    def line(name: str, value: Any) -> str:
+        return f"{name} = {json.dumps(value, ensure_ascii=False)}\n"
+
+    settings = to_json(config)
+    top = "".join(line(k, v) for k, v in settings.items() if not isinstance(v, dict))
+    sections = (
+        f"\n[{name}]\n" + "".join(line(k, v) for k, v in table.items() if v is not None)
+        for name, table in settings.items()
+        if isinstance(table, dict)
+    )
+    return top + "".join(sections)
+
+
+def fingerprint(config: JobConfig, layout: str, codec: str, revision: str) -> str:
+    """16 hexadecimal digits over everything that changes the bytes of a shard.
+
+    Args:
+        layout: fingerprint of the layout (rules, versions, fonts, grid).
+        codec, revision: of the loaded checkpoint.
+    """
+    what = to_json(replace(config, sources=(), out=""))
+    for how in ("limits", "placement"):
+        del what[how]
+    for how in ("unit_bytes", "max_document_chars"):
+        del what["source"][how]
+    what["codec"] = {"id": codec, "revision": revision, "dtype": config.codec.dtype}
+    what["layout"] = {"fingerprint": layout, "max_escaped_share": config.layout.max_escaped_share}
+    del what["storage"]["row_group_bytes"]
+    canonical = json.dumps(what, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]

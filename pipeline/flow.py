@@ -1,0 +1,98 @@
+"""The flow: chains the stages over Ray Data. The only file that imports ray.
+
+Read, Paginate and Render are CPU tasks, which Ray fuses; Encode and Verify are actors that keep a model; Write is a task that puts
+shards into the store. The driver sees only the WRITTEN rows: which shards a block became, and the counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a worker without a GPU keeps the environment as it is
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
+
+from pipeline.config import JobConfig, PlacementConfig
+from pipeline.pages.grid import Grid
+from pipeline.plan import PlannedUnit, document_ids
+from pipeline.sources.config import SourceConfig
+from pipeline.sources.units import Unit
+from pipeline.stages import UNITS, Encode, Paginate, Read, Render, Verify, Write
+
+
+@contextmanager
+def cluster(placement: PlacementConfig) -> Iterator[None]:
+    """A connection to Ray: the cluster at `placement.address`, or one of this machine's own that ends with the job."""
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {"logging_level": "warning", "log_to_driver": False}
+    if placement.address == "local":
+        options |= {"address": "local", "include_dashboard": False}
+        if placement.object_store_bytes:
+            options["object_store_memory"] = placement.object_store_bytes
+    else:
+        options["address"] = placement.address
+    ray.init(**options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def index_units(config: SourceConfig) -> Callable[[list[Unit]], Iterator[list[str]]]:
+    """The document ids of units, read by Ray tasks, a bounded number ahead."""
+
+    def index(units: list[Unit]) -> Iterator[list[str]]:
+        task = ray.remote(document_ids)
+        ahead = max(2, int(ray.cluster_resources().get("CPU", 1)) * 2)
+        pending = [task.remote(unit, config) for unit in units[:ahead]]
+        for place in range(len(units)):
+            yield ray.get(pending.pop(0))
+            if place + ahead < len(units):
+                pending.append(task.remote(units[place + ahead], config))
+
+    return index
+
+
+def run_units(
+    units: tuple[PlannedUnit, ...], config: JobConfig, grid: Grid, px: int, fingerprint: str
+) -> Iterator[dict[str, Any]]:
+    """Process units; yields the WRITTEN rows as they arrive, payloads parsed."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = False
+    placement = config.placement
+    model = {
+        "num_cpus": placement.cpus_per_worker,
+        "num_gpus": placement.gpus_per_worker or None,
+        "batch_format": "pyarrow",
+        "zero_copy_batch": True,
+        "fn_constructor_args": (config, fingerprint),
+    }
+    tasks = {"batch_format": "pyarrow", "zero_copy_batch": True}
+    table = pa.table({"unit": [planned.to_json() for planned in units]}, schema=UNITS)
+    data = (
+        ray.data.from_arrow([table.slice(at, 1) for at in range(table.num_rows)])
+        .map_batches(Read(config.source).__call__, batch_size=None, compute=TaskPoolStrategy(placement.read_tasks), num_cpus=0.5, **tasks)
+        .map_batches(
+            Paginate(config, grid, px).__call__, batch_size=None, compute=TaskPoolStrategy(placement.render_tasks), num_cpus=0.5, **tasks
+        )
+        .map_batches(
+            Render(grid, px).__call__, batch_size=None, compute=TaskPoolStrategy(placement.render_tasks), num_cpus=0.5, **tasks
+        )
+        .map_batches(Encode, batch_size=placement.render_batch, compute=ActorPoolStrategy(size=placement.encode_workers), **model)
+        .map_batches(Verify, batch_size=placement.render_batch, compute=ActorPoolStrategy(size=placement.verify_workers), **model)
+        .map_batches(Write(config.out, config.storage.row_group_bytes).__call__, batch_size=placement.shard_batch, num_cpus=0.25, **tasks)
+    )
+    for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for row in batch.to_pylist():
+            yield {**row, "payload": json.loads(row["payload"])}

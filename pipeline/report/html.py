@@ -1,0 +1,170 @@
+"""The report: one HTML file without scripts, without network, with everything that comes from a corpus escaped.
+
+A content security policy in the file forbids the browser to run or to load anything, so that even a mistake here could not make a
+document do so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from pipeline.report import plots
+from pipeline.report.gallery import hang
+from pipeline.report.inspect_page import PageView, RenderPage, head, readable
+from pipeline.report.printable import preview, printable
+from pipeline.report.run_record import RunRecord, read_run
+from pipeline.report.summary import Summary, summarise
+from pipeline.store.object_store import ObjectStore
+from pipeline.store.snapshots import Snapshot
+from pipeline.verification.fidelity import Span
+
+TEXT_LIMIT = 6000  # characters of a page that the gallery shows
+_TEMPLATES = Path(__file__).parent / "templates"
+_MARKED = {"delete": "del", "insert": "ins", "replace": "mark"}
+
+
+def report_html(
+    store: ObjectStore, snapshot: Snapshot, render_page: RenderPage, *, summary: Summary | None = None, title: str | None = None
+) -> str:
+    """The report on a snapshot: the same bytes every time.
+
+    Args:
+        summary: of the same snapshot, if there is one already.
+        title: by default the last part of the corpus's name.
+
+    Raises:
+        NoSuchObject, Damaged: from the store.
+        ValueError: for an image from `render_page` that is no uint8 `[px, px]`.
+    """
+    summary = summarise(store, snapshot) if summary is None else summary
+    run = read_run(store, snapshot.run_id)
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            s=summary,
+            title=title or summary.corpus.replace("\\", "/").rpartition("/")[2] or "corpus",
+            run=run,
+            cards=cards(summary, run),
+            meaning=meaning(summary),
+            exhibits=hang(store, snapshot, summary, render_page),
+            colours=plots.colours(summary),
+            shapes=plots.shapes(summary),
+            rate_distortion=plots.rate_distortion(summary),
+            survival=[(group, plots.survival(summary, group.mode)) for group in summary.modes if group.precision],
+            css=Markup((_TEMPLATES / "report.css").read_text("utf-8")),
+        )
+    )
+
+
+def cards(summary: Summary, run: RunRecord) -> list[tuple[str, str, str]]:
+    """The headline figures: (label, figure, small print)."""
+    v, counts = summary.visual, summary.counts
+    kept = [f"{counts.documents_quarantined:,} quarantined", f"{counts.duplicates:,} duplicates"]
+    out = [
+        ("documents", f"{counts.documents_committed:,}", f"of {counts.documents_in:,}; {', '.join(kept)}"),
+        ("pages", f"{summary.pages:,}", f"{v.pages:,} as visual tokens, {summary.pages - v.pages:,} as text"),
+    ]
+    if v.ratio and v.paper_ratio:
+        out.append(("compression", f"{v.ratio:.2f}×", f"text per context token; {v.paper_ratio:.2f}× without newline rows"))
+    if v.precision:
+        sure = (
+            "one page"
+            if v.precision.low is None
+            else f"95 %: {v.precision.low:.2%} to {v.precision.high:.2%}, n = {v.precision.n:,}"
+        )
+        label = "mean precision" if not v.bounds else "mean precision, at most"
+        out.append((label, f"{v.precision.mean:.2%}", sure))
+        out.append(("exact pages", f"{v.exact_share or 0:.1%}", "read back without a single error"))
+    if summary.shard_bytes_per_text_token:
+        plain = f"the text alone takes {summary.text_bytes_per_text_token or 0:.1f}"
+        out.append(("bytes per text token", f"{summary.shard_bytes_per_text_token:.1f}", plain))
+    speed, wall = run.seconds("pages_per_second"), run.seconds("total_seconds") or run.seconds("seconds")
+    if speed and wall:
+        out.append(("pages per second", f"{speed:,.2f}", f"{_duration(wall)} in all, last run"))
+    return out
+
+
+def meaning(summary: Summary) -> list[str]:
+    """What the figures say, in plain words."""
+    v, counts = summary.visual, summary.counts
+    if not summary.pages:
+        lost = counts.documents_quarantined
+        return [
+            "This corpus holds no pages." + (f" All {lost:,} records are quarantined; the reasons stand below." if lost else "")
+        ]
+    if not v.pages or not v.ratio:
+        return ["Every page of this corpus is kept as text: there are no visual tokens, and nothing to read back."]
+    spent = f"{1000 / v.ratio:,.0f} visual tokens" if v.ratio >= 1 else f"{1000 / v.ratio:,.0f} visual tokens, more than it had"
+    first = f"1,000 tokens of text became {spent} on average"
+    if v.precision is None:
+        first += "; no page was decoded, so how much of it can be read back is not known."
+    else:
+        wrong = 1 - v.precision.mean
+        often = "without an error in any character" if not wrong else f"with about one character in {1 / wrong:,.0f} wrong"
+        first += f", and the decoder reads them back {often}; {v.exact_share or 0:.0%} of the pages come back exactly as written."
+    second = "What shrinks is the context, not the file"
+    if summary.shard_bytes_per_text_token and summary.text_bytes_per_text_token:
+        grows = summary.shard_bytes_per_text_token / summary.text_bytes_per_text_token
+        second = (
+            f"What shrinks is the context that a model spends; on disk these pages take {grows:,.1f} times the bytes of their plain text"
+            if grows > 1
+            else "The context that a model spends shrinks, and so do the bytes on disk"
+        )
+    if v.blank_precision is not None:
+        second += f". From an empty page the same decoder gets {v.blank_precision:.1%}: the rest was read, not guessed"
+    return [first, f"{second}."]
+
+
+def marked(view: PageView, side: str) -> Markup:
+    """One side ("reference" or "decoded") of a page's difference, its differing parts in `<del>`, `<ins>` or `<mark>`."""
+    spans, cut = head(readable(view.spans) if view.spans else [Span("equal", view.text, "")], TEXT_LIMIT)
+    parts = [Markup(_piece(span.tag, getattr(span, side))) for span in spans]
+    if cut:
+        parts.append(Markup('<span class="more"> … the rest of the page is not shown</span>'))
+    return Markup("").join(parts)
+
+
+def _piece(tag: str, text: str) -> str:
+    shown = escape(printable(text))
+    if tag == "equal" or not text:
+        return shown
+    visible = shown.replace(" ", "·").replace("\t", "⇥\t").replace("\n", "⏎\n")
+    return f"<{_MARKED[tag]}>{visible}</{_MARKED[tag]}>"
+
+
+def _environment() -> Environment:
+    jinja = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    jinja.filters.update(
+        percent=lambda value, digits=1: "–" if value is None else f"{value:.{digits}%}",
+        number=lambda value, digits=2: "–" if value is None else f"{value:,.{digits}f}",
+        count=lambda value: f"{value:,}",
+        preview=lambda record: preview(record or b""),
+        printable=lambda text: printable(str(text), keep=""),
+        flat=_flat,
+    )
+    jinja.globals.update(marked=marked, differences=lambda view: sum(span.tag != "equal" for span in view.spans))
+    return jinja
+
+
+def _flat(record: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """A nested record as (dotted name, value)."""
+    for name, value in sorted(record.items()):
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,247 @@
+"""`palimpsest run`: sources in, a published snapshot out.
+
+plan -> process the units that are new -> commit each when it is complete -> publish them together -> record the run. Every step
+can be interrupted; the next run finds what was committed and goes on.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from pipeline import config as configs
+from pipeline.config import JobConfig
+from pipeline.pages.pagination import layout_fingerprint
+from pipeline.pages.grid import Grid
+from pipeline.plan import Plan, make_plan
+from pipeline.store.corpus import create_corpus
+from pipeline.store.object_store import ObjectStore, open_store, probe
+from pipeline.store.snapshots import Snapshot, latest, publish, superseded
+from pipeline.store.stable_json import to_bytes
+from pipeline.store.units import CommitRecord, Counts
+from pipeline.tally import Tally
+
+
+class RunFailed(RuntimeError):
+    """The run ended without a snapshot; what was committed stays and the next run goes on from there."""
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        units, units_total: committed, and to be processed in this run.
+        pages, text_tokens, context_tokens: written so far, not necessarily committed.
+        bytes, bytes_total: of the sources of the committed units, and of all to be processed.
+        seconds: since processing began.
+    """
+
+    units_total: int = 0
+    bytes_total: int = 0
+    units: int = 0
+    bytes: int = 0
+    documents: int = 0
+    pages: int = 0
+    text_tokens: int = 0
+    context_tokens: int = 0
+    quarantined: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What a run did.
+
+    Attributes:
+        snapshot: the corpus's newest snapshot.
+        units_done, units_new: found committed, and processed now.
+        counts: of all units that this run's sources hold.
+        fresh: of the units processed now.
+        seconds: wall time of the processing, Ray's start and planning left out; `total_seconds` has them.
+    """
+
+    run_id: str
+    out: str
+    snapshot: int
+    units_done: int
+    units_new: int
+    counts: Counts
+    fresh: Counts
+    reasons: dict[str, int]
+    seconds: float
+    total_seconds: float
+
+    @property
+    def pages_per_second(self) -> float:
+        return self.fresh.pages_committed / self.seconds if self.seconds else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "pages_per_second": round(self.pages_per_second, 3)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A configuration made concrete: its grid, mode and fingerprint."""
+
+    config: JobConfig
+    grid: Grid
+    px: int
+    codec: str
+    revision: str
+    fingerprint: str
+
+
+def prepare(config: JobConfig) -> Prepared:
+    """Check a configuration against the codec that it names.
+
+    Raises:
+        ValueError: for a mode, grid or checkpoint that does not exist, with the choices.
+    """
+    from pipeline.codecs.adapter import load_codec
+    from pipeline.stages import codec_options
+
+    codec = load_codec(config.codec.name, config.codec.path, **codec_options(config), parts="encoder")
+    alphabet = config.layout.alphabet
+    if alphabet == "codec":
+        alphabet = "latin" if codec.preset.name == "embedded" else "unicode"
+    grid = Grid.parse(config.layout.grid, alphabet)
+    mode = codec.mode(config.tiers.mode)
+    codec.prompt_ids(mode, (grid.columns, grid.rows))
+    config = replace(config, layout=replace(config.layout, alphabet=alphabet))
+    print_ = configs.fingerprint(config, layout_fingerprint(grid), codec.id, codec.revision)
+    return Prepared(config=config, grid=grid, px=mode.px, codec=codec.id, revision=codec.revision, fingerprint=print_)
+
+
+def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: None) -> RunResult:
+    """Run a job to its end.
+
+    Args:
+        watch: called whenever something arrived.
+
+    Raises:
+        ValueError: for a configuration, source or output that cannot be used.
+        RunFailed: when too much was quarantined.
+        StoreError: when the output cannot be written.
+    """
+    from pipeline import flow
+
+    began = time.monotonic()
+    if not config.sources:
+        raise configs.ConfigError("sources = []: name at least one file, folder, glob or URI (--source)")
+    if not config.out:
+        raise configs.ConfigError("out = '': name the corpus to write (--out)")
+    prepared = prepare(config)
+    store = open_store(config.out)
+    create_corpus(store)
+    probe(store)
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+    base = latest(store)
+    with flow.cluster(config.placement):
+        index = flow.index_units(config.source)
+        plan = make_plan(store, base, config.sources, config.source, prepared.fingerprint, index)
+        progress = Progress(units_total=len(plan.todo), bytes_total=plan.bytes)
+        records, reasons = _process(plan, prepared, store, run_id, progress, watch) if plan.todo else ([], Counter())
+    seconds = progress.seconds
+    fresh = sum((record.counts for record in records), Counts())
+    counts = sum((record.counts for record in plan.done), fresh)
+    _refuse_quarantine(counts, reasons, config.limits.quarantine_share)
+    snapshot = _publish(store, base, run_id, [*plan.done, *records])
+    result = RunResult(
+        run_id=run_id,
+        out=config.out,
+        snapshot=snapshot.number,
+        units_done=len(plan.done),
+        units_new=len(records),
+        counts=counts,
+        fresh=fresh,
+        reasons=dict(reasons),
+        seconds=round(seconds, 3),
+        total_seconds=round(time.monotonic() - began, 3),
+    )
+    if records:
+        record_run(store, prepared, result)
+    return result
+
+
+def _process(
+    plan: Plan, prepared: Prepared, store: ObjectStore, run_id: str, progress: Progress, watch: Callable[[Progress], None]
+) -> tuple[list[CommitRecord], Counter[str]]:
+    from pipeline import flow
+
+    tally, records, reasons = Tally(plan.todo), [], Counter[str]()
+    watch(progress)
+    for row in flow.run_units(plan.todo, prepared.config, prepared.grid, prepared.px, prepared.fingerprint):
+        if row["kind"] == "quarantined":
+            reasons[row["payload"]["reason"]] += 1
+            progress.quarantined += 1
+        elif row["kind"] == "written":
+            for name in ("pages", "text_tokens", "context_tokens"):
+                setattr(progress, name, getattr(progress, name) + row["payload"][name])
+            progress.documents += row["payload"]["first_pages"]
+        complete = tally.add(row)
+        if complete:
+            records.append(complete.commit(store, run_id, prepared.fingerprint))
+            progress.units += 1
+            progress.bytes += complete.planned.unit.object.size
+        watch(progress)
+    if len(tally):
+        raise AssertionError("the flow ended, but units are incomplete: " + "; ".join(tally.unfinished()))
+    return records, reasons
+
+
+def _refuse_quarantine(counts: Counts, reasons: Counter[str], limit: float) -> None:
+    share = counts.documents_quarantined / max(1, counts.documents_in)
+    if share > limit:
+        named = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common()) or "see the quarantine"
+        raise RunFailed(
+            f"{counts.documents_quarantined} of {counts.documents_in} documents ({share:.1%}) are quarantined, more than "
+            f"limits.quarantine_share = {limit:.1%}: {named}. Nothing was published; the work is kept. Mend the sources, or raise "
+            f"the limit and run again"
+        )
+
+
+def _publish(store: ObjectStore, base: Snapshot | None, run_id: str, records: list[CommitRecord]) -> Snapshot:
+    return publish(store, run_id, records, drop=superseded(base, records))
+
+
+def record_run(store: ObjectStore, prepared: Prepared, result: RunResult) -> None:
+    """Write `runs/<run_id>/`: the configuration, the environment, and what was done."""
+    folder = f"runs/{result.run_id}"
+    store.put(f"{folder}/config.toml", configs.to_toml(prepared.config).encode())
+    store.put(f"{folder}/environment.json", to_bytes(environment()))
+    named = {"codec": prepared.codec, "codec_revision": prepared.revision, "fingerprint": prepared.fingerprint}
+    store.put(f"{folder}/stats.json", to_bytes({**result.to_json(), **named}))
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the run record."""
+    packages = ("palimpsest", "ray", "torch", "transformers", "pyarrow", "numpy", "pillow", "tokenizers", "safetensors")
+    versions = {name: metadata.version(name) for name in packages if _installed(name)}
+    return {"python": sys.version.split()[0], "platform": platform.platform(), "processors": _processors(), "packages": versions}
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _processors() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,127 @@
+"""Bookkeeping of units in flight: when is a unit complete, and does everything that went in come out?
+
+Blocks arrive in any order and a unit's rows in many of them. The reader's last row says how many records the unit held; the first
+page of each document says how many pages it has. A unit is complete when all of them were written, and only then is it committed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.plan import PlannedUnit
+from pipeline.records import QUARANTINE, conform
+from pipeline.store.object_store import ObjectStore
+from pipeline.store.shards import ShardRecord, new_attempt, write_quarantine
+from pipeline.store.units import CommitRecord, Counts, commit_unit
+
+PAGE_COUNTS = ("first_pages", "pages_expected", "pages", "text_tokens", "context_tokens")
+
+
+@dataclass
+class UnitTally:
+    """What arrived of one unit."""
+
+    planned: PlannedUnit
+    read: dict[str, int] | None = None
+    counts: Counter[str] = field(default_factory=Counter)
+    shards: list[ShardRecord] = field(default_factory=list)
+    quarantine: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every record that the reader counted has arrived, with all its pages."""
+        if self.read is None:
+            return False
+        late = len(self.quarantine) - self.read["quarantined"]  # readable, but nothing could be laid out
+        documents = self.counts["first_pages"] + late
+        return (
+            late >= 0
+            and documents == self.read["documents"]
+            and self.counts["duplicates"] == self.read["duplicates"]
+            and self.counts["pages"] == self.counts["pages_expected"]
+        )
+
+    def commit(self, store: ObjectStore, run_id: str, fingerprint: str) -> CommitRecord:
+        """Write the quarantine and the commit record; returns the record that stands."""
+        assert self.read is not None
+        attempt, planned = new_attempt(), self.planned
+        rows = sorted(self.quarantine, key=lambda row: (row["reason"], row["detail"] or "", row["record"] or b""))
+        quarantine = write_quarantine(store, _quarantine_table(rows), unit_id=planned.unit_id, attempt=attempt) if rows else None
+        shards = tuple(sorted(self.shards, key=lambda shard: (shard.tier, shard.key)))
+        counts = Counts(
+            documents_in=self.read["documents_in"],
+            documents_committed=self.counts["first_pages"],
+            documents_quarantined=len(rows),
+            duplicates=self.counts["duplicates"],
+            pages_in=self.counts["pages_expected"],
+            pages_committed=self.counts["pages"],
+            rows=sum(shard.rows for shard in shards),
+            bytes=sum(shard.bytes for shard in shards),
+            text_tokens=self.counts["text_tokens"],
+            context_tokens=self.counts["context_tokens"],
+        )
+        item = planned.unit.object
+        record = CommitRecord(
+            unit_id=planned.unit_id,
+            run_id=run_id,
+            attempt=attempt,
+            source_uri=item.uri.encode("utf-8", "backslashreplace").decode(),
+            source_version=item.version,
+            slice=planned.slice,
+            fingerprint=fingerprint,
+            shards=shards,
+            quarantine=quarantine,
+            counts=counts,
+            defers_to=planned.defers_to,
+        )
+        return commit_unit(store, record)
+
+
+def _quarantine_table(rows: list[dict[str, Any]]) -> pa.Table:
+    columns = {column.name: pa.array([row.get(column.name) for row in rows], column.type) for column in QUARANTINE}
+    return conform(pa.table(columns), QUARANTINE, "quarantine")
+
+
+class Tally:
+    """All units in flight.
+
+    Args:
+        units: the plan's units, by id.
+    """
+
+    def __init__(self, units: tuple[PlannedUnit, ...]) -> None:
+        self._units = {planned.unit_id: UnitTally(planned) for planned in units}
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def add(self, row: dict[str, Any]) -> UnitTally | None:
+        """Take one row of the WRITTEN schema in; returns the unit when it is complete, and forgets it."""
+        unit = self._units[row["unit_id"]]
+        kind, payload = row["kind"], row["payload"]
+        if kind == "written":
+            unit.counts.update({name: payload[name] for name in PAGE_COUNTS})
+            unit.shards += [ShardRecord.from_json(shard) for shard in payload["shards"]]
+        elif kind == "quarantined":
+            unit.quarantine.append({**payload, "record": row["record"]})
+        elif kind == "duplicate":
+            unit.counts["duplicates"] += payload["rows"]
+        elif kind == "unit_end":
+            unit.read = payload
+        else:
+            raise AssertionError(f"unknown kind {kind!r}")
+        if not unit.complete:
+            return None
+        return self._units.pop(row["unit_id"])
+
+    def unfinished(self) -> list[str]:
+        """What is missing of each unit that never became complete."""
+        return [
+            f"unit {name} of {unit.planned.unit.object.uri}: read {unit.read}, arrived {dict(unit.counts)}, "
+            f"{len(unit.quarantine)} quarantined"
+            for name, unit in self._units.items()
+        ]

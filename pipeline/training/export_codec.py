@@ -1,0 +1,54 @@
+"""From a training state to the checkpoint that ships: safetensors in bfloat16, config.json, tokenizer.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+from pipeline.codecs.embedded.vocabulary import FIRST_CELL, FIRST_GRID, GRIDS, MODE_NAMES, SYMBOLS, address_blocks, vocabulary_size
+from pipeline.codecs.modes import MODES
+from pipeline.training.train_codec import Trainee
+
+
+def export(state: str | Path, out: str | Path) -> dict[str, Any]:
+    """Write the checkpoint of a training state.
+
+    Args:
+        state: `state.pt` of a training run.
+        out: folder of the checkpoint, created.
+
+    Returns:
+        step and number of parameters.
+    """
+    saved = torch.load(state, map_location="cpu", weights_only=True)
+    trainee = Trainee(0)
+    trainee.load_state_dict(saved["trainee"])
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    model = trainee.model.to(torch.bfloat16)
+    model.save_pretrained(folder)
+    tokenizer().save(str(folder / "tokenizer.json"), pretty=False)
+    return {"step": saved["step"], "parameters": sum(p.numel() for p in model.parameters())}
+
+
+def tokenizer() -> Tokenizer:
+    """The vocabulary as a tokenizer of the `tokenizers` library: one id a cell; marks are their plane-15 characters."""
+    specials = {"<bos>": 0, "<eos>": 1, "<pad>": 2, "<image>": 3}
+    specials |= {f"<grid {grid}>": FIRST_GRID + place for place, grid in enumerate(GRIDS)}
+    for mode in MODE_NAMES:
+        first, slots = address_blocks()[mode]
+        side = MODES[mode].grid
+        for index in range(side * side * slots):
+            token, slot = divmod(index, slots)
+            specials[f"<{mode} {token // side},{token % side} row {slot}>"] = first + index
+    vocabulary = {chr(code): FIRST_CELL + place for place, code in enumerate(SYMBOLS)} | specials
+    taken = set(vocabulary.values())
+    vocabulary |= {f"<unused {number}>": number for number in range(vocabulary_size()) if number not in taken}
+    result = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    result.pre_tokenizer = pre_tokenizers.Split(Regex("(?m:.)"), "isolated")
+    result.decoder = decoders.Fuse()
+    result.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in specials])
+    return result
