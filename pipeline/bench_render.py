@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from io import BytesIO
+from itertools import islice
 from statistics import median
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 
 from pipeline.pages.atlas import PAPER, atlas
 from pipeline.pages.fonts import font_bytes
-from pipeline.pages.grid import Grid, lay_out
+from pipeline.pages.grid import Grid, Page, lay_out
 from pipeline.pages.normalise import normalise
 from pipeline.pages.raqm import render_raqm
 from pipeline.pages.shaped import ShapedPage, lay_out_shaped, render_shaped
@@ -103,9 +104,8 @@ def _cpu_seconds(work: Callable[..., Any], *arguments: Any) -> float:
 def _jobs(script: str, text: str, grid: Grid, limit: int) -> Iterator[tuple[str, Any]]:
     """Pages as their raw text and what Pillow needs: the laid-out page, or lines of one row of cells each."""
     shaped = script not in ("latin", "cjk")
-    for number, page in enumerate(lay_out_shaped(text, grid) if shaped else lay_out(text, grid)):
-        if number == limit:
-            return
+    pages: Iterator[ShapedPage | Page] = lay_out_shaped(text, grid) if shaped else lay_out(text, grid)
+    for page in islice(pages, limit):
         raw = text[page.char_start : page.char_end]
         if isinstance(page, ShapedPage):
             yield raw, next(lay_out_shaped(raw, grid))

@@ -17,7 +17,7 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.sources.config import SourceConfig
 
@@ -180,10 +180,16 @@ class ConfigError(ValueError):
     """A setting is unknown, of the wrong type or out of range; the message names it, its value and the choices."""
 
 
-def parse(settings: Mapping[str, Any], overrides: Iterable[str] = ()) -> JobConfig:
+Settings = TypeVar("Settings")
+
+
+def parse(settings: Mapping[str, Any], overrides: Iterable[str] = (), kind: type[Settings] = JobConfig) -> Settings:  # type: ignore[assignment]
     """A configuration from parsed TOML and `key=value` overrides.
 
     An override's value is TOML where it parses as TOML, else the text itself: `tiers.mode=small`, `verification.share=0.1`.
+
+    Args:
+        kind: the dataclass to build.
 
     Raises:
         ConfigError: naming the setting, the value and the choices.
@@ -204,14 +210,14 @@ def parse(settings: Mapping[str, Any], overrides: Iterable[str] = ()) -> JobConf
         except tomllib.TOMLDecodeError:
             table[name] = text
     try:
-        return _build(JobConfig, merged, "")
+        return _build(kind, merged, "")
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
 
-def load(preset: str, overrides: Sequence[str] = ()) -> JobConfig:
+def load(preset: str, overrides: Sequence[str] = (), kind: type[Settings] = JobConfig) -> Settings:  # type: ignore[assignment]
     """The configuration of a preset: a path to a TOML file, or the name of one in `jobs/presets`.
 
     Raises:
@@ -225,7 +231,7 @@ def load(preset: str, overrides: Sequence[str] = ()) -> JobConfig:
         settings = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"preset {path}: {error}") from error
-    return parse(settings, overrides)
+    return parse(settings, overrides, kind)
 
 
 def presets_folder() -> Path:
@@ -254,6 +260,11 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where} = {value!r}: expected a section with {', '.join(f.name for f in fields(kind))}")
         return _build(typing.cast(type, kind), value, f"{where}.")
     if typing.get_origin(kind) is tuple:
+        item_kind = typing.get_args(kind)[0]
+        if is_dataclass(item_kind):
+            if not isinstance(value, list):
+                raise ConfigError(f"{where} = {value!r}: expected a list of tables")
+            return tuple(_convert(item_kind, item, f"{where}[{place}]") for place, item in enumerate(value))
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
             raise ConfigError(f"{where} = {value!r}: expected a list of strings")
         return tuple(value)

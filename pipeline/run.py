@@ -21,7 +21,9 @@ from pipeline import config as configs
 from pipeline.config import JobConfig
 from pipeline.pages.pagination import layout_fingerprint
 from pipeline.pages.grid import Grid
-from pipeline.plan import Plan, make_plan
+from pipeline.plan import Plan, make_plan, slice_name
+from pipeline.sources.listing import expand
+from pipeline.sources.tables import plan_units
 from pipeline.store.corpus import create_corpus
 from pipeline.store.object_store import ObjectStore, open_store, probe
 from pipeline.store.snapshots import Snapshot, latest, publish, superseded
@@ -116,13 +118,40 @@ def prepare(config: JobConfig) -> Prepared:
     codec = load_codec(config.codec.name, config.codec.path, **codec_options(config), parts="encoder")
     alphabet = config.layout.alphabet
     if alphabet == "codec":
-        alphabet = "latin" if codec.preset.name == "embedded" else "unicode"
+        alphabet = codec.preset.alphabet
     grid = Grid.parse(config.layout.grid, alphabet)
     mode = codec.mode(config.tiers.mode)
     codec.prompt_ids(mode, (grid.columns, grid.rows))
     config = replace(config, layout=replace(config.layout, alphabet=alphabet))
     print_ = configs.fingerprint(config, layout_fingerprint(grid), codec.id, codec.revision)
     return Prepared(config=config, grid=grid, px=mode.px, codec=codec.id, revision=codec.revision, fingerprint=print_)
+
+
+def plan_only(config: JobConfig) -> dict[str, Any]:
+    """What `run` would do, as names and values; nothing is written, and Ray is not started."""
+    prepared = prepare(config)
+    items = expand(config.sources, config.source)
+    units = [unit for item in items for unit in plan_units(item, config.source)]
+    held = _published(config.out)
+    known = sum((unit.object.version, slice_name(unit), prepared.fingerprint) in held for unit in units)
+    return {
+        "sources": len(items),
+        "bytes": sum(item.size for item in items),
+        "units": len(units),
+        "published already": known,
+        "to process": len(units) - known,
+        "grid": str(prepared.grid),
+        "mode": f"{config.tiers.mode} ({prepared.px} px)",
+        "codec": f"{prepared.codec} {prepared.revision}",
+        "fingerprint": prepared.fingerprint,
+        "out": config.out,
+    }
+
+
+def _published(out: str) -> set[tuple[str, str, str]]:
+    """Version, slice and fingerprint of the units in the newest snapshot of a corpus that may not exist yet."""
+    snapshot = latest(open_store(out)) if out else None
+    return {(unit.source_version, unit.slice, unit.fingerprint) for unit in (snapshot.units if snapshot else ())}
 
 
 def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: None) -> RunResult:

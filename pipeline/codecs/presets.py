@@ -28,6 +28,7 @@ class CodecPreset:
         bos: whether the beginning-of-sequence id comes first.
         image_mean, image_std: per channel, on pixels scaled to 0..1; None: as the checkpoint's image processor says.
         target: "module:Class" of a `TargetFormat` without arguments; empty: the text as the checkpoint's tokenizer.json cuts it.
+        alphabet: the characters it reads (`pages.characters.ALPHABETS`).
         notes: why the fields above are what they are.
     """
 
@@ -46,6 +47,7 @@ class CodecPreset:
     image_mean: tuple[float, float, float] | None = HALF
     image_std: tuple[float, float, float] | None = HALF
     target: str = ""
+    alphabet: str = "unicode"
     notes: str = ""
 
     def __post_init__(self) -> None:
@@ -66,6 +68,7 @@ PRESETS = {
             lean=True,
             modes=_ALL,
             target="pipeline.codecs.embedded.target:AddressedTarget",
+            alphabet="latin",
             notes="Trained by this project on its own pages; runs on a CPU.",
         ),
         CodecPreset(

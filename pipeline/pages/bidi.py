@@ -12,12 +12,20 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
 
 _LETTERS = {"L": "L", "R": "R", "AL": "A", "EN": "E", "AN": "N", "ES": "S", "ET": "T", "CS": "C", "NSM": "M", "BN": "M", "": "L"}
 _BRACKETS = "()[]{}⁅⁆⁽⁾₍₎⌈⌉⌊⌋〈〉⟦⟧⟨⟩⟪⟫⦃⦄「」『』【】〔〕"
 _OPENING = dict(zip(_BRACKETS[::2], _BRACKETS[1::2], strict=True))
 _CLOSING = set(_BRACKETS[1::2])
 _BRACKET = re.compile(f"[{re.escape(_BRACKETS)}]")
+
+
+# Paragraphs without a character of the other direction or a number that keeps its own: letters, marks and punctuation.
+_PLAIN_RTL = re.compile("[ !-/:-@\\[-`{-~\u0591-\u05f4\u0608\u060b-\u061a\u061d-\u065f\u066d-\u06d5]*")
+_PLAIN_LTR = re.compile("[\0-\u058e\u0900-\u1fff\u2010-\u2027\u2030-\ud7ff]*")
 
 
 class _Classes(dict[int, str]):
@@ -36,8 +44,16 @@ _TERMINATORS = re.compile("T+(?=E)|(?<=E)T+")
 
 def is_rtl(text: str) -> bool:
     """True when most of the strong characters of `text` run from right to left."""
-    classes = text.translate(_CLASSES)
-    return classes.count("R") + classes.count("A") > classes.count("L")
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    counts = np.bincount(_strength().take(codes, mode="clip"), minlength=3)
+    return bool(counts[1] > counts[2])
+
+
+@cache
+def _strength() -> np.ndarray:
+    """uint8 `[65537]`: 1 for characters that run from right to left, 2 for left to right, 0 for others and beyond the BMP."""
+    strong = {"R": 1, "AL": 1, "L": 2}
+    return np.array([*(strong.get(unicodedata.bidirectional(chr(code)), 0) for code in range(0x10000)), 0], np.uint8)
 
 
 def levels(paragraph: str, rtl: bool) -> bytes:
@@ -47,6 +63,8 @@ def levels(paragraph: str, rtl: bool) -> bytes:
         paragraph: text without line feeds.
         rtl: the base direction (level 1 instead of 0).
     """
+    if (_PLAIN_RTL if rtl else _PLAIN_LTR).fullmatch(paragraph):
+        return bytes([rtl]) * len(paragraph)
     classes = paragraph.translate(_CLASSES)
     base = "R" if rtl else "L"
     if not any(letter in classes for letter in ("LEN" if rtl else "RAN")):
@@ -98,7 +116,8 @@ def _resolve_brackets(paragraph: str, original: str, weak: str, base: str) -> st
 
 def _bracket_pairs(paragraph: str, weak: str) -> list[tuple[int, int]]:
     """Rule BD16: pairs in the order of their opening brackets; a stack of 63, as the annex says."""
-    pairs, stack = [], []
+    pairs: list[tuple[int, int]] = []
+    stack: list[tuple[str, int]] = []
     for found in _BRACKET.finditer(paragraph):
         at, char = found.start(), found[0]
         if weak[at] != "O":

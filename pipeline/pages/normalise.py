@@ -37,7 +37,7 @@ _LONG_MARKS = re.compile(r"[^\w\s]{64,}")
 
 def normalise(text: str) -> str:
     """Return `text` as the layout, the decoder and every metric see it (rule `NORMALISE_VERSION`)."""
-    if not _SUSPECT.search(text):
+    if not _SUSPECT.search(text) or _is_plain_latin(text):
         return text
     previous = None
     while previous != text:  # a deleted character can bring two composable ones together
@@ -48,6 +48,15 @@ def normalise(text: str) -> str:
         if not unicodedata.is_normalized("NFC", text):
             text = unicodedata.normalize("NFC", _LONG_MARKS.sub(_order_marks, text))
     return text
+
+
+def _is_plain_latin(text: str) -> bool:
+    """True for Latin-1 text that stays as it is: the quick way for most of Europe's text."""
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return not any(char in text for char in "\r\x0b\x0c\x85\xa0\xad")
 
 
 def _change(found: re.Match[str]) -> str:

@@ -39,7 +39,7 @@ _TOKEN = re.compile(
     "|(?:[\u0e40-\u0e44]?[\u0e01-\u0e2e][\u0e30-\u0e3a\u0e45-\u0e4e]*){1,3} ?|.",
     re.DOTALL,
 )
-_CLUSTER = re.compile(r"[\w\s][^\w\s]{0,8}|.", re.DOTALL)
+_CLUSTER = re.compile(r"\s|\w[^\w\s]{0,8}|.", re.DOTALL)
 
 # Ink on a line: x from the page's left edge in thousandths of the em, font, right to left, text.
 Piece = tuple[int, str, bool, str]

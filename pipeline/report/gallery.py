@@ -55,9 +55,8 @@ def choose(summary: Summary) -> list[tuple[str, PagePoint]]:
     sizes = {name: count for name, count in summary.by_class.items() if name in shown.worst}
     chosen = []
     for name in sorted(sorted(sizes, key=lambda name: (-sizes[name], name))[:MAX_CLASSES]):
-        values, counts = (
-            np.concatenate(part) for part in zip(*(shown.curves[key] for key in shown.curves if key[0] == name), strict=True)
-        )
+        curves = [curve for (of, _), curve in shown.curves.items() if of == name]
+        values, counts = (np.concatenate(parts) for parts in zip(*curves, strict=True))
         order = np.argsort(values)
         middle = quantile(values[order], counts[order], 0.5)
         points = [point for point in shown.points if point.text_class == name]

@@ -73,11 +73,8 @@ def cards(summary: Summary, run: RunRecord) -> list[tuple[str, str, str]]:
     if v.ratio and v.paper_ratio:
         out.append(("compression", f"{v.ratio:.2f}×", f"text per context token; {v.paper_ratio:.2f}× without newline rows"))
     if v.precision:
-        sure = (
-            "one page"
-            if v.precision.low is None
-            else f"95 %: {v.precision.low:.2%} to {v.precision.high:.2%}, n = {v.precision.n:,}"
-        )
+        p = v.precision
+        sure = "one page" if p.low is None else f"95%: {p.low:.2%} to {p.high:.2%}, n = {p.n:,}"
         label = "mean precision" if not v.bounds else "mean precision, at most"
         out.append((label, f"{v.precision.mean:.2%}", sure))
         out.append(("exact pages", f"{v.exact_share or 0:.1%}", "read back without a single error"))
@@ -92,33 +89,38 @@ def cards(summary: Summary, run: RunRecord) -> list[tuple[str, str, str]]:
 
 def meaning(summary: Summary) -> list[str]:
     """What the figures say, in plain words."""
-    v, counts = summary.visual, summary.counts
+    v, lost = summary.visual, summary.counts.documents_quarantined
     if not summary.pages:
-        lost = counts.documents_quarantined
         return [
-            "This corpus holds no pages." + (f" All {lost:,} records are quarantined; the reasons stand below." if lost else "")
+            "This corpus holds no pages."
+            + (f" All {lost:,} records of it are quarantined; the reasons stand below." if lost else "")
         ]
     if not v.pages or not v.ratio:
         return ["Every page of this corpus is kept as text: there are no visual tokens, and nothing to read back."]
-    spent = f"{1000 / v.ratio:,.0f} visual tokens" if v.ratio >= 1 else f"{1000 / v.ratio:,.0f} visual tokens, more than it had"
-    first = f"1,000 tokens of text became {spent} on average"
+    became = f"1,000 tokens of text became {1000 / v.ratio:,.0f} visual tokens on average"
     if v.precision is None:
-        first += "; no page was decoded, so how much of it can be read back is not known."
+        return [f"{became}; no page was decoded, so how much of it can be read back is not known.", _price(summary)]
+    wrong = 1 - v.precision.mean
+    if wrong > 0.1:
+        errors = f"gets {wrong:.0%} of the characters wrong"
     else:
-        wrong = 1 - v.precision.mean
-        often = "without an error in any character" if not wrong else f"with about one character in {1 / wrong:,.0f} wrong"
-        first += f", and the decoder reads them back {often}; {v.exact_share or 0:.0%} of the pages come back exactly as written."
-    second = "What shrinks is the context, not the file"
-    if summary.shard_bytes_per_text_token and summary.text_bytes_per_text_token:
-        grows = summary.shard_bytes_per_text_token / summary.text_bytes_per_text_token
-        second = (
-            f"What shrinks is the context that a model spends; on disk these pages take {grows:,.1f} times the bytes of their plain text"
-            if grows > 1
-            else "The context that a model spends shrinks, and so do the bytes on disk"
-        )
-    if v.blank_precision is not None:
-        second += f". From an empty page the same decoder gets {v.blank_precision:.1%}: the rest was read, not guessed"
-    return [first, f"{second}."]
+        errors = f"gets about one character in {1 / wrong:,.0f} wrong" if wrong else "reads every character right"
+    whole = f"{v.exact_share or 0:.0%} of the pages come back exactly as they were written."
+    return [f"{became}; reading them back, the decoder {errors}, and {whole}", _price(summary)]
+
+
+def _price(summary: Summary) -> str:
+    """What it costs in bytes, and what the control says."""
+    grows = (summary.shard_bytes_per_text_token or 0) / (summary.text_bytes_per_text_token or 1)
+    price = f"What shrinks is the context that a model spends; on disk the corpus takes {grows:,.1f} times the bytes of its plain text"
+    if grows <= 1:
+        price = "The context that a model spends shrinks, and so do the bytes on disk"
+    blank = summary.visual.blank_precision
+    return (
+        f"{price}."
+        if blank is None
+        else f"{price}. From an empty page the decoder gets {blank:.1%} right: the rest is reading, not guessing."
+    )
 
 
 def marked(view: PageView, side: str) -> Markup:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 STEPS = 10_000  # precision is counted to 1/STEPS, for quantiles and the bootstrap; means are exact
 DRAWS = 1_000
+_SUMMED = ("num_text_tokens", "num_context_tokens", "num_vision_tokens", "payload_bytes", "text_bytes")
 _SEED = 7
 
 
@@ -67,60 +68,76 @@ class Group:
 
 
 @dataclass
-class Measures:
-    """Sums over pages: a commutative monoid under `+`, so that groups add up to their totals."""
+class Mean:
+    """A mean that can be added to: `value` is None where nothing was."""
 
-    sums: defaultdict[str, float] = field(default_factory=lambda: defaultdict(int))
+    total: float = 0.0
+    n: int = 0
+
+    def __add__(self, other: Mean) -> Mean:
+        return Mean(self.total + other.total, self.n + other.n)
+
+    @property
+    def value(self) -> float | None:
+        return over(self.total, self.n)
+
+
+@dataclass
+class Measures:
+    """Sums over pages. They add up: what is known of two groups is known of both together."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    means: defaultdict[str, Mean] = field(default_factory=lambda: defaultdict(Mean))
     histogram: Counter[int] = field(default_factory=Counter)  # round(precision * STEPS) -> pages
 
     def __add__(self, other: Measures) -> Measures:
-        total = Measures(histogram=self.histogram + other.histogram)
-        for name in self.sums.keys() | other.sums.keys():
-            total.sums[name] = self.sums[name] + other.sums[name]
+        total = Measures(counts=self.counts + other.counts, histogram=self.histogram + other.histogram)
+        for means in (self.means, other.means):
+            for name, mean in means.items():
+                total.means[name] += mean
         return total
 
     def add(self, pages: pa.Table) -> None:
         """Take in pages: columns of the row contract, and `payload_bytes` and `text_bytes` (int64)."""
-        sums = self.sums
-        sums["pages"] += pages.num_rows
-        for name in ("num_text_tokens", "num_context_tokens", "num_vision_tokens", "payload_bytes", "text_bytes"):
-            sums[name] += pc.sum(pages[name]).as_py() or 0
+        self.counts["pages"] += pages.num_rows
+        for name in _SUMMED:
+            self.counts[name] += pc.sum(pages[name]).as_py() or 0
         judged = pages.filter(pc.is_valid(pages["precision"]))
+        self.counts["bounds"] += pc.sum(pc.equal(judged["reason"], "early_stop")).as_py() or 0
         for name in ("precision", "word_precision", "exact", "decoder_passes"):
-            values = judged[name].drop_null()
-            sums[f"{name}_n"] += len(values)
-            sums[name] += float(np.sum(values.to_numpy(), dtype=np.float64))
-        sums["bounds"] += pc.sum(pc.equal(judged["reason"], "early_stop")).as_py() or 0
+            self._average(name, _floats(judged[name].drop_null()))
         control = judged.filter(pc.is_valid(judged["blank_precision"]))
-        blank = control["blank_precision"].to_numpy().astype(np.float64)
-        sums["blank_n"] += len(blank)
-        sums["blank"] += float(blank.sum())
-        sums["blank_gain"] += float((control["precision"].to_numpy() - blank).sum())
-        steps, counts = np.unique(np.rint(judged["precision"].to_numpy().astype(np.float64) * STEPS), return_counts=True)
-        self.histogram.update(dict(zip(steps.astype(int).tolist(), counts.tolist(), strict=True)))
+        blank = _floats(control["blank_precision"])
+        self._average("blank", blank)
+        self._average("blank_gain", _floats(control["precision"]) - blank)
+        steps, pages_at = np.unique(np.rint(_floats(judged["precision"]) * STEPS), return_counts=True)
+        self.histogram.update(dict(zip(steps.astype(int).tolist(), pages_at.tolist(), strict=True)))
+
+    def _average(self, name: str, values: np.ndarray) -> None:
+        self.means[name] += Mean(float(values.sum()), len(values))
 
     def group(self, text_class: str, mode: str) -> Group:
-        s, whole = self.sums, {name: int(value) for name, value in self.sums.items() if float(value).is_integer()}
+        text, context, vision, payload, plain = (self.counts[name] for name in _SUMMED)
         return Group(
             text_class=text_class,
             mode=mode,
-            pages=s["pages"],
-            text_tokens=s["num_text_tokens"],
-            context_tokens=s["num_context_tokens"],
-            vision_tokens=s["num_vision_tokens"],
-            payload_bytes=s["payload_bytes"],
-            text_bytes=s["text_bytes"],
-            ratio=over(s["num_text_tokens"], s["num_context_tokens"]),
-            paper_ratio=over(s["num_text_tokens"], s["num_vision_tokens"]),
-            payload_bytes_per_text_token=over(s["payload_bytes"], s["num_text_tokens"]) if s["payload_bytes"] else None,
+            pages=self.counts["pages"],
+            text_tokens=text,
+            context_tokens=context,
+            vision_tokens=vision,
+            payload_bytes=payload,
+            text_bytes=plain,
+            ratio=over(text, context),
+            paper_ratio=over(text, vision),
+            payload_bytes_per_text_token=over(payload, text) if payload else None,
             precision=self.spread(),
-            bounds=s["bounds"],
-            exact_share=over(s["exact"], s["exact_n"]),
-            word_precision=over(s["word_precision"], s["word_precision_n"]),
-            decoder_passes=over(s["decoder_passes"], s["decoder_passes_n"]),
-            blank_pages=s["blank_n"],
-            blank_precision=over(s["blank"], s["blank_n"]),
-            blank_gain=over(s["blank_gain"], s["blank_n"]),
+            bounds=self.counts["bounds"],
+            exact_share=self.means["exact"].value,
+            word_precision=self.means["word_precision"].value,
+            decoder_passes=self.means["decoder_passes"].value,
+            blank_pages=self.means["blank"].n,
+            blank_precision=self.means["blank"].value,
+            blank_gain=self.means["blank_gain"].value,
         )
 
     def spread(self) -> Spread | None:
@@ -128,7 +145,7 @@ class Measures:
         if not self.histogram:
             return None
         values, counts = self.curve()
-        n, mean = int(counts.sum()), self.sums["precision"] / self.sums["precision_n"]
+        n, mean = int(counts.sum()), self.means["precision"].total / self.means["precision"].n
         low = high = None
         if n > 1:
             draws = np.random.default_rng(_SEED)
@@ -147,6 +164,11 @@ class Measures:
 def over(part: float, whole: float) -> float | None:
     """`part / whole`, or None for a whole of nothing."""
     return part / whole if whole else None
+
+
+def _floats(column: pa.ChunkedArray) -> np.ndarray:
+    """A column without nulls as float64 `[n]`."""
+    return column.to_numpy().astype(np.float64)
 
 
 def quantile(values: np.ndarray, counts: np.ndarray, share: float) -> float:

@@ -46,10 +46,7 @@ def rate_distortion(summary: Summary) -> Markup:
     points = summary.exhibits.points
     if not shown:
         return Markup("")
-    low = min(
-        [point.precision for point in points]
-        + [group.precision.low or group.precision.mean for group in shown if group.precision]
-    )
+    low = min(point.precision for point in points)
     ratios = [point.ratio for point in points] + [group.ratio for group in shown if group.ratio]
     frame = _Frame(680, 420, x=_round_ticks(0, max(ratios) * 1.04), y=_ticks_from(low))
     colour, path = colours(summary), _paths(summary)
@@ -76,27 +73,27 @@ def survival(summary: Summary, mode: str) -> Markup:
     low = min(float(values[0]) for (values, _) in summary.exhibits.curves.values())
     ticks = _ticks_from(low)
     frame = _Frame(340, 260, x=[_stretch(tick) for tick in ticks], y=[0, 0.25, 0.5, 0.75, 1], y_stretched=False)
-    lines = []
-    for name, (values, counts) in curves.items():
-        share = 1 - np.concatenate(([0], np.cumsum(counts)[:-1])) / counts.sum()
-        steps = [f"M{frame.left},{frame.y(1):.1f}"]
-        steps += [
-            f"H{frame.x(_stretch(value)):.1f}V{frame.y(after):.1f}" for value, after in zip(values, [*share[1:], 0], strict=True)
-        ]
-        label = f"{escape(name)}: {counts.sum():,} pages"
-        lines.append(
-            f'<path class="line" style="stroke:{colours(summary)[name]}" d="{"".join(steps)}"><title>{label}</title></path>'
-        )
+    lines = [_stairs(frame, name, curve, colours(summary)[name]) for name, curve in curves.items()]
     spaced = [(_percent(tick), _stretch(tick)) for tick in _apart(ticks, frame)]
     body = frame.axes("precision of at least", spaced) + "".join(lines)
     return _svg(340, 260, f"Share of pages of mode {mode} that reach a precision", body)
+
+
+def _stairs(frame: _Frame, name: str, curve: tuple[np.ndarray, np.ndarray], colour: str) -> str:
+    """The share of a class's pages at or above each precision, as a line."""
+    values, counts = curve
+    after = 1 - np.cumsum(counts) / counts.sum()  # above each value
+    steps = "".join(f"H{frame.x(_stretch(value)):.1f}V{frame.y(share):.1f}" for value, share in zip(values, after, strict=True))
+    start = f"M{frame.left},{frame.y(1):.1f}"
+    title = f"<title>{escape(name)}: {counts.sum():,} pages</title>"
+    return f'<path class="line" style="stroke:{colour}" d="{start}{steps}">{title}</path>'
 
 
 class _Frame:
     """The rectangle that data is drawn in: `x` and `y` map data to pixels."""
 
     def __init__(self, width: int, height: int, x: Sequence[float], y: Sequence[float], y_stretched: bool = True) -> None:
-        self.left, self.right, self.top, self.bottom = 52, width - 14, 14, height - 46
+        self.left, self.right, self.top, self.bottom = 52, width - 22, 14, height - 46
         self.x_ticks, self.y_ticks, self._stretched = x, y, y_stretched
         self._y_range = (_stretch(y[0]), _stretch(y[-1])) if y_stretched else (y[0], y[-1])
 
@@ -125,19 +122,18 @@ class _Frame:
 
 
 def _mark(frame: _Frame, group: Group, colour: str, path: str) -> str:
-    assert group.precision and group.ratio
-    x, y = frame.x(group.ratio), frame.y(_stretch(group.precision.mean))
+    spread = group.precision
+    assert spread and group.ratio
+    x, y = frame.x(group.ratio), frame.y(_stretch(spread.mean))
     interval = whisker = ""
-    if group.precision.low is not None and group.precision.high is not None:
-        top, bottom = frame.y(_stretch(group.precision.high)), frame.y(_stretch(group.precision.low))
-        whisker = (
-            f'<path class="whisker" style="stroke:{colour}" d="M{x:.1f},{top:.1f}V{bottom:.1f}m-4,0h8M{x - 4:.1f},{top:.1f}h8"/>'
-        )
-        interval = f", 95 % interval {group.precision.low:.2%} to {group.precision.high:.2%}"
+    if spread.low is not None and spread.high is not None:
+        top, bottom = frame.y(_stretch(spread.high)), frame.y(_stretch(spread.low))
+        whisker = f'<path class="whisker" style="stroke:{colour}" d="M{x - 4:.1f},{top:.1f}h8m-4,0V{bottom:.1f}m-4,0h8"/>'
+        interval = f", 95% interval {spread.low:.2%} to {spread.high:.2%}"
     bound = "at most " if group.bounds else ""
     title = (
-        f"{escape(group.text_class)}, {escape(group.mode)}: {bound}{group.precision.mean:.2%} at {group.ratio:.2f}×, "
-        f"{group.precision.n:,} pages{interval}"
+        f"{escape(group.text_class)}, {escape(group.mode)}: {bound}{spread.mean:.2%} at {group.ratio:.2f}×, "
+        f"{spread.n:,} pages{interval}"
     )
     shape = f'<path class="mark" style="fill:{colour}" d="{path}" transform="translate({x:.1f},{y:.1f})"/>'
     return f"<g>{whisker}{shape}<title>{title}</title></g>"
@@ -182,7 +178,7 @@ def _round_ticks(low: float, high: float) -> list[float]:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.4g} %"
+    return f"{100 * value:.4g}%"
 
 
 def _svg(width: int, height: int, label: str, body: str, kind: str = "plot") -> Markup:

@@ -29,28 +29,6 @@ _MEASURED = [
     *("codec", "codec_revision", "fingerprint", "token_dtype"),
     *("precision", "word_precision", "exact", "decoder_passes", "blank_precision"),
 ]
-    "page_id",
-    "text",
-    "text_class",
-    "tier",
-    "mode",
-    "status",
-    "reason",
-    "num_text_tokens",
-    "num_context_tokens",
-    "num_vision_tokens",
-    "token_dim",
-    "token_dtype",
-    "codec",
-    "codec_revision",
-    "fingerprint",
-    "text_tokenizer",
-    "precision",
-    "word_precision",
-    "exact",
-    "decoder_passes",
-    "blank_precision",
-]
 _MAKERS = ("codec", "codec_revision", "fingerprint", "token_dtype")
 
 
@@ -209,14 +187,14 @@ class _Census:
 
     def summary(self, store: ObjectStore, snapshot: Snapshot) -> Summary:
         def cost(measures: Measures) -> float:  # of a page; pages kept as text last
-            return measures.sums["num_vision_tokens"] / measures.sums["pages"] or float("inf")
+            return measures.counts["num_vision_tokens"] / measures.counts["pages"] or float("inf")
 
         by_mode: dict[str, Measures] = {}
         for (_, mode), measures in sorted(self.measures.items()):
             by_mode[mode] = by_mode.get(mode, Measures()) + measures
         modes = sorted(by_mode, key=lambda mode: (cost(by_mode[mode]), mode))
         keys = sorted(self.measures, key=lambda key: (key[0], modes.index(key[1])))
-        everything = sum(by_mode.values(), Measures()).sums
+        everything = sum(by_mode.values(), Measures()).counts
         visual = sum((measures for mode, measures in by_mode.items() if mode != TEXT_TIER), Measures()).group("all", "all")
         as_text = everything["num_text_tokens"] - visual.text_tokens
         shard_bytes = sum(shard.bytes for unit in snapshot.units for shard in unit.shards)

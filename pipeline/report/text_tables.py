@@ -19,7 +19,8 @@ _STYLES = {"delete": "red strike", "insert": "green underline", "replace": "yell
 
 def summary_table(summary: Summary) -> RenderableType:
     """The figures by class and mode, and below them the counts of what there is."""
-    table = Table(title=f"{_plain(summary.corpus)}  snapshot {summary.snapshot}", title_justify="left", pad_edge=False, box=None)
+    title = Text(f"{_plain(summary.corpus)}  snapshot {summary.snapshot}", "bold")
+    table = Table(title=title, title_justify="left", pad_edge=False, box=None)
     for name in ("class", "mode"):
         table.add_column(name)
     for name in ("pages", "ratio", "precision", "95 %", "median", "worst 5 %", "exact", "words", "passes", "blank", "B/token"):
@@ -74,12 +75,12 @@ def _visible(text: str) -> str:
     return printable(text).replace(" ", "·").replace("\n", "⏎\n").replace("\t", "⇥\t")
 
 
-def _cells(group: Group) -> list[str]:
+def _cells(group: Group) -> list[Text | str]:
     spread = group.precision
     interval = "–" if spread is None or spread.low is None or spread.high is None else f"{spread.low:.1%}–{spread.high:.1%}"
     bound = "≤ " if group.bounds else ""
     return [
-        Text(_plain(group.mode)).plain,
+        Text(_plain(group.mode)),
         f"{group.pages:,}",
         _number(group.ratio, 2, "×"),
         bound + _share(spread.mean if spread else None, 2),
@@ -99,11 +100,9 @@ def _counts(summary: Summary) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column()
-    documents = (
-        f"{c.documents_committed:,} of {c.documents_in:,}  quarantined {c.documents_quarantined:,}  duplicates {c.duplicates:,}"
-    )
+    left_out = f"quarantined {c.documents_quarantined:,}  duplicates {c.duplicates:,}"
     lines = {
-        "documents": documents,
+        "documents": f"{c.documents_committed:,} of {c.documents_in:,}  {left_out}",
         "pages": f"{summary.pages:,}  quarantined {c.pages_quarantined:,}",
         "tier": _listed(summary.by_tier),
         "status": _listed(summary.by_status),

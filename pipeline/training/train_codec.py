@@ -12,6 +12,7 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline import config as configs
 from pipeline.codecs.embedded.architecture import TOKEN_DIM, fresh_model
 from pipeline.codecs.embedded.vocabulary import BOS, FIRST_GRID, GRIDS
 from pipeline.codecs.modes import MODES
@@ -41,8 +43,8 @@ class Blend:
 class TrainConfig:
     """Everything a training run depends on."""
 
-    text: str
-    out: str
+    text: str = ""
+    out: str = ""
     seed: int = 0
     steps: int = 10_000
     learning_rate: float = 1e-3
@@ -57,6 +59,18 @@ class TrainConfig:
     log_every: int = 20
     device: str = "cpu"
     compile: bool = True
+
+
+def load_config(preset: str, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The training configuration of a preset.
+
+    Raises:
+        ConfigError: for an unknown setting, a wrong type, or no blend.
+    """
+    config = configs.load(preset, overrides, TrainConfig)
+    if not config.blends or not config.out:
+        raise configs.ConfigError("a training preset needs `out` and at least one [[blends]] with grid, mode, weight and pages")
+    return config
 
 
 class Trainee(torch.nn.Module):

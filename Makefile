@@ -1,0 +1,36 @@
+# make demo: two minutes of installing, then the main job on the sample corpus. make test: everything a bare machine can check.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check bench install clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/palimpsest run demo
+	$(BIN)/palimpsest inspect demo/corpus
+	$(BIN)/palimpsest report demo/corpus --out demo/report.html
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy pipeline jobs
+	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_config.py tests/test_grid.py tests/test_fidelity.py
+
+bench: install
+	$(BIN)/palimpsest bench render
+	$(BIN)/palimpsest bench encode
+	$(BIN)/palimpsest bench verify
+	$(BIN)/palimpsest bench run
+
+clean:
+	rm -rf demo

@@ -1,0 +1,313 @@
+"""`palimpsest`: the commands. Each one parses, calls one function of the pipeline, and prints what it returns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline import console
+from pipeline.console import FINDINGS, explained, out, pairs, print_json
+
+app = typer.Typer(
+    name="palimpsest",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Text corpora in, verified visual-token training data out.\n\n"
+    "Exit codes: 0 done, 1 failed, 2 usage, 3 finished with findings.",
+)
+bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine: render, encode, verify, run.")
+app.add_typer(bench_app, name="bench")
+
+Preset = Annotated[str, typer.Argument(help="Name of a preset (see `palimpsest presets`) or path of a TOML file.")]
+Corpus = Annotated[str, typer.Argument(help="The corpus: a directory.")]
+Sources = Annotated[list[str] | None, typer.Option("--source", "-s", help="File, folder, glob or URI; may be repeated.")]
+Out = Annotated[str | None, typer.Option("--out", "-o", help="The corpus to write.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: section.key=value; may be repeated.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Share = Annotated[float, typer.Option(help="Share of the pages, chosen by page id.")]
+
+
+@app.callback()
+def _start() -> None:
+    console.quiet_libraries()
+
+
+def _config(preset: str, overrides: list[str] | None, sources: list[str] | None = None, target: str | None = None) -> Any:
+    from dataclasses import replace
+
+    from pipeline.config import load
+
+    config = load(preset, overrides or ())
+    return replace(config, sources=tuple(sources) if sources else config.sources, out=target or config.out)
+
+
+@app.command()
+def run(
+    preset: Preset = "local",
+    source: Sources = None,
+    target: Out = None,
+    overrides: Set = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration and the plan; write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Turn a corpus of text into verified visual-token shards.
+
+    A second run over the same sources does nothing; an interrupted one goes on where it stopped.
+
+        palimpsest run local --source books/ --out corpora/books
+
+        palimpsest run local -s 'logs/*.jsonl.gz' -o corpora/logs --set tiers.mode=small --set layout.grid=80x40
+    """
+    from pipeline.run import plan_only, run as run_job
+
+    with explained():
+        config = _config(preset, overrides, source, target)
+        if dry_run:
+            planned = plan_only(config)
+            print_json(planned) if as_json else out.print(pairs("plan (nothing was written)", planned))
+            return
+        with console.RunProgress() as progress:
+            result = run_job(config, progress)
+    if as_json:
+        print_json(result.to_json())
+        return
+    if not result.units_new:
+        out.print(f"Nothing to do: all {result.units_done} units are in snapshot {result.snapshot} of {result.out}.")
+        return
+    _print_run(result)
+
+
+def _print_run(result: Any) -> None:
+    fresh = result.fresh
+    ratio = fresh.text_tokens / fresh.context_tokens if fresh.context_tokens else 0.0
+    values = {
+        "snapshot": result.snapshot,
+        "units": f"{result.units_new} new, {result.units_done} were done before",
+        "documents": f"{fresh.documents_in:,} in = {fresh.documents_committed:,} committed + "
+        f"{fresh.documents_quarantined:,} quarantined + {fresh.duplicates:,} duplicates",
+        "pages": f"{fresh.pages_committed:,} of {fresh.pages_in:,}",
+        "tokens": f"{fresh.text_tokens:,} of text in {fresh.context_tokens:,} of context ({ratio:.1f}x)",
+        "speed": f"{result.pages_per_second:.1f} pages/s, {result.seconds:.1f} s ({result.total_seconds:.1f} s with start-up)",
+    }
+    if result.reasons:
+        values["quarantine"] = ", ".join(f"{reason} {count}" for reason, count in sorted(result.reasons.items()))
+    out.print(pairs(f"run {result.run_id}", values))
+    out.print(f"\nSee it: palimpsest report {result.out}")
+
+
+@app.command()
+def verify(
+    corpus: Corpus,
+    share: Share = 1.0,
+    storage: Annotated[list[str] | None, typer.Option(help="Also measure the decode loss of this token storage: bf16, int8.")] = None,
+    overrides: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Decode again what is really stored, and compare with the recorded verdicts.
+
+        palimpsest verify corpora/books --share 0.1
+
+        palimpsest verify corpora/books --storage bf16 --storage int8 --json
+    """
+    from pipeline.reverify import open_and_reverify, result_tables
+
+    with explained():
+        result = open_and_reverify(corpus, overrides or (), share=share, storages=tuple(storage or ()))
+    if as_json:
+        print_json(result.to_json())
+    else:
+        for table in result_tables(result):
+            out.print(table)
+    if result.findings:
+        raise typer.Exit(FINDINGS)
+
+
+@app.command()
+def inspect(
+    corpus: Corpus,
+    page_id: Annotated[str | None, typer.Argument(help="A page: shows its text, what was read, and the difference.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Write the page's image to this PNG file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Counts by tier, status and class; or one page.
+
+        palimpsest inspect corpora/books
+
+        palimpsest inspect corpora/books 3f2a --image page.png
+    """
+    from pipeline.inspection import inspect_corpus, inspect_page
+
+    with explained():
+        shown = inspect_page(corpus, page_id, image) if page_id else inspect_corpus(corpus)
+    print_json(shown.to_json()) if as_json else out.print(shown.table())
+
+
+@app.command()
+def report(
+    corpus: Corpus,
+    target: Annotated[Path | None, typer.Option("--out", "-o", help="The HTML file; by default into the corpus's newest run.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a self-contained HTML page: precision against compression, a gallery, differences, the quarantine.
+
+        palimpsest report corpora/books --out books.html
+    """
+    from pipeline.inspection import write_report
+
+    with explained():
+        path = write_report(corpus, target)
+    print_json({"report": path}) if as_json else out.print(path)
+
+
+@app.command()
+def fsck(corpus: Corpus, as_json: Json = False) -> None:
+    """Check every promise of a corpus: records, hashes, rows, orphans.
+
+        palimpsest fsck corpora/books
+    """
+    from dataclasses import asdict
+
+    from pipeline.store.corpus import open_corpus
+    from pipeline.store.fsck import fsck as check
+    from pipeline.store.object_store import open_store
+
+    with explained():
+        store = open_store(corpus)
+        open_corpus(store)
+        found = check(store)
+    errors = [finding for finding in found if finding.severity == "error"]
+    if as_json:
+        print_json([asdict(finding) for finding in found])
+    else:
+        for finding in found:
+            out.print(f"{finding.severity}: {finding.key}: {finding.what}", markup=False)
+        out.print(f"{len(errors)} errors, {len(found) - len(errors)} warnings")
+    if errors:
+        raise typer.Exit(FINDINGS)
+
+
+@app.command()
+def gc(
+    corpus: Corpus,
+    unused_days: Annotated[float, typer.Option(help="Remove what nothing has needed for this many days.")] = 7.0,
+    delete: Annotated[bool, typer.Option("--delete", help="Really delete; without it, only list.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove what no snapshot needs: a dry run unless --delete is given.
+
+        palimpsest gc corpora/books --unused-days 30 --delete
+    """
+    from dataclasses import asdict
+    from datetime import timedelta
+
+    from pipeline.store.corpus import open_corpus
+    from pipeline.store.gc import gc as collect
+    from pipeline.store.object_store import open_store
+
+    with explained():
+        store = open_store(corpus)
+        open_corpus(store)
+        removals = collect(store, unused_for=timedelta(days=unused_days), delete=delete)
+    if as_json:
+        print_json([asdict(removal) for removal in removals])
+        return
+    for removal in removals:
+        out.print(f"{'removed' if delete else 'would remove'} {removal.key}: {removal.why}", markup=False)
+    out.print(f"{len(removals)} objects{'' if delete else ' (dry run; --delete removes them)'}")
+
+
+@app.command()
+def presets(as_json: Json = False) -> None:
+    """List the presets that come with Palimpsest."""
+    from pipeline.config import presets_folder
+
+    found = {}
+    for path in sorted(presets_folder().glob("*.toml")):
+        found[path.stem] = path.read_text("utf-8").partition("\n")[0].lstrip("# ")
+    print_json(found) if as_json else out.print(pairs("presets", found))
+
+
+@app.command("train-codec")
+def train_codec(
+    preset: Preset = "codec-cpu",
+    overrides: Set = None,
+    export: Annotated[Path | None, typer.Option(help="Only write the checkpoint of the training state to this folder.")] = None,
+) -> None:
+    """Train the embedded codec; resumes from its last saved state.
+
+        palimpsest train-codec codec-cpu --set text=codec_text.jsonl --set out=training/codec
+
+        palimpsest train-codec codec-cpu --set out=training/codec --export pipeline/codecs/embedded/weights
+    """
+    from pipeline.training.train_codec import load_config, train
+
+    with explained():
+        config = load_config(preset, overrides or ())
+        if export:
+            from pipeline.training.export_codec import export as write
+
+            print_json(write(Path(config.out) / "state.pt", export))
+            return
+        train(config)
+
+
+@bench_app.command("render")
+def bench_render(seconds: Annotated[float, typer.Option(help="Time per measurement.")] = 2.0, as_json: Json = False) -> None:
+    """Pages per second of our renderer and of Pillow's, on the same pages.
+
+        palimpsest bench render --seconds 5 --json
+    """
+    from pipeline.bench.render import bench_render as measure
+
+    _bench("render", measure(seconds=seconds), as_json)
+
+
+@bench_app.command("encode")
+def bench_encode(overrides: Set = None, as_json: Json = False) -> None:
+    """Pages per second of the encoder, by mode and batch size."""
+    from pipeline.bench.encode import bench_encode as measure
+
+    with explained():
+        result = measure(_config("local", overrides))
+    _bench("encode", result, as_json)
+
+
+@bench_app.command("verify")
+def bench_verify(pages: Annotated[int, typer.Option(help="Pages to decode.")] = 8, overrides: Set = None, as_json: Json = False) -> None:
+    """Drafted exact decoding beside plain `generate`: passes, wall time, identity of the outputs."""
+    from pipeline.bench.verify import bench_verify as measure
+
+    with explained():
+        result = measure(_config("local", overrides), pages=pages)
+    _bench("verify", result, as_json)
+
+
+@bench_app.command("run")
+def bench_run(pages: Annotated[int, typer.Option(help="Pages to process.")] = 256, overrides: Set = None, as_json: Json = False) -> None:
+    """Pages per second through Ray to committed shards, over the bare loop in one process."""
+    from pipeline.bench.run import bench_run as measure
+
+    with explained():
+        result = measure(_config("local", overrides), pages=pages)
+    _bench("run", result, as_json)
+
+
+def _bench(theme: str, result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(result)
+        return
+    from pipeline.bench.machine import table_of
+
+    out.print(table_of(theme, result))
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""What commands say: results to stdout as a table or JSON, everything else to stderr, and four exit codes.
+
+    0  done
+    1  failed: nothing was published, or the command could not finish
+    2  usage: an unknown setting, a source or corpus that is not there
+    3  findings: the command finished and found something wrong
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+DONE, FAILED, USAGE, FINDINGS = 0, 1, 2, 3
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' own progress and advice off the terminal; their warnings and errors stay."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn the errors that a user can mend into one line and an exit code; a bug keeps its traceback."""
+    from pipeline.run import RunFailed
+    from pipeline.store.object_store import StoreError
+
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        err.print(f"[bold red]error:[/] {_plain(error)}")
+        raise typer.Exit(USAGE) from error
+    except (RunFailed, StoreError) as error:
+        err.print(f"[bold red]failed:[/] {_plain(error)}")
+        raise typer.Exit(FAILED) from error
+    except KeyboardInterrupt as error:
+        err.print("stopped; what was committed is kept, the same command goes on from there")
+        raise typer.Exit(FAILED) from error
+
+
+def _plain(error: BaseException) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))
+
+
+def print_json(value: Any) -> None:
+    """One JSON value to stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def pairs(title: str, values: Mapping[str, Any]) -> Table:
+    """A two-column table."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column()
+    for name, value in values.items():
+        table.add_row(name, str(value))
+    return table
+
+
+class RunProgress:
+    """The live line of a run: pages, pages/s, units and an estimate, on stderr; a line every ten seconds where that is no terminal."""
+
+    def __init__(self, enabled: bool = True) -> None:
+        self._live = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[said]}"),
+            TimeElapsedColumn(),
+            console=err,
+            disable=not (enabled and err.is_terminal),
+        )
+        self._enabled = enabled
+        self._task = self._live.add_task("planning", total=None, said="")
+        self._next_line = time.monotonic() + 10
+
+    def __enter__(self) -> RunProgress:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def __call__(self, progress: Any) -> None:
+        rate = progress.pages / progress.seconds if progress.seconds else 0.0
+        said = f"{progress.pages:,} pages  {rate:,.1f} pages/s  {progress.units}/{progress.units_total} units"
+        if progress.bytes and progress.bytes_total > progress.bytes:
+            left = progress.seconds * (progress.bytes_total - progress.bytes) / progress.bytes
+            said += f"  about {left:,.0f} s left"
+        if progress.quarantined:
+            said += f"  {progress.quarantined:,} quarantined"
+        self._live.update(self._task, description="running", total=progress.units_total, completed=progress.units, said=said)
+        if self._enabled and not err.is_terminal and time.monotonic() > self._next_line:
+            self._next_line = time.monotonic() + 10
+            err.print(f"{progress.seconds:6.0f} s  {said}")
