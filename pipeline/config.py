@@ -118,7 +118,7 @@ class PlacementConfig:
         gpus_per_worker: GPUs of each model actor (0 for none).
         cpus_per_worker: CPUs that Ray reserves for each model actor.
         threads_per_worker: threads of each model actor; 0 leaves it to PyTorch.
-        encode_batch, verify_batch: pages per call of the model.
+        encode_batch, verify_batch: pages per call of the model on a GPU; a CPU takes one by one.
         render_batch: pages per image block.
         shard_batch: pages that a shard gathers at most.
         object_store_bytes: size of a local Ray's object store; 0 leaves it to Ray.

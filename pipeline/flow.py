@@ -1,7 +1,7 @@
 """The flow: chains the stages over Ray Data. The only file that imports ray.
 
-Read, Paginate and Render are CPU tasks, which Ray fuses; Encode and Verify are actors that keep a model; Write is a task that puts
-shards into the store. The driver sees only the WRITTEN rows: which shards a block became, and the counts.
+Read, Paginate and Render are CPU tasks, which Ray fuses; Encode and Verify are actors that keep a model; Write is a task that
+puts shards into the store. The driver sees only the WRITTEN rows: which shards a block became, and the counts.
 """
 
 from __future__ import annotations
@@ -70,28 +70,28 @@ def run_units(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = False
-    placement = config.placement
-    model = {
-        "num_cpus": placement.cpus_per_worker,
-        "num_gpus": placement.gpus_per_worker or None,
-        "batch_format": "pyarrow",
-        "zero_copy_batch": True,
+    place = config.placement
+    table = pa.table({"unit": [planned.to_json() for planned in units]}, schema=UNITS)
+    read, paginate, render = Read(config.source), Paginate(config, grid, px), Render(grid, px)
+    write = Write(config.out, config.storage.row_group_bytes)
+    tables: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
+    reading: dict[str, Any] = {**tables, "batch_size": None, "num_cpus": 0.5, "compute": TaskPoolStrategy(place.read_tasks)}
+    drawing = {**reading, "compute": TaskPoolStrategy(place.render_tasks)}
+    model: dict[str, Any] = {
+        **tables,
+        "batch_size": place.render_batch,
+        "num_cpus": place.cpus_per_worker,
+        "num_gpus": place.gpus_per_worker or None,
         "fn_constructor_args": (config, fingerprint),
     }
-    tasks = {"batch_format": "pyarrow", "zero_copy_batch": True}
-    table = pa.table({"unit": [planned.to_json() for planned in units]}, schema=UNITS)
     data = (
         ray.data.from_arrow([table.slice(at, 1) for at in range(table.num_rows)])
-        .map_batches(Read(config.source).__call__, batch_size=None, compute=TaskPoolStrategy(placement.read_tasks), num_cpus=0.5, **tasks)
-        .map_batches(
-            Paginate(config, grid, px).__call__, batch_size=None, compute=TaskPoolStrategy(placement.render_tasks), num_cpus=0.5, **tasks
-        )
-        .map_batches(
-            Render(grid, px).__call__, batch_size=None, compute=TaskPoolStrategy(placement.render_tasks), num_cpus=0.5, **tasks
-        )
-        .map_batches(Encode, batch_size=placement.render_batch, compute=ActorPoolStrategy(size=placement.encode_workers), **model)
-        .map_batches(Verify, batch_size=placement.render_batch, compute=ActorPoolStrategy(size=placement.verify_workers), **model)
-        .map_batches(Write(config.out, config.storage.row_group_bytes).__call__, batch_size=placement.shard_batch, num_cpus=0.25, **tasks)
+        .map_batches(read.__call__, **reading)
+        .map_batches(paginate.__call__, **drawing)
+        .map_batches(render.__call__, **drawing)
+        .map_batches(Encode, compute=ActorPoolStrategy(size=place.encode_workers), **model)
+        .map_batches(Verify, compute=ActorPoolStrategy(size=place.verify_workers), **model)
+        .map_batches(write.__call__, batch_size=place.shard_batch, num_cpus=0.25, **tables)
     )
     for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for row in batch.to_pylist():

@@ -19,17 +19,17 @@ from typing import Any
 
 from pipeline import config as configs
 from pipeline.config import JobConfig
-from pipeline.pages.pagination import layout_fingerprint
 from pipeline.pages.grid import Grid
-from pipeline.plan import Plan, make_plan, slice_name
+from pipeline.pages.pagination import layout_fingerprint
+from pipeline.plan import Plan, make_plan, publishable, source_uri
 from pipeline.sources.listing import expand
 from pipeline.sources.tables import plan_units
 from pipeline.store.corpus import create_corpus
 from pipeline.store.object_store import ObjectStore, open_store, probe
-from pipeline.store.snapshots import Snapshot, latest, publish, superseded
+from pipeline.store.snapshots import Snapshot, latest, publish
 from pipeline.store.stable_json import to_bytes
 from pipeline.store.units import CommitRecord, Counts
-from pipeline.tally import Tally
+from pipeline.tally import Tally, UnreadSource
 
 
 class RunFailed(RuntimeError):
@@ -70,6 +70,8 @@ class RunResult:
     Attributes:
         snapshot: the corpus's newest snapshot.
         units_done, units_new: found committed, and processed now.
+        units_waiting: committed, but not published before the sources that they rely on can be read.
+        unread: sources that could not be read as they were listed; the next run tries them again.
         counts: of all units that this run's sources hold.
         fresh: of the units processed now.
         seconds: wall time of the processing, Ray's start and planning left out; `total_seconds` has them.
@@ -80,6 +82,8 @@ class RunResult:
     snapshot: int
     units_done: int
     units_new: int
+    units_waiting: int
+    unread: tuple[UnreadSource, ...]
     counts: Counts
     fresh: Counts
     reasons: dict[str, int]
@@ -133,7 +137,7 @@ def plan_only(config: JobConfig) -> dict[str, Any]:
     items = expand(config.sources, config.source)
     units = [unit for item in items for unit in plan_units(item, config.source)]
     held = _published(config.out)
-    known = sum((unit.object.version, slice_name(unit), prepared.fingerprint) in held for unit in units)
+    known = sum((source_uri(unit), unit.object.version, unit.slice, prepared.fingerprint) in held for unit in units)
     return {
         "sources": len(items),
         "bytes": sum(item.size for item in items),
@@ -148,10 +152,11 @@ def plan_only(config: JobConfig) -> dict[str, Any]:
     }
 
 
-def _published(out: str) -> set[tuple[str, str, str]]:
-    """Version, slice and fingerprint of the units in the newest snapshot of a corpus that may not exist yet."""
+def _published(out: str) -> set[tuple[str, str, str, str]]:
+    """Source, version, slice and fingerprint of the units in the newest snapshot of a corpus that may not exist yet."""
     snapshot = latest(open_store(out)) if out else None
-    return {(unit.source_version, unit.slice, unit.fingerprint) for unit in (snapshot.units if snapshot else ())}
+    units = snapshot.units if snapshot else ()
+    return {(unit.source_uri, unit.source_version, unit.slice, unit.fingerprint) for unit in units}
 
 
 def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: None) -> RunResult:
@@ -182,39 +187,52 @@ def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: 
         index = flow.index_units(config.source)
         plan = make_plan(store, base, config.sources, config.source, prepared.fingerprint, index)
         progress = Progress(units_total=len(plan.todo), bytes_total=plan.bytes)
-        records, reasons = _process(plan, prepared, store, run_id, progress, watch) if plan.todo else ([], Counter())
+        work = _process(plan, prepared, store, run_id, progress, watch) if plan.todo else Work()
     seconds = progress.seconds
-    fresh = sum((record.counts for record in records), Counts())
+    fresh = sum((record.counts for record in work.records), Counts())
     counts = sum((record.counts for record in plan.done), fresh)
-    _refuse_quarantine(counts, reasons, config.limits.quarantine_share)
-    snapshot = _publish(store, base, run_id, [*plan.done, *records])
+    _refuse_quarantine(counts, work, config.limits.quarantine_share)
+    records = [*plan.done, *work.records]
+    ready = publishable(store, base, records, {source.source_uri for source in work.unread})
+    snapshot = _publish(store, base, run_id, ready, prepared)
     result = RunResult(
         run_id=run_id,
         out=config.out,
         snapshot=snapshot.number,
         units_done=len(plan.done),
-        units_new=len(records),
+        units_new=len(work.records),
+        units_waiting=len(records) - len(ready),
+        unread=tuple(work.unread),
         counts=counts,
         fresh=fresh,
-        reasons=dict(reasons),
+        reasons=dict(work.reasons),
         seconds=round(seconds, 3),
         total_seconds=round(time.monotonic() - began, 3),
     )
-    if records:
+    if plan.todo or snapshot.run_id == run_id:
         record_run(store, prepared, result)
     return result
 
 
+@dataclass
+class Work:
+    """What the processing of a plan brought forth; `reasons` counts quarantined documents."""
+
+    records: list[CommitRecord] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    unread: list[UnreadSource] = field(default_factory=list)
+
+
 def _process(
     plan: Plan, prepared: Prepared, store: ObjectStore, run_id: str, progress: Progress, watch: Callable[[Progress], None]
-) -> tuple[list[CommitRecord], Counter[str]]:
+) -> Work:
     from pipeline import flow
 
-    tally, records, reasons = Tally(plan.todo), [], Counter[str]()
+    tally, work = Tally(plan.todo), Work()
     watch(progress)
     for row in flow.run_units(plan.todo, prepared.config, prepared.grid, prepared.px, prepared.fingerprint):
         if row["kind"] == "quarantined":
-            reasons[row["payload"]["reason"]] += 1
+            work.reasons[row["payload"]["reason"]] += 1
             progress.quarantined += 1
         elif row["kind"] == "written":
             for name in ("pages", "text_tokens", "context_tokens"):
@@ -222,37 +240,54 @@ def _process(
             progress.documents += row["payload"]["first_pages"]
         complete = tally.add(row)
         if complete:
-            records.append(complete.commit(store, run_id, prepared.fingerprint))
+            if complete.unread:
+                work.unread.append(complete.unread)
+            else:
+                work.records.append(complete.commit(store, run_id, prepared.fingerprint))
             progress.units += 1
-            progress.bytes += complete.planned.unit.object.size
+            progress.bytes += complete.planned.bytes
         watch(progress)
     if len(tally):
         raise AssertionError("the flow ended, but units are incomplete: " + "; ".join(tally.unfinished()))
-    return records, reasons
+    return work
 
 
-def _refuse_quarantine(counts: Counts, reasons: Counter[str], limit: float) -> None:
-    share = counts.documents_quarantined / max(1, counts.documents_in)
+def _refuse_quarantine(counts: Counts, work: Work, limit: float) -> None:
+    """A source that could not be read counts as one document."""
+    lost = counts.documents_quarantined + len(work.unread)
+    documents = counts.documents_in + len(work.unread)
+    share = lost / max(1, documents)
     if share > limit:
-        named = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common()) or "see the quarantine"
+        named = ", ".join(f"{reason} {count}" for reason, count in work.reasons.most_common()) or "see the quarantine"
         raise RunFailed(
-            f"{counts.documents_quarantined} of {counts.documents_in} documents ({share:.1%}) are quarantined, more than "
-            f"limits.quarantine_share = {limit:.1%}: {named}. Nothing was published; the work is kept. Mend the sources, or raise "
-            f"the limit and run again"
+            f"{lost} of {documents} documents ({share:.1%}) are quarantined, more than "
+            f"limits.quarantine_share = {limit:.1%}: {named}. Nothing was published; the work is kept. Mend the sources, or "
+            f"raise the limit and run again"
         )
 
 
-def _publish(store: ObjectStore, base: Snapshot | None, run_id: str, records: list[CommitRecord]) -> Snapshot:
-    return publish(store, run_id, records, drop=superseded(base, records))
+def _publish(store: ObjectStore, base: Snapshot | None, run_id: str, records: list[CommitRecord], prepared: Prepared) -> Snapshot:
+    """Publish the units of whole sources in place of what the snapshot holds of these sources."""
+    ours = {record.unit_id for record in records}
+    sources = {record.source_uri for record in records}
+    theirs = {unit.unit_id: unit.source_uri for unit in (base.units if base else ())}
+    drop = {name for name, source in theirs.items() if source in sources and name not in ours}
+    if base and not drop and ours <= theirs.keys():
+        return base
+    record_configuration(store, prepared, run_id)
+    return publish(store, run_id, records, drop=drop)
+
+
+def record_configuration(store: ObjectStore, prepared: Prepared, run_id: str) -> None:
+    """Write the configuration and the environment into `runs/<run_id>/`: before the snapshot, which is read with them."""
+    store.put(f"runs/{run_id}/config.toml", configs.to_toml(prepared.config).encode())
+    store.put(f"runs/{run_id}/environment.json", to_bytes(environment()))
 
 
 def record_run(store: ObjectStore, prepared: Prepared, result: RunResult) -> None:
-    """Write `runs/<run_id>/`: the configuration, the environment, and what was done."""
-    folder = f"runs/{result.run_id}"
-    store.put(f"{folder}/config.toml", configs.to_toml(prepared.config).encode())
-    store.put(f"{folder}/environment.json", to_bytes(environment()))
+    """Write into `runs/<run_id>/` what was done."""
     named = {"codec": prepared.codec, "codec_revision": prepared.revision, "fingerprint": prepared.fingerprint}
-    store.put(f"{folder}/stats.json", to_bytes({**result.to_json(), **named}))
+    store.put(f"runs/{result.run_id}/stats.json", to_bytes({**result.to_json(), **named}))
 
 
 def environment() -> dict[str, Any]:

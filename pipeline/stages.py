@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 
 from pipeline.config import JobConfig
 from pipeline.memory import keep_freed_memory
-from pipeline.pages.pagination import DocumentPage, layout_fingerprint, page_id, paginate, render
 from pipeline.pages.grid import Grid
 from pipeline.pages.normalise import normalise
+from pipeline.pages.pagination import DocumentPage, layout_fingerprint, page_id, paginate, render
 from pipeline.pages.text_class import classify
 from pipeline.plan import PlannedUnit
 from pipeline.records import IMAGES, PAGES, QUARANTINE_BYTES, SHARD, TOKENS, VERDICTS, conform
@@ -164,6 +164,11 @@ class Model:
             torch.set_num_threads(config.placement.threads_per_worker)
         self.codec: Codec = load_codec(config.codec.name, config.codec.path, **codec_options(config), parts=self.parts)
 
+    def step(self, batch: int) -> int:
+        """Pages per call of the model: `batch`, but one on a CPU. A batch gains nothing there, and the last bits of a product
+        depend on how many rows it has, so that a page's tokens would depend on which pages happen to arrive beside it."""
+        return 1 if self.codec.device.type == "cpu" else batch
+
 
 class Encode(Model):
     """IMAGES -> TOKENS, as they will be stored."""
@@ -175,7 +180,7 @@ class Encode(Model):
 
         rows = table.num_rows
         columns: dict[str, list[Any]] = {name: [None] * rows for name in _token_columns()}
-        step = self.config.placement.encode_batch
+        step = self.step(self.config.placement.encode_batch)
         for name, places in _by_mode(table):
             mode = self.codec.mode(name)
             for start in range(0, len(places), step):
@@ -217,7 +222,7 @@ class Verify(Model):
             if kind == "page":
                 columns["status"][place] = "text" if tier == TEXT_TIER else "unverified"
         reasons, details = table["reason"].to_pylist(), table["detail"].to_pylist()
-        step = self.config.placement.verify_batch
+        step = self.step(self.config.placement.verify_batch)
         for name, places in _by_mode(table):
             chosen = [place for place in places if is_sampled(f"verify {ids[place]}", settings.share)]
             for start in range(0, len(chosen), step):
@@ -259,7 +264,9 @@ class Verify(Model):
             if is_sampled(table["page_id"][place].as_py(), settings.control_share):
                 controls.append(blanked(drafted, self._blank(mode_name), (LoopWatch(draft),)))
                 controlled.append(place)
-        read = decode(codec, [*pages, *controls], image_inputs=codec.image_inputs, bidirectional_images=codec.bidirectional_images)
+        read = decode(
+            codec, [*pages, *controls], image_inputs=codec.image_inputs, bidirectional_images=codec.bidirectional_images
+        )
         blanks: list[str | None] = [None] * len(pages)
         for place, page in zip(controlled, read[len(pages) :], strict=True):
             blanks[place] = codec.decode_ids(page.ids)
@@ -353,7 +360,8 @@ def stored_tokens(table: pa.Table, mode: Any, codec: Codec) -> Any:
         refuse_other_codec((row["codec"], row["codec_revision"]), (codec.id, codec.revision))
         page = PackedTokens(payload=row["tokens"], scales=row["token_scales"])
         if page.sha256 != row["tokens_sha256"]:
-            raise DamagedTokens(f"page {row['page_id']}: its tokens have sha256 {page.sha256}, the row says {row['tokens_sha256']}")
+            said = row["tokens_sha256"]
+            raise DamagedTokens(f"page {row['page_id']}: its tokens have sha256 {page.sha256}, the row says {said}")
         pages.append(page)
     return unpack(table["token_dtype"][0].as_py(), pages, mode.num_vision_tokens, codec.token_dim)
 

@@ -12,13 +12,25 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.plan import PlannedUnit
+from pipeline.plan import PlannedUnit, source_uri
 from pipeline.records import QUARANTINE, conform
+from pipeline.sources.documents import Reason
+from pipeline.sources.objects import UNREAD
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.shards import ShardRecord, new_attempt, write_quarantine
 from pipeline.store.units import CommitRecord, Counts, commit_unit
 
+STORAGE_REASONS = (Reason.VANISHED, Reason.CHANGED, Reason.UNREADABLE)
 PAGE_COUNTS = ("first_pages", "pages_expected", "pages", "text_tokens", "context_tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnreadSource:
+    """A source that could not be read in the version that was listed. It is not committed, so that the next run tries again."""
+
+    source_uri: str
+    reason: str
+    detail: str
 
 
 @dataclass
@@ -45,6 +57,17 @@ class UnitTally:
             and self.counts["pages"] == self.counts["pages_expected"]
         )
 
+    @property
+    def unread(self) -> UnreadSource | None:
+        """What the storage did wrong, if it did; the rest of the unit is then not to be trusted."""
+        uri = source_uri(self.planned.unit)
+        for row in self.quarantine:
+            if row["reason"] in STORAGE_REASONS:
+                return UnreadSource(source_uri=uri, reason=row["reason"], detail=row["detail"] or "")
+        if self.planned.unit.object.version == UNREAD:
+            return UnreadSource(source_uri=uri, reason=str(Reason.UNREADABLE), detail="it could not be read when it was listed")
+        return None
+
     def commit(self, store: ObjectStore, run_id: str, fingerprint: str) -> CommitRecord:
         """Write the quarantine and the commit record; returns the record that stands."""
         assert self.read is not None
@@ -69,9 +92,9 @@ class UnitTally:
             unit_id=planned.unit_id,
             run_id=run_id,
             attempt=attempt,
-            source_uri=item.uri.encode("utf-8", "backslashreplace").decode(),
+            source_uri=source_uri(planned.unit),
             source_version=item.version,
-            slice=planned.slice,
+            slice=planned.unit.slice,
             fingerprint=fingerprint,
             shards=shards,
             quarantine=quarantine,

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from pipeline.bench_render import bench_render
+from pipeline.bench.render import bench_render
 from pipeline.pages.text_class import TEXT_CLASSES, classify
 
 _DRAW = random.Random(3)

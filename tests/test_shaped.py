@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.bench_render import invented_text
+from pipeline.bench.render import invented_text
 from pipeline.pages import raqm
 from pipeline.pages.bidi import is_rtl, levels, visual_order
 from pipeline.pages.grid import Grid

@@ -79,8 +79,8 @@ def cards(summary: Summary, run: RunRecord) -> list[tuple[str, str, str]]:
         out.append((label, f"{v.precision.mean:.2%}", sure))
         out.append(("exact pages", f"{v.exact_share or 0:.1%}", "read back without a single error"))
     if summary.shard_bytes_per_text_token:
-        plain = f"the text alone takes {summary.text_bytes_per_text_token or 0:.1f}"
-        out.append(("bytes per text token", f"{summary.shard_bytes_per_text_token:.1f}", plain))
+        plain = f"of text; the text alone takes {summary.text_bytes_per_text_token or 0:.1f}"
+        out.append(("bytes per token", f"{summary.shard_bytes_per_text_token:.1f}", plain))
     speed, wall = run.seconds("pages_per_second"), run.seconds("total_seconds") or run.seconds("seconds")
     if speed and wall:
         out.append(("pages per second", f"{speed:,.2f}", f"{_duration(wall)} in all, last run"))
@@ -93,7 +93,7 @@ def meaning(summary: Summary) -> list[str]:
     if not summary.pages:
         return [
             "This corpus holds no pages."
-            + (f" All {lost:,} records of it are quarantined; the reasons stand below." if lost else "")
+            + (f" Its {lost:,} records are all quarantined; the reasons stand below." if lost else "")
         ]
     if not v.pages or not v.ratio:
         return ["Every page of this corpus is kept as text: there are no visual tokens, and nothing to read back."]
@@ -112,15 +112,13 @@ def meaning(summary: Summary) -> list[str]:
 def _price(summary: Summary) -> str:
     """What it costs in bytes, and what the control says."""
     grows = (summary.shard_bytes_per_text_token or 0) / (summary.text_bytes_per_text_token or 1)
-    price = f"What shrinks is the context that a model spends; on disk the corpus takes {grows:,.1f} times the bytes of its plain text"
+    price = f"What shrinks is the context that a model spends; on disk the corpus takes {grows:,.1f} times its plain text"
     if grows <= 1:
         price = "The context that a model spends shrinks, and so do the bytes on disk"
-    blank = summary.visual.blank_precision
-    return (
-        f"{price}."
-        if blank is None
-        else f"{price}. From an empty page the decoder gets {blank:.1%} right: the rest is reading, not guessing."
-    )
+    blank, gain = summary.visual.blank_precision, summary.visual.blank_gain
+    if blank is None or gain is None:
+        return f"{price}."
+    return f"{price}. From an empty page the decoder gets {blank:.1%} right; seeing the page adds {100 * gain:.1f} points."
 
 
 def marked(view: PageView, side: str) -> Markup:
@@ -150,6 +148,7 @@ def _environment() -> Environment:
         count=lambda value: f"{value:,}",
         preview=lambda record: preview(record or b""),
         printable=lambda text: printable(str(text), keep=""),
+        plural=lambda number, one, many=None: one if number == 1 else many or f"{one}s",
         flat=_flat,
     )
     jinja.globals.update(marked=marked, differences=lambda view: sum(span.tag != "equal" for span in view.spans))

@@ -149,7 +149,7 @@ class Measures:
         low = high = None
         if n > 1:
             draws = np.random.default_rng(_SEED)
-            drawn = [draws.multinomial(n, counts / n) @ values / n for _ in range(DRAWS)]
+            drawn = np.concatenate([draws.multinomial(n, counts / n, 100) @ values / n for _ in range(DRAWS // 100)])
             off = mean - counts @ values / n  # what counting in steps moved the mean by
             low, high = (float(np.clip(edge + off, 0, 1)) for edge in np.quantile(drawn, (0.025, 0.975)))
         median, p05 = (quantile(values, counts, share) for share in (0.5, 0.05))

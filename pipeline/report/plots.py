@@ -48,7 +48,7 @@ def rate_distortion(summary: Summary) -> Markup:
         return Markup("")
     low = min(point.precision for point in points)
     ratios = [point.ratio for point in points] + [group.ratio for group in shown if group.ratio]
-    frame = _Frame(680, 420, x=_round_ticks(0, max(ratios) * 1.04), y=_ticks_from(low))
+    frame = _Frame(780, 430, x=_round_ticks(0, max(ratios) * 1.04), y=_ticks_from(low))
     colour, path = colours(summary), _paths(summary)
     cloud = [
         f'<circle cx="{frame.x(point.ratio):.1f}" cy="{frame.y(_stretch(point.precision)):.1f}" r="2.2" '
@@ -64,7 +64,7 @@ def rate_distortion(summary: Summary) -> Markup:
         f'<g class="cloud">{"".join(cloud)}</g>',
         *marks,
     ]
-    return _svg(680, 420, "Precision against compression, by class and mode", "".join(body))
+    return _svg(780, 430, "Precision against compression, by class and mode", "".join(body))
 
 
 def survival(summary: Summary, mode: str) -> Markup:

@@ -230,21 +230,20 @@ class _Census:
 
 def _parts(table: pa.Table) -> Iterator[tuple[tuple[str, str], pa.Table]]:
     """The table's rows by class and mode."""
-    for row in table.group_by(["text_class", "mode"]).aggregate([]).to_pylist():
-        same = pc.and_(pc.equal(table["text_class"], row["text_class"]), pc.equal(table["mode"], row["mode"]))
-        yield (row["text_class"], row["mode"]), table.filter(same)
+    for name, mode in sorted(set(zip(table["text_class"].to_pylist(), table["mode"].to_pylist(), strict=True))):
+        same = pc.and_(pc.equal(table["text_class"], name), pc.equal(table["mode"], mode))
+        yield (name, mode), table.filter(same)
 
 
 def _payload_bytes(table: pa.Table) -> pa.ChunkedArray:
     """Bytes of each page's tokens and scales, int64 `[rows]`: what `fsck` holds the stored ones to."""
     sizes = np.zeros(table.num_rows, np.int64)
-    kinds = table.select(["token_dtype", "token_dim"]).group_by(["token_dtype", "token_dim"]).aggregate([]).to_pylist()
-    for kind in kinds:
-        if kind["token_dtype"] is None or kind["token_dim"] is None:
+    for dtype, dim in set(zip(table["token_dtype"].to_pylist(), table["token_dim"].to_pylist(), strict=True)):
+        if dtype is None or dim is None:
             continue
-        same = pc.and_(pc.equal(table["token_dtype"], kind["token_dtype"]), pc.equal(table["token_dim"], kind["token_dim"]))
+        same = pc.and_(pc.equal(table["token_dtype"], dtype), pc.equal(table["token_dim"], dim))
         tokens = pc.fill_null(pc.if_else(same, table["num_vision_tokens"], 0), 0).to_numpy().astype(np.int64)
-        sizes += tokens * find_storage(kind["token_dtype"]).bytes_per_token(kind["token_dim"])
+        sizes += tokens * find_storage(dtype).bytes_per_token(dim)
     return pa.chunked_array([pa.array(sizes)])
 
 

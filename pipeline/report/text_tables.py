@@ -14,7 +14,6 @@ from pipeline.report.printable import printable
 from pipeline.report.summary import Summary
 
 TEXT_LIMIT = 4000  # characters of a page
-_STYLES = {"delete": "red strike", "insert": "green underline", "replace": "yellow"}
 
 
 def summary_table(summary: Summary) -> RenderableType:
@@ -35,7 +34,7 @@ def summary_table(summary: Summary) -> RenderableType:
 
 
 def page_panel(view: PageView) -> RenderableType:
-    """One page: its facts, and its text with the differences in place: what was written struck out, what was read beside it."""
+    """One page: its facts, and its text with the differences in place, as `[-written-]{+read+}`."""
     row = view.row
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim")
@@ -44,7 +43,7 @@ def page_panel(view: PageView) -> RenderableType:
     named = f"{source}  {_plain(row['source_id'])}" if row["source_id"] else source
     for name, value in (
         ("source", named),
-        ("document", f"{row['doc_id']}  page {row['page_number']} of {row['num_pages']}"),
+        ("document", f"{row['doc_id']}  page {row['page_number'] + 1} of {row['num_pages']}"),
         ("tier", f"{row['tier']}  {row['image_px'] or 0} px  class {_plain(row['text_class'] or '–')}"),
         ("tokens", f"{row['num_text_tokens']} text in {row['num_context_tokens'] or 0} context  ({_number(view.ratio, 2, '×')})"),
         ("verdict", f"{row['status']}{'  ' + row['reason'] if row['reason'] else ''}  precision {_share(row['precision'], 2)}"),
@@ -65,8 +64,10 @@ def _difference(view: PageView) -> Text:
         if span.tag == "equal":
             out.append(printable(span.reference))
             continue
-        out.append(_visible(span.reference), _STYLES["delete"])
-        out.append(_visible(span.decoded), _STYLES["insert"])
+        if span.reference:
+            out.append(f"[-{_visible(span.reference)}-]", "red strike")
+        if span.decoded:
+            out.append(f"{{+{_visible(span.decoded)}+}}", "green")
     out.append("\n…" if cut else "", "dim")
     return out
 
@@ -77,7 +78,7 @@ def _visible(text: str) -> str:
 
 def _cells(group: Group) -> list[Text | str]:
     spread = group.precision
-    interval = "–" if spread is None or spread.low is None or spread.high is None else f"{spread.low:.1%}–{spread.high:.1%}"
+    interval = "–" if spread is None or spread.low is None or spread.high is None else f"{spread.low:.2%}–{spread.high:.2%}"
     bound = "≤ " if group.bounds else ""
     return [
         Text(_plain(group.mode)),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.codecs.embedded.target import ALPHABET, template
-from pipeline.codecs.embedded.vocabulary import EOS, cell_ids
+from pipeline.codecs.embedded.vocabulary import EOS, FIRST_TOKEN, cell_ids
 from pipeline.codecs.modes import MODES
 from pipeline.pages.atlas import atlas
 from pipeline.pages.characters import BLANK, LATIN
@@ -96,9 +96,7 @@ class PageSampler:
 
     def _stretches(self, ids: np.ndarray, grid: Grid, mode: str, stretch: int) -> tuple[np.ndarray, np.ndarray]:
         whole, positions = template(grid.columns, grid.rows, mode)
-        is_address = np.ones(len(whole), bool)
-        is_address[positions] = False
-        addresses = np.flatnonzero(is_address)
+        addresses = np.flatnonzero(whole >= FIRST_TOKEN)
         targets = np.full((len(ids), stretch), -100, np.int64)
         starts = np.zeros(len(ids), np.int64)
         for row, (page, out) in enumerate(zip(ids, targets, strict=True)):

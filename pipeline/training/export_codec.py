@@ -8,7 +8,17 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from pipeline.codecs.embedded.vocabulary import FIRST_CELL, FIRST_GRID, GRIDS, MODE_NAMES, SYMBOLS, address_blocks, vocabulary_size
+from pipeline.codecs.embedded.vocabulary import (
+    FIRST_CELL,
+    FIRST_GRID,
+    FIRST_ROW,
+    GRIDS,
+    MAX_ROWS,
+    MODE_NAMES,
+    SYMBOLS,
+    first_token_ids,
+    vocabulary_size,
+)
 from pipeline.codecs.modes import MODES
 from pipeline.training.train_codec import Trainee
 
@@ -38,12 +48,11 @@ def tokenizer() -> Tokenizer:
     """The vocabulary as a tokenizer of the `tokenizers` library: one id a cell; marks are their plane-15 characters."""
     specials = {"<bos>": 0, "<eos>": 1, "<pad>": 2, "<image>": 3}
     specials |= {f"<grid {grid}>": FIRST_GRID + place for place, grid in enumerate(GRIDS)}
+    specials |= {f"<row {row}>": FIRST_ROW + row for row in range(MAX_ROWS // 8)}
     for mode in MODE_NAMES:
-        first, slots = address_blocks()[mode]
         side = MODES[mode].grid
-        for index in range(side * side * slots):
-            token, slot = divmod(index, slots)
-            specials[f"<{mode} {token // side},{token % side} row {slot}>"] = first + index
+        first = first_token_ids()[mode]
+        specials |= {f"<{mode} {token // side},{token % side}>": first + token for token in range(side * side)}
     vocabulary = {chr(code): FIRST_CELL + place for place, code in enumerate(SYMBOLS)} | specials
     taken = set(vocabulary.values())
     vocabulary |= {f"<unused {number}>": number for number in range(vocabulary_size()) if number not in taken}

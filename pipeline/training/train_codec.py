@@ -22,21 +22,31 @@ from torch import Tensor
 
 from pipeline import config as configs
 from pipeline.codecs.embedded.architecture import TOKEN_DIM, fresh_model
-from pipeline.codecs.embedded.vocabulary import BOS, FIRST_GRID, GRIDS
+from pipeline.codecs.embedded.target import ALPHABET
+from pipeline.codecs.embedded.vocabulary import BOS, FIRST_CELL, FIRST_GRID, FIRST_ROW, GRIDS
 from pipeline.codecs.modes import MODES
 from pipeline.pages.grid import Grid
 from pipeline.training.codec_pages import Batch, PageSampler
+from pipeline.training.guidance import guided_forward, places_to_look
 from pipeline.training.reading_heads import ReadingHeads, cell_places, symbol_targets
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blend:
-    """A share of the training steps: one grid in one mode."""
+    """A share of the training steps: one grid in one mode.
+
+    Attributes:
+        weight: relative frequency.
+        pages: per step.
+        encoder, decoder: which half learns in these steps; a frozen encoder makes a step twice as fast.
+    """
 
     grid: str
     mode: str
     weight: float
     pages: int
+    encoder: bool = True
+    decoder: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +62,8 @@ class TrainConfig:
     final_learning_rate: float = 0.05
     stretch: int = 320
     cells: int = 1280
-    decoder_from: float = 0.5
     decoder_weight: float = 1.0
+    guidance_weight: float = 0.3
     blends: tuple[Blend, ...] = field(default_factory=tuple)
     save_every: int = 200
     log_every: int = 20
@@ -104,8 +114,8 @@ class Trainee(torch.nn.Module):
         right = [((logits.argmax(-1) == targets) & seen).sum() / seen.sum() for logits in (by_patch, by_token)]
         return (*losses, *right)
 
-    def decode(self, tokens: Tensor, grid_id: int, stretch: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy of the generative decoder on `stretch` (int64 `[N, L]`), which begins at `starts` of the target."""
+    def decode(self, tokens: Tensor, grid_id: int, mode: str, stretch: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, guidance loss and cell accuracy of the decoder on `stretch` (int64 `[N, L]`), which begins at `starts` of the target."""
         model = self.model.model
         features = self.features(tokens)
         embed = model.language_model.embed_tokens
@@ -118,12 +128,13 @@ class Trainee(torch.nn.Module):
         prefix = features.shape[1] + 2
         ahead = torch.arange(prefix, device=tokens.device).expand(count, -1)
         positions = torch.cat([ahead, prefix + starts[:, None] + torch.arange(given.shape[1], device=tokens.device)], 1)
-        hidden = model.language_model(inputs_embeds=inputs, position_ids=positions, use_cache=False).last_hidden_state[:, prefix:]
-        logits = self.model.lm_head(hidden).float()
+        look = places_to_look(stretch[:, :-1], mode, prefix)
+        hidden, guidance = guided_forward(model.language_model, inputs, positions, look, prefix)
+        logits = self.model.lm_head(hidden[:, prefix:]).float()
         expected = stretch[:, 1:]
         loss = F.cross_entropy(logits.flatten(0, 1), expected.flatten(), ignore_index=-100)
-        seen = expected >= 0
-        return loss, ((logits.argmax(-1) == expected) & seen).sum() / seen.sum()
+        inked = (expected > FIRST_CELL) & (expected < FIRST_ROW)  # FIRST_CELL is the space
+        return loss, guidance, ((logits.argmax(-1) == expected) & inked).sum() / inked.sum().clamp(min=1)
 
     def features(self, tokens: Tensor) -> Tensor:
         """Visual tokens `[N, G * G, D]` with the newline and separator rows, `[N, G * (G + 1) + 1, D]`."""
@@ -147,7 +158,7 @@ class Supply(threading.Thread):
     def __init__(self, config: TrainConfig, first_step: int) -> None:
         super().__init__(daemon=True)
         self.config, self.first_step = config, first_step
-        self.batches: queue.Queue[Batch] = queue.Queue(3)
+        self.batches: queue.Queue[tuple[Blend, Batch]] = queue.Queue(3)
         self.start()
 
     def run(self) -> None:
@@ -156,7 +167,8 @@ class Supply(threading.Thread):
         weights = [blend.weight for blend in self.config.blends]
         while True:
             blend = choice.choices(self.config.blends, weights)[0]
-            self.batches.put(sampler.batch(Grid.parse(blend.grid, "latin"), blend.mode, blend.pages, self.config.stretch))
+            grid = Grid.parse(blend.grid, ALPHABET)
+            self.batches.put((blend, sampler.batch(grid, blend.mode, blend.pages, self.config.stretch)))
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -176,12 +188,12 @@ def train(config: TrainConfig) -> None:
     rest = [p for p in trainee.parameters() if p.ndim < 2]
     groups = [{"params": decay, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
-    step, progress = 0, {"decoder": False, "token": {}}
+    step = 0
     if (out / "state.pt").exists():
         state = torch.load(out / "state.pt", map_location=config.device, weights_only=True)
         trainee.load_state_dict(state["trainee"])
         optimiser.load_state_dict(state["optimiser"])
-        step, progress = state["step"], state["progress"]
+        step = state["step"]
     encode, read, decode = trainee.encode, trainee.read, trainee.decode
     if config.compile:
         encode, read, decode = (torch.compile(f, dynamic=False) for f in (encode, read, decode))
@@ -193,7 +205,7 @@ def train(config: TrainConfig) -> None:
     while step < config.steps and not stopping.is_set():
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(config, step)
-        batch = supply.batches.get()
+        blend, batch = supply.batches.get()
         device = config.device
         index, waves = trainee.place(batch.grid, batch.mode, device)
         images = torch.from_numpy(batch.images).to(device)
@@ -202,36 +214,36 @@ def train(config: TrainConfig) -> None:
             chosen = torch.randperm(targets.shape[1], device=device)[: config.cells].sort().values
             index, waves, targets = index[chosen], waves[chosen], targets[:, chosen]
         with torch.autocast(device, torch.bfloat16):
-            patches, tokens = encode(images)
-            patch_loss, token_loss, patch_right, token_right = read(patches, tokens, index, waves, targets)
-            loss = 0.5 * patch_loss + token_loss
-            record = {"patch": patch_right, "token": token_right, "token_loss": token_loss}
-            if progress["decoder"]:
+            with torch.set_grad_enabled(blend.encoder):
+                patches, tokens = encode(images)
+            record: dict[str, Tensor] = {}
+            loss = torch.zeros((), device=device)
+            if blend.encoder:
+                patch_loss, token_loss, patch_right, token_right = read(patches, tokens, index, waves, targets)
+                loss = 0.5 * patch_loss + token_loss
+                record = {"patch": patch_right, "token": token_right, "token_loss": token_loss}
+            if blend.decoder:
                 stretch, starts = (torch.from_numpy(a).to(device) for a in (batch.targets, batch.starts))
-                grid_id = FIRST_GRID + GRIDS.index(f"{batch.grid.columns}x{batch.grid.rows}")
-                written_loss, written_right = decode(tokens, grid_id, stretch, starts)
-                loss = loss + config.decoder_weight * written_loss
-                record |= {"written": written_right, "written_loss": written_loss}
+                grid_id = FIRST_GRID + GRIDS.index(blend.grid)
+                written_loss, guidance, written_right = decode(tokens, grid_id, batch.mode, stretch, starts)
+                loss = loss + config.decoder_weight * written_loss + config.guidance_weight * guidance
+                record |= {"written": written_right, "written_loss": written_loss, "guidance": guidance}
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
         optimiser.step()
         step += 1
-        key = f"{batch.grid.columns}x{batch.grid.rows}/{batch.mode}"
-        right = float(record["token"])
-        progress["token"][key] = 0.9 * progress["token"].get(key, right) + 0.1 * right
-        progress["decoder"] = max(progress["token"].values()) > config.decoder_from
         if step % config.log_every == 0:
-            row = {"step": step, "seconds": round(time.time() - begun, 1), "blend": key}
+            row = {"step": step, "seconds": round(time.time() - begun, 1), "blend": f"{blend.grid}/{blend.mode}"}
             row |= {name: round(float(value.detach()), 4) for name, value in record.items()}
             with open(out / "log.jsonl", "a") as log:
                 log.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)
         if step % config.save_every == 0 or stopping.is_set() or step == config.steps:
-            _save(out, trainee, optimiser, step, progress)
+            _save(out, trainee, optimiser, step)
 
 
-def _save(out: Path, trainee: Trainee, optimiser: torch.optim.Optimizer, step: int, progress: dict) -> None:
-    state = {"trainee": trainee.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "progress": progress}
+def _save(out: Path, trainee: Trainee, optimiser: torch.optim.Optimizer, step: int) -> None:
+    state = {"trainee": trainee.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
     torch.save(state, out / "state.tmp")
     (out / "state.tmp").replace(out / "state.pt")

@@ -56,13 +56,13 @@ def configuration() -> UnlimitedOcrConfig:
             "num_key_value_heads": 8,
             "mlp_layer_types": ["dense"] * 3,
             "layer_types": ["full_attention"] * 3,
-            "tie_word_embeddings": True,
+            "tie_word_embeddings": False,
             "bos_token_id": BOS,
             "eos_token_id": EOS,
             "pad_token_id": PADDING,
         },
         image_token_id=IMAGE,
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
     )
 
 
@@ -71,7 +71,8 @@ def fresh_model(seed: int) -> UnlimitedOcrForConditionalGeneration:
 
     The compressor begins as a rearrangement: the two strided convolutions take each 4x4 block of patches to one token, channel by
     channel, and the projector passes it on. What is read from a token is then as learnable as what is read from a patch, and the
-    mixing encoder only has to improve on it. Position embeddings begin as sinusoids of the page coordinates.
+    mixing encoder only has to improve on it. Position embeddings begin as sinusoids of the page coordinates. The decoder's
+    embeddings begin as large as what its layers add, so that an id is not drowned by what it looks at.
     """
     import torch
     from transformers import UnlimitedOcrForConditionalGeneration
@@ -90,6 +91,11 @@ def fresh_model(seed: int) -> UnlimitedOcrForConditionalGeneration:
         projector[:, TOKEN_DIM:] += torch.eye(TOKEN_DIM)
         positions = tower.vision_encoder.embeddings.position_embedding.weight
         positions[1:] = _sinusoids(8, positions.shape[1]) * 0.3
+        decoder = model.model.language_model
+        decoder.embed_tokens.weight.mul_(25.0)
+        for layer in decoder.layers:
+            layer.self_attn.o_proj.weight.mul_(0.4)
+            layer.mlp.down_proj.weight.mul_(0.4)
         tower.sam_encoder.pos_embed.copy_((_sinusoids(32, 256) * 0.1).view(1, 32, 32, 256))
     return model
 

@@ -1,9 +1,9 @@
 """What the embedded decoder writes for a page.
 
-    <token 0, row 0> W h e r e   w e <token 1, row 0>   g o ... <END> EOS
+    <token 0> <row 0> W h e r e   w e <token 1> <row 0>   g o ... <END> EOS
 
-Cells in reading order, and before the first cell that lies in another visual token the *address* of that token and of the text row
-within it. The address tells a small decoder where to look, as grounding coordinates do in the big ones; it is a function of the
+Cells in reading order, and before the first cell that lies in another visual token the *address* of what follows: that token, and the text
+row within it. The address tells a small decoder where to look, as grounding coordinates do in the big ones; it is a function of the
 grid alone, so it can be drafted like any other id, and it is dropped when ids are turned into text.
 """
 
@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from pipeline.codecs.embedded.vocabulary import BOS, EOS, FIRST_GRID, GRIDS, IMAGE, address_blocks, cell_ids, cell_text
+from pipeline.codecs.embedded.vocabulary import BOS, EOS, FIRST_GRID, FIRST_ROW, GRIDS, IMAGE, cell_ids, cell_text, first_token_ids
 from pipeline.codecs.modes import MODES, Mode
 from pipeline.pages.characters import BLANK
 from pipeline.pages.grid import Grid, lay_out, read_back
@@ -26,18 +26,15 @@ ALPHABET = "latin"
 def template(columns: int, rows: int, mode: str) -> tuple[np.ndarray, np.ndarray]:
     """The ids of a full page with 0 where a cell stands, int32 `[n]`, and the positions of the cells, int64 `[rows * columns]`."""
     side = MODES[mode].grid
-    first, slots = address_blocks()[mode]
     token_row = (2 * np.arange(rows) + 1) * side // (2 * rows)
     token_column = (2 * np.arange(columns) + 1) * side // (2 * columns)
-    slot = np.arange(rows) - np.searchsorted(token_row, token_row)
-    addresses = first + ((token_row[:, None] * side + np.arange(side)) * slots + slot[:, None])
-    starts = np.searchsorted(token_column, np.arange(side))
-    width = columns + side
+    row_in_token = np.arange(rows) - np.searchsorted(token_row, token_row)
+    starts = np.searchsorted(token_column, np.arange(side)) + 2 * np.arange(side)
+    width = columns + 2 * side
     ids = np.zeros((rows, width), np.int32)
-    is_address = np.zeros(width, bool)
-    is_address[starts + np.arange(side)] = True
-    ids[:, is_address] = addresses
-    cells = np.flatnonzero(np.tile(~is_address, rows))
+    ids[:, starts] = first_token_ids()[mode] + token_row[:, None] * side + np.arange(side)
+    ids[:, starts + 1] = FIRST_ROW + row_in_token[:, None]
+    cells = np.flatnonzero(ids.ravel() == 0)
     return ids.ravel(), cells
 
 

@@ -1,8 +1,9 @@
 """Token ids of the embedded codec.
 
-    0..15       BOS, EOS, PAD, IMAGE, and the grids of `GRIDS` (the prompt names the page's grid)
-    16..        one id for every cell symbol: the characters of the alphabet "latin" and the marks
-    1 << 9..    addresses: mode, visual token, text row within that token
+    0..15      BOS, EOS, PAD, IMAGE, and the grids of `GRIDS` (the prompt names the page's grid)
+    16..       one id for every cell symbol: the characters of the alphabet "latin" and the marks
+    400..407   text rows within a visual token
+    512..      visual tokens, by mode
 """
 
 from __future__ import annotations
@@ -17,29 +18,27 @@ from pipeline.pages.characters import END, ESC, LATIN, MARK_BASE, NEWLINE, PAD, 
 
 BOS, EOS, PADDING, IMAGE = 0, 1, 2, 3
 GRIDS = ("64x32", "80x40", "96x32", "96x48", "96x64", "128x64")
-FIRST_GRID, FIRST_CELL, FIRST_ADDRESS = 4, 16, 512
+FIRST_GRID, FIRST_CELL, FIRST_ROW, FIRST_TOKEN = 4, 16, 400, 512
 SYMBOLS = tuple(dict.fromkeys([*map(ord, LATIN), NEWLINE, TAB, RUN, ESC, END, PAD]))
 MAX_ROWS = 64
 MODE_NAMES = ("tiny", "small", "base", "large")
 
 
 @cache
-def address_blocks() -> dict[str, tuple[int, int]]:
-    """For each mode: the id of its first address, and how many text rows one of its visual tokens can hold."""
-    blocks, first = {}, FIRST_ADDRESS
+def first_token_ids() -> dict[str, int]:
+    """For each mode, the id of its visual token 0; the others follow row by row."""
+    firsts, first = {}, FIRST_TOKEN
     for name in MODE_NAMES:
-        side = MODES[name].grid
-        slots = ceil(MAX_ROWS / side)
-        blocks[name] = (first, slots)
-        first += side * side * slots
-    return blocks
+        firsts[name] = first
+        first += MODES[name].num_vision_tokens
+    return firsts
 
 
 @cache
 def vocabulary_size() -> int:
     """Number of ids, rounded up to a multiple of 64."""
-    first, slots = address_blocks()[MODE_NAMES[-1]]
-    return ceil((first + MODES[MODE_NAMES[-1]].grid ** 2 * slots) / 64) * 64
+    last = MODE_NAMES[-1]
+    return ceil((first_token_ids()[last] + MODES[last].num_vision_tokens) / 64) * 64
 
 
 @cache
@@ -66,7 +65,7 @@ def cell_ids(cells: np.ndarray) -> np.ndarray:
 
 
 def cell_text(ids: np.ndarray) -> str:
-    """The cell symbols among `ids` (int `[n]`) as a string, in order; addresses and specials are dropped."""
+    """The cell symbols among `ids` (int `[n]`) as a string, in order; addresses and other ids are dropped."""
     ids = np.asarray(ids, np.int64)
     ids = ids[(ids >= FIRST_CELL) & (ids < FIRST_CELL + len(SYMBOLS))]
     return np.asarray(SYMBOLS, "<u4")[ids - FIRST_CELL].tobytes().decode("utf-32-le")

@@ -1,0 +1,262 @@
+"""`palimpsest verify`: decode again what is really stored, and compare it with the recorded verdicts.
+
+    stored tokens -> decoder -> verdict, beside the columns of the row      is the corpus what it says it is?
+    text -> page image -> encoder -> each token storage -> decoder          what does a storage lose? (`storages`)
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.codecs.token_storage import DamagedTokens, PackedTokens, find_storage, pack, refuse_other_codec
+from pipeline.config import JobConfig, parse
+from pipeline.findings import BASELINE, COUNTED, TOLERANCE, Findings, ReverifyResult, StorageLoss
+from pipeline.inspection import published, render_row
+from pipeline.report.run_record import read_run
+from pipeline.stages import Encode, Verify, stored_tokens
+from pipeline.store.object_store import NoSuchObject, ObjectStore
+from pipeline.store.snapshots import Snapshot, iter_tables
+from pipeline.store.stable_json import Damaged
+from pipeline.verification.control import is_sampled
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from pipeline.report.measures import Spread
+    from pipeline.verification.verdict import Verdict
+
+_READ_ROWS = 256
+_COLUMNS = [
+    *("page_id", "text", "text_class", "tier", "mode", "image_px", "grid_h", "grid_w", "reason"),
+    *("tokens", "token_dtype", "token_scales", "tokens_sha256", "codec", "codec_revision"),
+    *("precision", "exact", "decoded_text"),
+]
+
+Watch = Callable[[int, int], None]
+"""Called with the rows seen so far and the rows of the snapshot."""
+
+
+def open_and_reverify(
+    corpus: str,
+    overrides: Sequence[str] = (),
+    *,
+    share: float = 1.0,
+    storages: Sequence[str] = (),
+    watch: Watch = lambda done, rows: None,
+) -> ReverifyResult:
+    """`reverify` the newest snapshot of a corpus, with the configuration that its run recorded and `key=value` overrides.
+
+    Raises:
+        ValueError: for a place that holds no published corpus, a bad override, or what `reverify` refuses.
+    """
+    import tomllib
+
+    store, snapshot = published(corpus)
+    config: JobConfig = parse(tomllib.loads(read_run(store, snapshot.run_id).config), overrides)
+    return reverify(store, snapshot, config, share, storages, watch)
+
+
+def reverify(
+    store: ObjectStore,
+    snapshot: Snapshot,
+    config: JobConfig,
+    share: float = 1.0,
+    storages: Sequence[str] = (),
+    watch: Watch = lambda done, rows: None,
+) -> ReverifyResult:
+    """Decode the stored tokens of a snapshot and compare, in memory that does not grow with it.
+
+    Args:
+        config: `codec`, `verification` and `placement` (batch, threads) are used.
+        share: of the pages, chosen by page id as a run chooses those that it verifies.
+        storages: token storages whose decode loss is measured as well; bf16 is always tried, to compare with.
+
+    Raises:
+        CodecMismatch: when any row's tokens are of another codec or revision than `config.codec`; nothing is decoded then.
+        ValueError: for a share outside [0, 1] or an unknown storage, with the choices.
+    """
+    began = time.monotonic()
+    tried = tuple(find_storage(name).name for name in dict.fromkeys((BASELINE, *storages))) if storages else ()
+    is_sampled("", share)
+    # Controls are a property of the codec, not of the stored bytes.
+    config = replace(config, verification=replace(config.verification, control_share=0.0))
+    reader = _Reader(config, tried)
+    codec = reader.verify.codec
+    _refuse_other_codecs(store, snapshot, (codec.id, codec.revision))
+    found, done = Findings(), 0
+    for table in _tables(store, snapshot, _COLUMNS, found.damage):
+        done += table.num_rows
+        _take_in(table, reader, share, found)
+        watch(done, snapshot.totals.rows)
+    return ReverifyResult(
+        corpus=store.uri("corpus.json").rsplit("/", 1)[0],
+        snapshot=snapshot.number,
+        codec=codec.id,
+        codec_revision=codec.revision,
+        dtype=config.codec.dtype,
+        share=share,
+        rows=done,
+        **{name: found.counts[name] for name in COUNTED},
+        disagreements=tuple(found.disagreements),
+        damages=tuple(found.damages),
+        groups=tuple(found.groups()),
+        storages=tuple(found.losses(codec.token_dim)),
+        seconds=round(time.monotonic() - began, 3),
+    )
+
+
+def _refuse_other_codecs(store: ObjectStore, snapshot: Snapshot, reading: tuple[str, str]) -> None:
+    for table in _tables(store, snapshot, ["codec", "codec_revision"], lambda page_id, what: None):  # damage is named later
+        for row in table.group_by(["codec", "codec_revision"]).aggregate([]).to_pylist():
+            if row["codec"] is not None:
+                refuse_other_codec((row["codec"], row["codec_revision"]), reading)
+
+
+def _tables(
+    store: ObjectStore, snapshot: Snapshot, columns: Sequence[str], damage: Callable[[str | None, str], None]
+) -> Iterator[pa.Table]:
+    """The rows of all shards that can be read; `damage` is told of the others, and reading goes on with the next."""
+    for unit in snapshot.units:
+        for shard in unit.shards:
+            alone = replace(snapshot, units=(replace(unit, shards=(shard,)),))
+            try:
+                yield from iter_tables(store, alone, columns, batch_rows=_READ_ROWS)
+            except (NoSuchObject, Damaged) as error:
+                damage(None, str(error))
+
+
+def _take_in(table: pa.Table, reader: _Reader, share: float, found: Findings) -> None:
+    """Decode the sampled rows of a table, in batches of one mode and one storage."""
+    found.counts["text_pages"] += pc.sum(pc.is_null(table["mode"])).as_py() or 0
+    batches: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for place, (page_id, mode, dtype) in enumerate(
+        zip(*(table[name].to_pylist() for name in ("page_id", "mode", "token_dtype")), strict=True)
+    ):
+        if mode is not None and is_sampled(f"verify {page_id}", share):
+            batches[mode, dtype].append(place)
+    for (mode, _), places in batches.items():
+        sound = []
+        for place in places:
+            what = reader.damage(table.slice(place, 1), mode)
+            if what is None:
+                sound.append(place)
+            else:
+                found.damage(table["page_id"][place].as_py(), what)
+        step = reader.verify.config.placement.verify_batch
+        for start in range(0, len(sound), step):
+            rows = table.take(sound[start : start + step])
+            found.compare(rows, reader.verify.verdicts(rows, mode))
+            if reader.storages:
+                found.store(*reader.by_storage(rows, mode))
+
+
+class _Reader:
+    """The decoder, and the encoder where storages are measured."""
+
+    def __init__(self, config: JobConfig, storages: Sequence[str]) -> None:
+        self.verify, self.storages = Verify(config, ""), storages
+        self.encoder = Encode(config, "").codec if storages else None
+
+    def damage(self, row: pa.Table, mode: str) -> str | None:
+        """Why a row's tokens cannot be decoded, or None."""
+        if row["tokens"].null_count:
+            return f"no tokens on a page of mode {mode!r}"
+        try:
+            stored_tokens(row, self.verify.codec.mode(mode), self.verify.codec)
+        except DamagedTokens as error:
+            return str(error)
+        return None
+
+    def by_storage(self, rows: pa.Table, mode_name: str) -> tuple[int, dict[str, Sequence[Verdict]]]:
+        """Draw and encode pages again, and decode them from each storage.
+
+        Returns:
+            how many of them gave the stored tokens again, and verdicts by storage.
+        """
+        assert self.encoder is not None
+        images = np.stack([image for row in rows.to_pylist() if (image := render_row(row)) is not None])
+        mode, step = self.encoder.mode(mode_name), self.verify.config.placement.encode_batch
+        batches = [self.encoder.encode(images[start : start + step], mode) for start in range(0, len(images), step)]
+
+        def packed(storage: str) -> list[PackedTokens]:
+            return [page for tokens in batches for page in pack(storage, tokens)]
+
+        said = rows["tokens_sha256"].to_pylist()
+        remade = sum(page.sha256 == sha256 for page, sha256 in zip(packed(rows["token_dtype"][0].as_py()), said, strict=True))
+        verdicts = {name: self.verify.verdicts(_with_tokens(rows, name, packed(name)), mode_name) for name in self.storages}
+        return remade, verdicts
+
+
+def _with_tokens(rows: pa.Table, storage: str, pages: Sequence[PackedTokens]) -> pa.Table:
+    columns = {
+        "tokens": [page.payload for page in pages],
+        "token_scales": [page.scales for page in pages],
+        "tokens_sha256": [page.sha256 for page in pages],
+        "token_dtype": [storage] * len(pages),
+    }
+    for name, values in columns.items():
+        at = rows.schema.get_field_index(name)
+        rows = rows.set_column(at, name, pa.array(values, rows.schema.field(at).type))
+    return rows
+
+
+def result_tables(result: ReverifyResult) -> list[RenderableType]:
+    """The result for the terminal: what was found, precision by class and mode, storages, and the pages that differ."""
+    from rich.markup import escape
+
+    from pipeline.console import pairs
+
+    values = {
+        "codec": f"{result.codec} {result.codec_revision}, {result.dtype}",
+        "pages": f"{result.pages:,} decoded (share {result.share:g}) of {result.rows:,} rows, {result.text_pages:,} in tier text",
+        "as recorded": f"{result.agreeing:,} of {result.compared:,} within {TOLERANCE:g}, {result.identical:,} letter by letter",
+        "disagreeing": f"{result.disagreeing:,}",
+        "damaged": f"{result.damaged:,}",
+    }
+    if result.storages:
+        values["made again"] = f"{result.remade:,} of {result.remade + result.not_remade:,} pages gave the stored tokens again"
+    shown: list[RenderableType] = [pairs(f"snapshot {result.snapshot} of {result.corpus}", values)]
+    if result.groups:
+        rows = [(g.text_class, g.mode, f"{g.pages:,}", _spread(g.recorded), _spread(g.found)) for g in result.groups]
+        shown.append(_table("precision (mean, 95 % interval)", ("class", "mode", "pages", "recorded", "found"), rows))
+    if result.storages:
+        losses = [
+            (s.storage, str(s.bytes_per_token), f"{s.pages:,}", _spread(s.precision), _loss(s), f"{s.changed:,}")
+            for s in result.storages
+        ]
+        names = ("storage", "bytes/token", "pages", "precision", f"loss to {BASELINE}", "texts changed")
+        shown.append(_table("decode loss of token storages", names, losses))
+    if result.disagreements:
+        pages = [
+            (d.page_id, f"{d.recorded_precision:.4f}", f"{d.found_precision:.4f}", d.reason or "") for d in result.disagreements
+        ]
+        shown.append(_table("pages that disagree", ("page", "recorded", "found", "cut"), pages))
+    return [*shown, *(f"damaged: {escape(damage.page_id or 'shard')}: {escape(damage.what)}" for damage in result.damages)]
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _spread(spread: Spread | None) -> str:
+    if spread is None:
+        return "–"
+    return f"{spread.mean:.4f}" + (f" ({spread.low:.4f} to {spread.high:.4f})" if spread.low is not None else "")
+
+
+def _loss(loss: StorageLoss) -> str:
+    return f"{loss.loss:+.4f}" + (f" ({loss.loss_low:+.4f} to {loss.loss_high:+.4f})" if loss.loss_low is not None else "")

@@ -1,0 +1,121 @@
+"""The commands as their users type them: the demo once, then everything one can ask of its corpus."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.cluster
+
+
+def palimpsest(*arguments: str, code: int = 0) -> str:
+    """Run a command in a process of its own; returns stdout."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pipeline.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=600)
+    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout if code in (0, 3) else done.stderr
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("demo") / "corpus"
+    result = json.loads(palimpsest("run", "demo", "--out", str(path), "--json"))
+    counts = result["counts"]
+    assert counts["documents_in"] == counts["documents_committed"] + counts["documents_quarantined"] + counts["duplicates"]
+    assert counts["pages_in"] == counts["pages_committed"] == counts["rows"] > 20
+    assert result["reasons"] == {"invalid_json": 1, "missing_text": 1, "empty_text": 1} and counts["duplicates"] == 1
+    return path
+
+
+def test_a_second_run_does_nothing_and_says_so(corpus: Path) -> None:
+    assert "Nothing to do" in palimpsest("run", "demo", "--out", str(corpus))
+
+
+def test_a_dry_run_plans_and_writes_nothing(tmp_path: Path) -> None:
+    plan = json.loads(palimpsest("run", "demo", "--out", str(tmp_path / "corpus"), "--dry-run", "--json"))
+    assert plan["to process"] == plan["units"] == 5 and plan["published already"] == 0
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_fsck_finds_nothing_and_then_a_flipped_byte(corpus: Path, tmp_path: Path) -> None:
+    assert "0 errors" in palimpsest("fsck", str(corpus))
+    broken = tmp_path / "broken"
+    subprocess.run(["cp", "-r", str(corpus), str(broken)], check=True)
+    shard = next((broken / "data" / "tiny").glob("*.parquet"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 255
+    shard.write_bytes(data)
+    findings = json.loads(palimpsest("fsck", str(broken), "--json", code=3))
+    assert any(shard.name in finding["key"] and finding["severity"] == "error" for finding in findings)
+
+
+def test_inspect_shows_the_corpus_and_a_page(corpus: Path, tmp_path: Path) -> None:
+    summary = json.loads(palimpsest("inspect", str(corpus), "--json"))
+    assert summary["pages"] > 20
+    assert "prose" in palimpsest("inspect", str(corpus))
+    page = first_page(corpus)
+    palimpsest("inspect", str(corpus), page, "--image", str(tmp_path / "page.png"))
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+    assert "none of them begins like this" in palimpsest("inspect", str(corpus), "no-such-page", code=2)
+
+
+def first_page(corpus: Path) -> str:
+    import pyarrow.parquet as pq
+
+    shard = next((corpus / "data" / "tiny").glob("*.parquet"))
+    return pq.read_table(shard)["page_id"][0].as_py()
+
+
+def test_verify_agrees_with_what_was_recorded(corpus: Path) -> None:
+    result = json.loads(palimpsest("verify", str(corpus), "--share", "0.5", "--json"))
+    assert result["pages"] > 5 and not result["findings"]
+
+
+def test_the_report_is_one_file_without_network(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    assert str(out) in palimpsest("report", str(corpus), "--out", str(out))
+    html = out.read_text()
+    assert "Netherfield" in html and "invalid_json" in html
+    assert not re.search(r'(src|href)\s*=\s*["\']?(https?:)?//', html)
+
+
+def test_the_code_of_the_readme_runs(corpus: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert len(blocks) == 2
+    code = "\n".join(blocks).replace("demo/corpus", str(corpus))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "prose" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "nosuch"], "presets that come with Palimpsest"),
+        (["run", "demo", "--set", "tiers.mod=small"], "did you mean tiers.mode"),
+        (["run", "demo", "--set", "tiers.mode=smal"], "tiny, small, base, large"),
+        (["run", "demo", "--set", "layout.grid=70x35"], "64x32"),
+        (["run", "demo", "--source", "no/such/file.txt"], "no/such/file.txt"),
+        (["run", "demo", "--set", "codec.path=no/such/folder"], "codec.path"),
+        (["fsck", "no/such/corpus"], "no/such/corpus"),
+        (["inspect", "."], "corpus"),
+    ],
+)
+def test_what_cannot_be_used_is_explained_in_one_line(arguments: list[str], said: str) -> None:
+    message = palimpsest(*arguments, code=2)
+    assert said in message.replace("\n", " ") and "Traceback" not in message
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    for command in ("run", "verify", "inspect", "report", "fsck", "gc", "train-codec"):
+        assert f"palimpsest {command}" in palimpsest(command, "--help").replace("\n", " ")

@@ -1,0 +1,107 @@
+"""The embedded codec: its vocabulary, its target format, its checkpoint."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from tokenizers import Tokenizer
+
+from pipeline.codecs.embedded.target import AddressedTarget, page_ids, template
+from pipeline.codecs.embedded.vocabulary import (
+    BOS,
+    EOS,
+    FIRST_CELL,
+    FIRST_ROW,
+    FIRST_TOKEN,
+    GRIDS,
+    IMAGE,
+    MODE_NAMES,
+    SYMBOLS,
+    first_token_ids,
+    vocabulary_size,
+)
+from pipeline.codecs.modes import MODES
+from pipeline.pages.characters import LATIN
+from pipeline.pages.grid import Grid, lay_out
+from pipeline.pages.normalise import normalise
+
+TARGET = AddressedTarget()
+texts = st.text(alphabet=st.sampled_from(LATIN + "\n\t   漢я"), min_size=1, max_size=400).map(normalise).filter(bool)
+
+
+def test_ids_do_not_collide() -> None:
+    firsts = first_token_ids()
+    edges = [FIRST_CELL, FIRST_CELL + len(SYMBOLS), FIRST_ROW, FIRST_ROW + 8, FIRST_TOKEN]
+    edges += [firsts[name] + MODES[name].num_vision_tokens for name in MODE_NAMES]
+    assert edges == sorted(edges) and edges[-1] <= vocabulary_size()
+    assert [firsts[name] for name in MODE_NAMES[1:]] == edges[5:-1]
+
+
+@settings(deadline=None, max_examples=60)
+@given(texts, st.sampled_from(GRIDS), st.sampled_from(MODE_NAMES))
+def test_a_page_is_spelled_and_read_back(text: str, grid: str, mode: str) -> None:
+    page = next(lay_out(text, Grid.parse(grid, "latin")))
+    shown = text[: page.char_end]
+    ids = TARGET.encode(shown, *map(int, grid.split("x")), MODES[mode])
+    assert ids[-1] == EOS and max(ids) < vocabulary_size()
+    assert TARGET.decode(ids) == shown
+
+
+@pytest.mark.parametrize("mode", MODE_NAMES)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_every_cell_follows_the_address_of_its_own_token(grid: str, mode: str) -> None:
+    columns, rows = map(int, grid.split("x"))
+    side, first = MODES[mode].grid, first_token_ids()[mode]
+    ids, cells = template(columns, rows, mode)
+    assert len(cells) == columns * rows and (np.diff(cells) > 0).all()
+    seen_rows: dict[tuple[int, int], int] = {}
+    token = slot = -1
+    for position, place in enumerate(ids.tolist()):
+        if place >= FIRST_TOKEN:
+            token = place - first
+        elif place:
+            slot = place - FIRST_ROW
+        else:
+            row, column = divmod(int(np.searchsorted(cells, position)), columns)
+            assert token == int((row + 0.5) * side / rows) * side + int((column + 0.5) * side / columns)
+            assert seen_rows.setdefault((token, slot), row) == row and 0 <= slot < 8
+
+
+def test_the_prompt_names_the_grid_and_holds_the_image() -> None:
+    mode = MODES["tiny"]
+    prompt = TARGET.prompt(80, 40, mode)
+    assert prompt[0] == BOS and prompt.count(IMAGE) == mode.num_context_tokens
+    assert prompt[-1] != TARGET.prompt(64, 32, mode)[-1]
+    with pytest.raises(ValueError, match=r"70x35.*64x32"):
+        TARGET.prompt(70, 35, mode)
+
+
+def test_what_does_not_fit_or_is_unknown_is_refused() -> None:
+    with pytest.raises(ValueError, match="takes 2 pages"):
+        TARGET.encode("x" * 2049, 64, 32, MODES["tiny"])
+    russian = next(lay_out("я", Grid(64, 32)))
+    with pytest.raises(ValueError, match=r"U\+044F.*latin"):
+        page_ids(russian.cells, Grid(64, 32), "tiny")
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.integers(0, 5000), max_size=200))
+def test_reading_ids_is_total(ids: list[int]) -> None:
+    assert isinstance(TARGET.decode(ids), str)
+
+
+def test_the_checkpoint_that_ships_is_whole() -> None:
+    weights = files("pipeline.codecs.embedded") / "weights"
+    config = json.loads((weights / "config.json").read_text())
+    assert config["model_type"] == "unlimited_ocr" and config["text_config"]["vocab_size"] == vocabulary_size()
+    assert sum(len(entry.read_bytes()) for entry in weights.iterdir()) <= 40 << 20
+    tokenizer = Tokenizer.from_str((weights / "tokenizer.json").read_text())
+    assert tokenizer.get_vocab_size() == vocabulary_size()
+    cells = "Hello, wörld \U000f0000"
+    ids = tokenizer.encode(cells, add_special_tokens=False).ids
+    assert ids == [FIRST_CELL + SYMBOLS.index(ord(cell)) for cell in cells]
+    assert tokenizer.decode(ids) == cells

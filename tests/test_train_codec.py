@@ -1,0 +1,98 @@
+"""Training the embedded codec: it resumes, it learns, and its checkpoint loads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.codecs.embedded.target import AddressedTarget
+from pipeline.codecs.modes import MODES
+from pipeline.pages.grid import Grid
+from pipeline.training.codec_pages import PageSampler
+from pipeline.training.reading_heads import ReadingHeads, cell_places
+from pipeline.training.train_codec import Blend, TrainConfig, Trainee, learning_rate, train
+
+WORDS = "The quick brown fox jumps over the lazy dog; 42 élèves, no more.\n"
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("text") / "text.jsonl"
+    lines = [json.dumps({"text": WORDS * 200, "text_class": name}) for name in ("prose", "code", "latin")]
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def small(text: str, out: Path, steps: int) -> TrainConfig:
+    blends = (Blend(grid="64x32", mode="tiny", weight=1.0, pages=1),)
+    return TrainConfig(
+        text=text, out=str(out), steps=steps, blends=blends, save_every=1, log_every=1, cells=64, stretch=32, compile=False
+    )
+
+
+def test_it_resumes_where_it_was_stopped(text: str, tmp_path: Path) -> None:
+    train(small(text, tmp_path, 2))
+    first = torch.load(tmp_path / "state.pt", weights_only=True)
+    train(small(text, tmp_path, 3))
+    second = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert (first["step"], second["step"]) == (2, 3)
+    moved = [name for name, value in first["trainee"].items() if not torch.equal(value, second["trainee"][name])]
+    assert any("language_model" in name for name in moved) and any("sam_encoder" in name for name in moved)
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log] == [1, 2, 3] and all(np.isfinite(row["token_loss"]) for row in log)
+
+
+def test_pages_and_targets_say_the_same(text: str) -> None:
+    sampler = PageSampler(text, seed=3)
+    batch = sampler.batch(Grid(64, 32, "latin"), "tiny", 6, stretch=40)
+    again = PageSampler(text, seed=3).batch(Grid(64, 32, "latin"), "tiny", 6, stretch=40)
+    assert (batch.images == again.images).all() and (batch.targets == again.targets).all()
+    target = AddressedTarget()
+    for cells, stretch, start in zip(batch.cells, batch.targets, batch.starts, strict=True):
+        page = target.decode([int(c) for c in cells if c >= 0])
+        whole = target.encode(page, 64, 32, MODES["tiny"])
+        piece = [int(i) for i in stretch if i >= 0]
+        assert whole[start : start + len(piece)] == piece
+
+
+def test_a_missing_text_class_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "text.jsonl"
+    path.write_text(json.dumps({"text": "x", "text_class": "prose"}))
+    with pytest.raises(ValueError, match="code, latin"):
+        PageSampler(str(path), 0)
+
+
+def test_the_token_head_begins_as_the_inverse_of_the_compressor() -> None:
+    """With an untouched compressor, unpacking a token gives back the patches that went into it, in their places."""
+    trainee = Trainee(0)
+    sam = trainee.model.model.vision_tower.sam_encoder
+    heads = ReadingHeads(256, 512)
+    torch.nn.init.zeros_(heads.refine[2].weight)
+    torch.nn.init.zeros_(heads.refine[2].bias)
+    for conv in (sam.proj.conv1, sam.proj.conv2):
+        with torch.no_grad():
+            conv.weight[conv.weight.abs() < 0.5] = 0.0
+            conv.weight[conv.weight.abs() >= 0.5] = 1.0
+    patches = torch.randn(2, 32, 8, 8)
+    tokens = sam.proj(patches).flatten(2).transpose(1, 2)
+    unpacked = heads.unpacked(tokens)
+    torch.testing.assert_close(unpacked, patches.flatten(2).transpose(1, 2))
+
+
+def test_cells_lie_in_the_patch_that_holds_their_centre() -> None:
+    index, waves = cell_places(Grid(80, 40), 8)
+    assert index.shape == (3200,) and waves.shape == (3200, 64)
+    assert index[0] == 0 and index[-1] == 32 * 32 - 1
+    assert int(index[79]) == 31  # the last cell of the first row
+    assert int(index[40 * 80 // 2]) // 32 == 16  # the first cell of the lower half
+
+
+def test_the_learning_rate_warms_up_and_decays() -> None:
+    config = replace(TrainConfig(), steps=1000, warmup=100, learning_rate=1.0, final_learning_rate=0.1)
+    assert learning_rate(config, 0) < learning_rate(config, 50) < learning_rate(config, 99) == 1.0
+    assert learning_rate(config, 1000) == pytest.approx(0.1)
