@@ -170,6 +170,8 @@ class JobConfig:
             least = 1 if setting.name.endswith(("_tasks", "_workers", "_batch")) else 0
             if isinstance(value, int | float) and value < least:
                 raise ConfigError(f"placement.{setting.name} = {value}: at least {least}")
+        if self.storage.row_group_bytes < 1:
+            raise ConfigError(f"storage.row_group_bytes = {self.storage.row_group_bytes}: at least 1")
         if self.codec.dtype not in ("bfloat16", "float32"):
             raise ConfigError(f"codec.dtype = {self.codec.dtype!r}: choose bfloat16 or float32")
         if self.codec.device not in ("auto", "cpu", "cuda"):
@@ -209,12 +211,7 @@ def parse(settings: Mapping[str, Any], overrides: Iterable[str] = (), kind: type
             table[name] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             table[name] = text
-    try:
-        return _build(kind, merged, "")
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    return _build(kind, merged, "")
 
 
 def load(preset: str, overrides: Sequence[str] = (), kind: type[Settings] = JobConfig) -> Settings:  # type: ignore[assignment]
@@ -251,7 +248,12 @@ def _build(cls: type, table: Mapping[str, Any], path: str) -> Any:
             hint = f"did you mean {path}{near[0]}?" if near else f"choose one of {', '.join(path + k for k in known)}"
             raise ConfigError(f"unknown setting {where} = {value!r}; {hint}")
         values[name] = _convert(known[name], value, where)
-    return cls(**values)
+    try:
+        return cls(**values)
+    except ConfigError:
+        raise
+    except ValueError as error:  # of a section that checks itself; it does not know what it is called here
+        raise ConfigError(f"{path}{error}") from error
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.verification.verdict import Verdict
 
 TOLERANCE = 0.01
-"""How far a precision may move between two readings. In bfloat16 a near tie can turn with the batch that a page is in."""
+"""How far a precision may move between two readings: on a GPU, a near tie can turn with the batch that a page is in."""
 NAMED = 1_000  # disagreements and damages that are named; all are counted
 BASELINE = "bf16"
 COUNTED = ("pages", "text_pages", "compared", "identical", "agreeing", "disagreeing", "damaged", "remade", "not_remade")

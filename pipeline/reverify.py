@@ -75,7 +75,8 @@ def reverify(
     """Decode the stored tokens of a snapshot and compare, in memory that does not grow with it.
 
     Args:
-        config: `codec`, `verification` and `placement` (batch, threads) are used.
+        config: `codec`, `verification` and `placement` are used. Blank-page controls are decoded again too, because a page beside
+            its control is a batch of two, and the last bits of a product depend on how many rows it has.
         share: of the pages, chosen by page id as a run chooses those that it verifies.
         storages: token storages whose decode loss is measured as well; bf16 is always tried, to compare with.
 
@@ -86,8 +87,6 @@ def reverify(
     began = time.monotonic()
     tried = tuple(find_storage(name).name for name in dict.fromkeys((BASELINE, *storages))) if storages else ()
     is_sampled("", share)
-    # Controls are a property of the codec, not of the stored bytes.
-    config = replace(config, verification=replace(config.verification, control_share=0.0))
     reader = _Reader(config, tried)
     codec = reader.verify.codec
     _refuse_other_codecs(store, snapshot, (codec.id, codec.revision))
@@ -150,7 +149,7 @@ def _take_in(table: pa.Table, reader: _Reader, share: float, found: Findings) ->
                 sound.append(place)
             else:
                 found.damage(table["page_id"][place].as_py(), what)
-        step = reader.verify.config.placement.verify_batch
+        step = reader.verify.step(reader.verify.config.placement.verify_batch)
         for start in range(0, len(sound), step):
             rows = table.take(sound[start : start + step])
             found.compare(rows, reader.verify.verdicts(rows, mode))
@@ -163,7 +162,7 @@ class _Reader:
 
     def __init__(self, config: JobConfig, storages: Sequence[str]) -> None:
         self.verify, self.storages = Verify(config, ""), storages
-        self.encoder = Encode(config, "").codec if storages else None
+        self.encode = Encode(config, "") if storages else None
 
     def damage(self, row: pa.Table, mode: str) -> str | None:
         """Why a row's tokens cannot be decoded, or None."""
@@ -181,10 +180,11 @@ class _Reader:
         Returns:
             how many of them gave the stored tokens again, and verdicts by storage.
         """
-        assert self.encoder is not None
+        assert self.encode is not None
+        codec, step = self.encode.codec, self.encode.step(self.encode.config.placement.encode_batch)
         images = np.stack([image for row in rows.to_pylist() if (image := render_row(row)) is not None])
-        mode, step = self.encoder.mode(mode_name), self.verify.config.placement.encode_batch
-        batches = [self.encoder.encode(images[start : start + step], mode) for start in range(0, len(images), step)]
+        mode = codec.mode(mode_name)
+        batches = [codec.encode(images[start : start + step], mode) for start in range(0, len(images), step)]
 
         def packed(storage: str) -> list[PackedTokens]:
             return [page for tokens in batches for page in pack(storage, tokens)]

@@ -114,11 +114,14 @@ def prepare(config: JobConfig) -> Prepared:
     """Check a configuration against the codec that it names.
 
     Raises:
-        ValueError: for a mode, grid or checkpoint that does not exist, with the choices.
+        ValueError: for a mode, grid, token storage or checkpoint that does not exist, with the choices.
     """
     from pipeline.codecs.adapter import load_codec
+    from pipeline.codecs.token_storage import STORAGES
     from pipeline.stages import codec_options
 
+    if config.storage.tokens not in STORAGES:
+        raise configs.ConfigError(f"storage.tokens = {config.storage.tokens!r}: choose one of {', '.join(STORAGES)}")
     codec = load_codec(config.codec.name, config.codec.path, **codec_options(config), parts="encoder")
     alphabet = config.layout.alphabet
     if alphabet == "codec":

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import UnlimitedOcrConfig, UnlimitedOcrForConditionalGeneration
 
-from pipeline.codecs.embedded.vocabulary import BOS, EOS, IMAGE, PADDING, vocabulary_size
+from pipeline.codecs.embedded.vocabulary import BOS, EOS, FIRST_CELL, IMAGE, PADDING, SYMBOLS, vocabulary_size
 
 DIM = 32
 
@@ -49,14 +49,13 @@ def write_tiny_codec(directory: Path, seed: int = 0) -> Path:
     }
     torch.manual_seed(seed)
     model = UnlimitedOcrForConditionalGeneration(
-        UnlimitedOcrConfig(
-            vision_config={"sam_config": sam, "encoder_config": mixer}, text_config=decoder, image_token_id=IMAGE
-        )
+        UnlimitedOcrConfig(vision_config={"sam_config": sam, "encoder_config": mixer}, text_config=decoder, image_token_id=IMAGE)
     )
     for weight in model.parameters():  # wide enough that what is written depends on the page and varies
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=0.3)
     model.get_input_embeddings().weight.data.normal_()
-    model.get_output_embeddings().weight.data[IMAGE] = 0  # no decoder writes images
+    head = model.get_output_embeddings().weight.data
+    head[FIRST_CELL + len(SYMBOLS) :] = head[IMAGE] = 0  # it writes characters
     model.to(torch.bfloat16).save_pretrained(directory)
     return directory

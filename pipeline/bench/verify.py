@@ -44,7 +44,8 @@ def bench_verify(
     """Measure `greedy.decode` against `Codec.generate`.
 
     Args:
-        pages: how many; both sides decode them in batches of `placement.verify_batch`.
+        pages: how many; plain decoding takes them in batches of `placement.verify_batch`, which suits it best, and so does
+            drafted decoding, but one by one on a CPU, as the pipeline does.
         dtype: float32 by default, where equal outputs are certain but for true ties; None takes `codec.dtype`.
         max_new_tokens: both sides stop a page there, so that `generate` ends in bearable time.
         error_shares: planted errors per token of the greedy output.
@@ -97,7 +98,8 @@ def bench_verify(
         "grid": str(prepared.grid),
         "mode": mode.name,
         "pages": pages,
-        "batch": config.placement.verify_batch,
+        "generate_batch": config.placement.verify_batch,
+        "draft_batch": reader.draft_batch,
         "max_new_tokens": max_new_tokens,
         "greedy_tokens_per_page": sum(map(len, greedy)) / pages,
         "generate_pages_per_second": pages / plain_seconds,
@@ -105,8 +107,8 @@ def bench_verify(
         "rows": rows,
         "notes": [
             f"Both sides stop after {max_new_tokens} tokens of a page; whole pages take more, and gain more from drafting.",
-            "Planted errors: half of them replace a token, a quarter drops one, a quarter inserts one. An output that repeats itself "
-            "takes more passes than errors were planted: where a draft goes on is then ambiguous.",
+            "Planted errors: half of them replace a token, a quarter drops one, a quarter inserts one.",
+            "An output that repeats itself takes more passes than errors were planted: where a draft goes on is then ambiguous.",
             "passes = 1 + disagreements, but one more where a draft ran out, and one less where a disagreement ended the page.",
         ],
         "command": f"palimpsest bench verify --pages {pages}",
@@ -122,6 +124,7 @@ class _Reader:
         self.codec, self.config, self.limit = codec, config, max_new_tokens
         self.features: list[Any] = []
         self.prompts: list[list[int]] = []
+        self.draft_batch = 1 if codec.device.type == "cpu" else config.placement.verify_batch
 
     def see(self, images: Any, mode: Any, size: tuple[int, int]) -> None:
         """Encode page images `[n, px, px]`, through the token storage like any other."""
@@ -136,7 +139,8 @@ class _Reader:
 
     def generate(self) -> list[list[int]]:
         """Plain greedy decoding."""
-        batches = (self.codec.generate(self.features[some], self.prompts[some], self.limit) for some in self._slices())
+        some_pages = self._slices(self.config.placement.verify_batch)
+        batches = (self.codec.generate(self.features[some], self.prompts[some], self.limit) for some in some_pages)
         return [ids for batch in batches for ids in batch]
 
     def draft(self, drafts: Sequence[Sequence[int]]) -> list[Decoded]:
@@ -145,7 +149,7 @@ class _Reader:
         from pipeline.verification.reading import DraftedPage
 
         codec, read = self.codec, []
-        for some in self._slices():
+        for some in self._slices(self.draft_batch):
             inputs = zip(self.features[some], self.prompts[some], drafts[some], strict=True)
             batch = [
                 DraftedPage(features=f, prompt_ids=p, draft_ids=d, max_new_tokens=self.limit, positions=codec.positions(p))
@@ -154,8 +158,7 @@ class _Reader:
             read += decode(codec, batch, image_inputs=codec.image_inputs, bidirectional_images=codec.bidirectional_images)
         return read
 
-    def _slices(self) -> list[slice]:
-        step = self.config.placement.verify_batch
+    def _slices(self, step: int) -> list[slice]:
         return [slice(start, start + step) for start in range(0, len(self.features), step)]
 
 

@@ -1,0 +1,198 @@
+"""Settings: what is refused and how it is said, and which of them make another corpus."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import ConfigError, JobConfig, fingerprint, load, parse, presets_folder, to_json, to_toml
+
+CHANGED: dict[str, Any] = {
+    "sources": ("elsewhere",),
+    "out": "elsewhere",
+    "source.text_field": "body",
+    "source.id_field": "key",
+    "source.timestamp_field": "when",
+    "source.importance_field": "weight",
+    "source.class_field": "kind",
+    "source.encoding": "latin-1",
+    "source.format": "jsonl",
+    "source.unit_bytes": 1000,
+    "source.max_document_chars": 1000,
+    "layout.grid": "80x40",
+    "layout.alphabet": "unicode",
+    "layout.max_escaped_share": 0.5,
+    "codec.name": "auto",
+    "codec.path": "folder",
+    "codec.revision": "abc",
+    "codec.content_hash": "abc",
+    "codec.dtype": "float32",
+    "codec.device": "cuda",
+    "codec.trust_remote_code": True,
+    "tiers.mode": "small",
+    "verification.share": 0.5,
+    "verification.control_share": 0.5,
+    "verification.target_precision": 0.5,
+    "verification.early_stop": True,
+    "storage.tokens": "bf16",
+    "storage.row_group_bytes": 1000,
+    "limits.quarantine_share": 0.5,
+    "placement.address": "auto",
+    "placement.read_tasks": 7,
+    "placement.render_tasks": 7,
+    "placement.encode_workers": 7,
+    "placement.verify_workers": 7,
+    "placement.gpus_per_worker": 0.5,
+    "placement.cpus_per_worker": 2.0,
+    "placement.threads_per_worker": 7,
+    "placement.encode_batch": 7,
+    "placement.verify_batch": 7,
+    "placement.render_batch": 7,
+    "placement.shard_batch": 7,
+    "placement.object_store_bytes": 10**8,
+}
+"""Every setting with a value that is not its default."""
+
+BY_ITS_EFFECT = {"layout.grid", "layout.alphabet", "codec.name", "codec.path", "codec.revision", "codec.content_hash"}
+"""Settings whose effect is in the fingerprint under the name of what they lead to: the layout, or the loaded checkpoint."""
+
+HOW = {"sources", "out", "source.unit_bytes", "source.max_document_chars", "codec.device", "codec.trust_remote_code"} | {
+    "storage.row_group_bytes"
+}
+
+
+def names(kind: type = JobConfig, path: str = "") -> list[str]:
+    """All settings, dotted."""
+    found = []
+    for setting in fields(kind):
+        default = getattr(kind(), setting.name)
+        found += names(type(default), f"{path}{setting.name}.") if is_dataclass(default) else [path + setting.name]
+    return found
+
+
+def changed(name: str) -> JobConfig:
+    section, _, setting = name.rpartition(".")
+    config = JobConfig()
+    if not section:
+        return replace(config, **{setting: CHANGED[name]})
+    return replace(config, **{section: replace(getattr(config, section), **{setting: CHANGED[name]})})
+
+
+def test_the_table_above_has_every_setting() -> None:
+    assert sorted(CHANGED) == sorted(names())
+    default = to_json(JobConfig())
+    assert all(to_json(changed(name)) != default for name in CHANGED)
+
+
+@pytest.mark.parametrize("name", sorted(set(CHANGED) - BY_ITS_EFFECT))
+def test_the_fingerprint_changes_with_what_is_made_and_not_with_how(name: str) -> None:
+    same = name in HOW or name.startswith(("limits.", "placement."))
+    found = fingerprint(changed(name), "layout", "codec", "revision")
+    assert (found == fingerprint(JobConfig(), "layout", "codec", "revision")) == same
+
+
+def test_the_fingerprint_changes_with_the_layout_and_the_checkpoint() -> None:
+    found = {
+        fingerprint(JobConfig(), *parts)
+        for parts in [("l", "c", "r"), ("L", "c", "r"), ("l", "C", "r"), ("l", "c", "R"), ("lc", "", "r")]
+    }
+    assert len(found) == 5 and all(len(print_) == 16 for print_ in found)
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ("[tiers]\nmod = 'tiny'", "unknown setting tiers.mod = 'tiny'; did you mean tiers.mode?"),
+        ("[tier]\nmode = 'tiny'", "did you mean tiers?"),
+        ("[limits]\nzzz = 1", "unknown setting limits.zzz = 1; choose one of limits.quarantine_share"),
+        ("tiers = 'tiny'", "tiers = 'tiny': expected a section with mode"),
+        ("sources = 'folder'", "sources = 'folder': expected a list of strings"),
+        ("sources = [1]", r"sources = \[1\]: expected a list of strings"),
+        ("[tiers]\nmode = 1", "tiers.mode = 1: expected str, not int"),
+        ("[placement]\nread_tasks = 2.0", "placement.read_tasks = 2.0: expected int, not float"),
+        ("[placement]\nread_tasks = true", "placement.read_tasks = True: expected int, not bool"),
+        ("[verification]\nshare = true", "verification.share = True: expected float, not bool"),
+        ("[verification]\nshare = 1.5", "verification.share = 1.5: a share lies between 0 and 1"),
+        ("[verification]\nshare = nan", "verification.share = nan: a share lies between 0 and 1"),
+        ("[limits]\nquarantine_share = -0.1", "limits.quarantine_share = -0.1: a share"),
+        ("[placement]\nencode_workers = 0", "placement.encode_workers = 0: at least 1"),
+        ("[placement]\nobject_store_bytes = -1", "placement.object_store_bytes = -1: at least 0"),
+        ("[codec]\ndtype = 'float16'", "codec.dtype = 'float16': choose bfloat16 or float32"),
+        ("[codec]\ndevice = 'tpu'", "codec.device = 'tpu': choose auto, cpu or cuda"),
+        ("[codec]\npath = 1", "codec.path = 1: expected str, not int"),
+        ("[storage]\nrow_group_bytes = 0", "storage.row_group_bytes = 0: at least 1"),
+        ("[source]\nformat = 'csv'", "source.format='csv' is unknown; choose one of auto, text"),
+        ("[source]\nunit_bytes = 0", "source.unit_bytes=0 must be at least 1"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_by_name(toml: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(tomllib.loads(toml))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tiers.mode", "--set 'tiers.mode': expected key=value"),
+        ("tiers.mod=small", "unknown setting tiers.mod = 'small'; did you mean tiers.mode?"),
+        ("tiers.mode.name=small", "'mode' is a setting, not a section"),
+        ("=small", "unknown setting  = 'small'; choose one of sources"),
+        ("verification.share=half", "verification.share = 'half': expected float, not str"),
+        ("placement.read_tasks=", "placement.read_tasks = '': expected int, not str"),
+        ("out=2026-01-01", "out = .*2026.*: expected str, not date"),
+    ],
+)
+def test_a_bad_override_is_refused_by_name(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse({"tiers": {"mode": "tiny"}}, [override])
+
+
+def test_overrides_are_toml_where_they_can_be_and_later_ones_win() -> None:
+    given_ = {"tiers": {"mode": "tiny"}}
+    config = parse(given_, ["tiers.mode=small", "tiers.mode=base", 'sources=["a", "b"]', "verification.share=1", "out=a=b"])
+    assert (config.tiers.mode, config.sources, config.verification.share, config.out) == ("base", ("a", "b"), 1.0, "a=b")
+    assert isinstance(config.verification.share, float)
+    assert given_ == {"tiers": {"mode": "tiny"}}
+
+
+def test_an_unknown_preset_is_refused_with_the_choices(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="preset 'locale': no such file; .*local"):
+        load("locale")
+    with pytest.raises(ConfigError, match=r"preset '.*mine\.toml': no such file"):
+        load(str(tmp_path / "mine.toml"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"[tiers]\nmode = tiny\n", r"mine\.toml: .*line 2"), (b"out = '\xff'", r"mine\.toml: .*utf-8.*position 7")],
+)
+def test_bad_toml_is_refused_with_its_place(tmp_path: Path, content: bytes, message: str) -> None:
+    preset = tmp_path / "mine.toml"
+    preset.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        load(str(preset))
+
+
+def test_the_presets_of_runs_that_ship_with_the_package_load() -> None:
+    presets = [path.stem for path in presets_folder().glob("*.toml") if "sources" in (text := path.read_text()) or "[layout]" in text]
+    assert {"demo", "local"} <= set(presets)
+    for preset in presets:
+        assert isinstance(load(preset), JobConfig)
+
+
+def test_every_setting_survives_being_written_as_toml() -> None:
+    for name in CHANGED:
+        assert parse(tomllib.loads(to_toml(changed(name)))) == changed(name)
+
+
+@settings(deadline=None, max_examples=50)
+@given(text=st.text(st.characters(exclude_categories=["Cs"])), share=st.floats(0, 1))
+def test_any_text_and_share_survive_being_written_as_toml(text: str, share: float) -> None:
+    config = parse({"out": text, "sources": [text, ""], "verification": {"share": share}, "codec": {"path": text}})
+    assert parse(tomllib.loads(to_toml(config))) == config
