@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 import tomllib
 import types
 import typing
@@ -71,12 +72,14 @@ class VerificationConfig:
     """What is read back and what is demanded of it.
 
     Attributes:
+        reader: the decoder that reads back: "generative", or "cells" for a codec that has a cell reader.
         share: share of the pages that is decoded, chosen by page id; the others are "unverified".
         control_share: share of the verified pages whose blank-page control is decoded too.
         target_precision: pages below it get the status "below_target"; 0 asks for nothing.
         early_stop: stop decoding a page once it provably cannot reach the target; its precision is then an upper bound.
     """
 
+    reader: str = "generative"
     share: float = 1.0
     control_share: float = 0.02
     target_precision: float = 0.9
@@ -174,6 +177,8 @@ class JobConfig:
             raise ConfigError(f"storage.row_group_bytes = {self.storage.row_group_bytes}: at least 1")
         if self.codec.dtype not in ("bfloat16", "float32"):
             raise ConfigError(f"codec.dtype = {self.codec.dtype!r}: choose bfloat16 or float32")
+        if self.verification.reader not in ("generative", "cells"):
+            raise ConfigError(f"verification.reader = {self.verification.reader!r}: choose generative or cells")
         if self.codec.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"codec.device = {self.codec.device!r}: choose auto, cpu or cuda")
 
@@ -286,10 +291,15 @@ def to_json(config: JobConfig) -> dict[str, Any]:
 
 
 def to_toml(config: JobConfig) -> str:
-    """The configuration as TOML that `parse` reads back, for the run record."""
+    """The configuration as TOML that `parse` reads back, for the run record.
+
+    Bytes of a file name that are not UTF-8 cannot stand in TOML; they are written as what Python shows for them.
+    """
 
     def line(name: str, value: Any) -> str:
-        return f"{name} = {json.dumps(value, ensure_ascii=False)}\n"
+        text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        text = re.sub("[\ud800-\udfff]", lambda lone: f"\\\\u{ord(lone[0]):04x}", text)
+        return f"{name} = {text}\n"
 
     settings = to_json(config)
     top = "".join(line(k, v) for k, v in settings.items() if not isinstance(v, dict))

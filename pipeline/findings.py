@@ -7,17 +7,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.codecs.token_storage import find_storage
 from pipeline.report.measures import STEPS, Mean, Measures, Spread
 from pipeline.report.summary import MAX_CLASSES, OTHER, UNNAMED
+from pipeline.verification import fidelity
 
 if TYPE_CHECKING:
     from pipeline.verification.verdict import Verdict
 
 TOLERANCE = 0.01
-"""How far a precision may move between two readings: on a GPU, a near tie can turn with the batch that a page is in."""
+"""How far two readings of a page may be apart: on a GPU, a near tie can turn with the batch that the page is in."""
 NAMED = 1_000  # disagreements and damages that are named; all are counted
 BASELINE = "bf16"
 COUNTED = ("pages", "text_pages", "compared", "identical", "agreeing", "disagreeing", "damaged", "remade", "not_remade")
@@ -82,8 +84,8 @@ class ReverifyResult:
         text_pages: rows of tier text, which have no tokens.
         compared: decoded pages whose row records a verdict; the others were not decoded when they were made.
         identical: compared pages that read letter by letter as recorded.
-        agreeing, disagreeing: compared pages, by whether their precision is within TOLERANCE of the recorded one (where that is
-            the upper bound of an early stop: not above it).
+        agreeing, disagreeing: compared pages, by whether what is read now and its precision differ from what is recorded by more
+            than TOLERANCE. Where that is the upper bound of an early stop, a whole reading may be anything up to it.
         disagreements, damages: by name, the first NAMED of them.
         remade, not_remade: with `storages`, pages whose text gave the stored tokens again, and pages whose text did not.
     """
@@ -143,16 +145,16 @@ class Findings:
 
     def compare(self, rows: pa.Table, verdicts: Sequence[Verdict]) -> None:
         """Take in decoded rows."""
-        columns = ["page_id", "text_class", "mode", "reason", "precision", "exact", "decoded_text"]
+        columns = ["page_id", "text", "text_class", "mode", "reason", "precision", "exact", "decoded_text"]
         for row, verdict in zip(rows.select(columns).to_pylist(), verdicts, strict=True):
             self.counts["pages"] += 1
             recorded, found = self._group(row["text_class"] or UNNAMED, row["mode"])
-            _note(found, verdict.precision)
+            precision = float(np.float32(verdict.precision))  # as a row keeps it
+            _note(found, precision)
             if row["precision"] is None:
                 continue
             _note(recorded, row["precision"])
-            off = verdict.precision - row["precision"]
-            agrees = (off if row["reason"] == "early_stop" else abs(off)) <= TOLERANCE
+            agrees = _agrees(row, verdict, precision)
             self.counts["compared"] += 1
             self.counts["agreeing" if agrees else "disagreeing"] += 1
             self.counts["identical"] += verdict.exact == row["exact"] and verdict.decoded_text == row["decoded_text"]
@@ -161,7 +163,7 @@ class Findings:
                     Disagreement(
                         page_id=row["page_id"],
                         recorded_precision=row["precision"],
-                        found_precision=verdict.precision,
+                        found_precision=precision,
                         reason=verdict.reason,
                     )
                 )
@@ -207,6 +209,14 @@ class Findings:
                 loss_high=None if half is None else mean + half,
                 changed=sums.changed,
             )
+
+
+def _agrees(row: dict[str, Any], verdict: Verdict, precision: float) -> bool:
+    if row["reason"] == "early_stop" != verdict.reason:
+        return precision <= row["precision"] + TOLERANCE
+    then, now = (row["text"] if text is None else text for text in (row["decoded_text"], verdict.decoded_text))
+    alike = then == now or fidelity.precision([then], [now])[0] >= 1 - TOLERANCE
+    return bool(alike) and abs(precision - row["precision"]) <= TOLERANCE
 
 
 def _note(measures: Measures, precision: float) -> None:

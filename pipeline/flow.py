@@ -26,6 +26,8 @@ from pipeline.sources.config import SourceConfig
 from pipeline.sources.units import Unit
 from pipeline.stages import UNITS, Encode, Paginate, Read, Render, Verify, Write
 
+START_TRIES = 4
+
 
 @contextmanager
 def cluster(placement: PlacementConfig) -> Iterator[None]:
@@ -40,11 +42,23 @@ def cluster(placement: PlacementConfig) -> Iterator[None]:
             options["object_store_memory"] = placement.object_store_bytes
     else:
         options["address"] = placement.address
-    ray.init(**options)
+    _start(options)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(options: dict[str, Any]) -> None:
+    """`ray.init`, again where it gives up: its helpers have 15 seconds to come up, which a busy machine may not have for them."""
+    for tries_left in reversed(range(START_TRIES)):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # Ray raises nothing more special
+            if not tries_left or "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
 
 
 def index_units(config: SourceConfig) -> Callable[[list[Unit]], Iterator[list[str]]]:

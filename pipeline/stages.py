@@ -31,6 +31,8 @@ from pipeline.sources.tables import read_unit_tables
 
 if TYPE_CHECKING:
     from pipeline.codecs.adapter import Codec
+    from pipeline.codecs.modes import Mode
+    from pipeline.verification.reading import Decoded
 
 UNITS = pa.schema([pa.field("unit", pa.string(), nullable=False)])
 WRITTEN = pa.schema(
@@ -238,55 +240,77 @@ class Verify(Model):
 
     def verdicts(self, table: pa.Table, mode_name: str) -> Sequence[Any]:
         """Verdicts on rows with tokens, all of one mode."""
-        from pipeline.verification.control import blanked, is_sampled
+        from pipeline.verification.control import is_sampled
+        from pipeline.verification.verdict import judge
+
+        settings, mode = self.config.verification, self.codec.mode(mode_name)
+        tokens = stored_tokens(table, mode, self.codec)
+        controlled = [place for place, name in enumerate(table["page_id"].to_pylist()) if is_sampled(name, settings.control_share)]
+        texts = table["text"].to_pylist()
+        grids = list(zip(table["grid_w"].to_pylist(), table["grid_h"].to_pylist(), strict=True))
+        read_back = self._read_cells if settings.reader == "cells" else self._read_generative
+        read, controls = read_back(tokens, mode, texts, grids, controlled)
+        blanks: list[str | None] = [None] * len(texts)
+        for place, page in zip(controlled, controls, strict=True):
+            blanks[place] = self.codec.decode_ids(page.ids)
+        decoded = [self.codec.decode_ids(page.ids) for page in read]
+        return judge(texts, decoded, read, target_precision=settings.target_precision, blank_texts=blanks)
+
+    def _read_generative(
+        self, tokens: Any, mode: Mode, texts: list[str], grids: list[tuple[int, int]], controlled: list[int]
+    ) -> tuple[list[Decoded], list[Decoded]]:
+        """What the decoder writes for each page, and for the controlled ones from an empty page's tokens."""
+        from pipeline.verification.control import blanked
         from pipeline.verification.early_stop import EarlyStop, stable_prefix
         from pipeline.verification.greedy import decode
         from pipeline.verification.loops import LoopWatch
         from pipeline.verification.reading import DraftedPage
-        from pipeline.verification.verdict import judge
 
-        codec, settings, mode = self.codec, self.config.verification, self.codec.mode(mode_name)
-        texts = table["text"].to_pylist()
-        pages, controls, controlled = [], [], []
-        features = codec.features(stored_tokens(table, mode, codec), mode)
-        for place, (text, page, columns, rows) in enumerate(
-            zip(texts, features, table["grid_w"].to_pylist(), table["grid_h"].to_pylist(), strict=True)
-        ):
-            draft = codec.encode_text(text, mode, (columns, rows))
+        codec, settings = self.codec, self.config.verification
+        pages = []
+        for text, features, grid in zip(texts, codec.features(tokens, mode), grids, strict=True):
+            draft, prompt = codec.encode_text(text, mode, grid), codec.prompt_ids(mode, grid)
             watches: tuple[Any, ...] = (LoopWatch(draft),)
             if settings.early_stop and settings.target_precision:
                 watches += (EarlyStop(text, settings.target_precision, lambda ids: stable_prefix(codec.decode_ids(ids))),)
-            prompt = codec.prompt_ids(mode, (columns, rows))
-            drafted = DraftedPage(
-                features=page, prompt_ids=prompt, draft_ids=draft, positions=codec.positions(prompt), watches=watches
+            positions = codec.positions(prompt)
+            pages.append(
+                DraftedPage(features=features, prompt_ids=prompt, draft_ids=draft, positions=positions, watches=watches)
             )
-            pages.append(drafted)
-            if is_sampled(table["page_id"][place].as_py(), settings.control_share):
-                controls.append(blanked(drafted, self._blank(mode_name), (LoopWatch(draft),)))
-                controlled.append(place)
+        empty = codec.features(self._blank(mode), mode)[0] if controlled else None
+        controls = [blanked(pages[place], empty, (LoopWatch(pages[place].draft_ids),)) for place in controlled]
         read = decode(
             codec, [*pages, *controls], image_inputs=codec.image_inputs, bidirectional_images=codec.bidirectional_images
         )
-        blanks: list[str | None] = [None] * len(pages)
-        for place, page in zip(controlled, read[len(pages) :], strict=True):
-            blanks[place] = codec.decode_ids(page.ids)
-        read = read[: len(pages)]
-        decoded = [codec.decode_ids(page.ids) for page in read]
-        return judge(texts, decoded, read, target_precision=settings.target_precision, blank_texts=blanks)
+        return read[: len(pages)], read[len(pages) :]
 
-    def _blank(self, mode_name: str) -> Any:
-        """Features of an empty page, through the token storage like any other."""
+    def _read_cells(
+        self, tokens: Any, mode: Mode, texts: list[str], grids: list[tuple[int, int]], controlled: list[int]
+    ) -> tuple[list[Decoded], list[Decoded]]:
+        """The same by the codec's cell reader: one pass for all cells of a page, and nothing to draft."""
+        from pipeline.verification.reading import Decoded
+
+        def read(tokens: Any, places: Sequence[int]) -> list[Decoded]:
+            ids: dict[int, list[int]] = {}
+            for grid in {grids[place] for place in places}:
+                some = [at for at, place in enumerate(places) if grids[place] == grid]
+                ids.update(zip(some, self.codec.read_cells(tokens[some], grid), strict=True))
+            return [Decoded(ids=tuple(ids[at]), passes=1, disagreements=0, stopped="eos") for at in range(len(places))]
+
+        controls = read(self._blank(mode).expand(len(controlled), -1, -1), controlled) if controlled else []
+        return read(tokens, range(len(texts))), controls
+
+    def _blank(self, mode: Mode) -> Any:
+        """Tokens of an empty page, bfloat16 `[1, num_vision_tokens, token_dim]`, through the token storage like any other."""
         from pipeline.codecs.adapter import load_codec
         from pipeline.codecs.token_storage import pack, unpack
 
-        if mode_name not in self._blanks:
+        if mode.name not in self._blanks:
             encoder = load_codec(self.config.codec.name, self.config.codec.path, **codec_options(self.config), parts="encoder")
-            mode = encoder.mode(mode_name)
             storage = self.config.storage.tokens
             packed = pack(storage, encoder.encode(np.full((1, mode.px, mode.px), 255, np.uint8), mode))
-            tokens = unpack(storage, packed, mode.num_vision_tokens, encoder.token_dim)
-            self._blanks[mode_name] = self.codec.features(tokens, mode)[0]
-        return self._blanks[mode_name]
+            self._blanks[mode.name] = unpack(storage, packed, mode.num_vision_tokens, encoder.token_dim)
+        return self._blanks[mode.name]
 
     @cached_property
     def _blanks(self) -> dict[str, Any]:

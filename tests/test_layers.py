@@ -13,8 +13,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pipeline"
 ROOMS = (
-    "records", "memory", "sources", "config", "pages", "codecs", "verification", "tiers", "store", "plan", "stages", "tally", "flow",
-    "run", "training", "report", "inspection", "findings", "reverify", "bench", "console", "cli",
+    "records", "memory", "sources", "config", "pages", "codecs", "verification", "tiers", "store", "plan", "stages", "tally",
+    "flow", "run", "training", "report", "inspection", "findings", "console", "reverify", "bench", "cli",
 )  # fmt: skip
 MODELS = ("torch", "transformers")
 ROOMS_WITH_MODELS = ("codecs", "verification", "training")
@@ -30,7 +30,9 @@ def imports(path: Path, package: Path) -> Iterator[tuple[str, bool]]:
         if isinstance(node, ast.Import):
             yield from ((alias.name, at_import) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            module = ".".join([*here[: -node.level], *([node.module] if node.module else [])]) if node.level else node.module or ""
+            module = (
+                ".".join([*here[: -node.level], *([node.module] if node.module else [])]) if node.level else node.module or ""
+            )
             if module == package.name:
                 yield from ((f"{module}.{alias.name}", at_import) for alias in node.names)
             else:
@@ -77,7 +79,11 @@ def test_every_import_goes_along_the_arrow() -> None:
     [
         ("pages/grid.py", "import pipeline.store.units", "imports pipeline.store.units, which stands behind pages"),
         ("pages/grid.py", "from pipeline import run", "imports pipeline.run, which stands behind pages"),
-        ("store/gc.py", "def late():\n    from pipeline.plan import make_plan", "imports pipeline.plan, which stands behind store"),
+        (
+            "store/gc.py",
+            "def late():\n    from pipeline.plan import make_plan",
+            "imports pipeline.plan, which stands behind store",
+        ),
         ("store/gc.py", "from ..report import html", "imports pipeline.report, which stands behind store"),
         ("config.py", "import pipeline.sources.jsonl", "may know the settings of the sources only"),
         ("run.py", "def late():\n    import ray.data", "imports ray.data, which only flow.py may"),
@@ -88,7 +94,9 @@ def test_every_import_goes_along_the_arrow() -> None:
 )
 def test_the_checker_sees_an_import_against_the_arrow(tmp_path: Path, file: str, line: str, complaint: str) -> None:
     copy = tmp_path / "pipeline"
-    shutil.copytree(PACKAGE, copy, ignore=lambda folder, names: [name for name in names if "." in name and not name.endswith(".py")])
+    shutil.copytree(
+        PACKAGE, copy, ignore=lambda folder, names: [name for name in names if "." in name and not name.endswith(".py")]
+    )
     with (copy / file).open("a") as source:
         source.write(f"\n{line}\n")
     assert [what for what in violations(copy) if complaint in what], violations(copy)

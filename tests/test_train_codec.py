@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.codecs.embedded.cell_reader import CellReader, cell_places
 from pipeline.codecs.embedded.target import AddressedTarget
 from pipeline.codecs.modes import MODES
 from pipeline.pages.grid import Grid
 from pipeline.training.codec_pages import PageSampler
-from pipeline.training.reading_heads import ReadingHeads, cell_places
 from pipeline.training.train_codec import Blend, TrainConfig, Trainee, learning_rate, train
 
 WORDS = "The quick brown fox jumps over the lazy dog; 42 élèves, no more.\n"
@@ -67,20 +67,20 @@ def test_a_missing_text_class_is_named(tmp_path: Path) -> None:
         PageSampler(str(path), 0)
 
 
-def test_the_token_head_begins_as_the_inverse_of_the_compressor() -> None:
+def test_the_cell_reader_begins_as_the_inverse_of_the_compressor() -> None:
     """With an untouched compressor, unpacking a token gives back the patches that went into it, in their places."""
     trainee = Trainee(0)
     sam = trainee.model.model.vision_tower.sam_encoder
-    heads = ReadingHeads(256, 512)
-    torch.nn.init.zeros_(heads.refine[2].weight)
-    torch.nn.init.zeros_(heads.refine[2].bias)
+    reader = CellReader(512)
+    torch.nn.init.zeros_(reader.refine[2].weight)
+    torch.nn.init.zeros_(reader.refine[2].bias)
     for conv in (sam.proj.conv1, sam.proj.conv2):
         with torch.no_grad():
             conv.weight[conv.weight.abs() < 0.5] = 0.0
             conv.weight[conv.weight.abs() >= 0.5] = 1.0
     patches = torch.randn(2, 32, 8, 8)
     tokens = sam.proj(patches).flatten(2).transpose(1, 2)
-    unpacked = heads.unpacked(tokens)
+    unpacked = reader.unpacked(tokens)
     torch.testing.assert_close(unpacked, patches.flatten(2).transpose(1, 2))
 
 

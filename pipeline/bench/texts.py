@@ -13,9 +13,9 @@ from pipeline.pages.normalise import normalise
 from pipeline.pages.pagination import DocumentPage, paginate
 
 VOCABULARY = 8_000
-_ONSETS = (*"bcdfghjklmnprstvwy", "br", "ch", "fl", "pr", "qu", "sh", "st", "th", "tr")
-_VOWELS = (*"aaeeeiioou", "ai", "ea", "ee", "ou")
-_CODAS = ("", "", "", "", *"nrstl", "nd", "st", "ng", "ck")
+_ONSETS = (*"bcdglmnrstv", "br", "cl", "gr", "pl", "pr", "qu", "st", "tr")
+_VOWELS = (*"aaeeeiioou", "ae", "au", "ia", "io")
+_CODAS = ("", "", "", "", *"nrslx", "nt", "st")
 
 
 def bench_text(characters: int, path: str | Path | None = None, seed: int = 0) -> str:
@@ -30,7 +30,7 @@ def bench_text(characters: int, path: str | Path | None = None, seed: int = 0) -
         text = Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"--text {str(path)!r}: cannot be read as UTF-8 text: {error}") from error
-    if not normalise(text):
+    if not normalise(text).strip():
         raise ValueError(f"--text {str(path)!r}: holds no text")
     return text * -(-characters // len(text))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import cached_property
+from importlib import import_module
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,24 @@ class Codec:
     def decode_ids(self, ids: Sequence[int]) -> str:
         """The text that written ids spell."""
         return self.target.decode(ids)
+
+    def read_cells(self, tokens: Tensor, grid: tuple[int, int]) -> list[list[int]]:
+        """What the codec's cell reader reads: all cells of each page in one pass, for `decode_ids`.
+
+        Args:
+            tokens: bfloat16 `[n, num_vision_tokens, token_dim]`, as stored.
+
+        Raises:
+            ValueError: when the codec has no cell reader.
+        """
+        return self._reader.read(tokens.to(self.device), *grid)
+
+    @cached_property
+    def _reader(self) -> Any:
+        if not self.preset.reader:
+            raise ValueError(f"verification.reader = 'cells': codec {self.id!r} has no cell reader; choose 'generative'")
+        module, _, name = self.preset.reader.partition(":")
+        return getattr(import_module(module), name)(self.checkpoint.directory, self.model.dtype, self.device)
 
     def image_inputs(self, features: list[Tensor]) -> dict[str, Any]:
         """Features of several pages as an argument of `model.forward` and `model.generate`."""

@@ -29,6 +29,7 @@ class CodecPreset:
         image_mean, image_std: per channel, on pixels scaled to 0..1; None: as the checkpoint's image processor says.
         target: "module:Class" of a `TargetFormat` without arguments; empty: the text as the checkpoint's tokenizer.json cuts it.
         alphabet: the characters it reads (`pages.characters.ALPHABETS`).
+        reader: function that loads a second decoder, which reads all cells at once; "" where there is none.
         notes: why the fields above are what they are.
     """
 
@@ -48,6 +49,7 @@ class CodecPreset:
     image_std: tuple[float, float, float] | None = HALF
     target: str = ""
     alphabet: str = "unicode"
+    reader: str = ""
     notes: str = ""
 
     def __post_init__(self) -> None:
@@ -69,6 +71,7 @@ PRESETS = {
             modes=_ALL,
             target="pipeline.codecs.embedded.target:AddressedTarget",
             alphabet="latin",
+            reader="pipeline.codecs.embedded.cell_reader:load_reader",
             notes="Trained by this project on its own pages; runs on a CPU.",
         ),
         CodecPreset(

@@ -1,4 +1,5 @@
-"""From a training state to the checkpoint that ships: safetensors in bfloat16, config.json, tokenizer.json."""
+"""From a training state to the checkpoint that ships: the model as safetensors in bfloat16, its config.json and
+tokenizer.json, and the cell reader beside it."""
 
 from __future__ import annotations
 
@@ -6,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from pipeline.codecs.embedded.cell_reader import FILE
 from pipeline.codecs.embedded.vocabulary import (
     FIRST_CELL,
     FIRST_GRID,
@@ -40,6 +43,9 @@ def export(state: str | Path, out: str | Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     model = trainee.model.to(torch.bfloat16)
     model.save_pretrained(folder)
+    save_file(trainee.reader.to(torch.bfloat16).state_dict(), folder / FILE)
+    for path in folder.iterdir():
+        path.chmod(0o644)
     tokenizer().save(str(folder / "tokenizer.json"), pretty=False)
     return {"step": saved["step"], "parameters": sum(p.numel() for p in model.parameters())}
 

@@ -1,6 +1,6 @@
 """Training the embedded codec: text -> pages -> encoder -> tokens -> what can be read out of them.
 
-Two losses on the same pages: the dense heads of `reading_heads.py`, which teach the encoder, and next-id cross-entropy of the
+Two losses on the same pages: the dense heads of `cell_reader.py`, which teach the encoder, and next-id cross-entropy of the
 generative decoder over a stretch of each page's target. bf16 autocast, `torch.compile`, resumable from `state.pt` at any step.
 """
 
@@ -22,13 +22,13 @@ from torch import Tensor
 
 from pipeline import config as configs
 from pipeline.codecs.embedded.architecture import TOKEN_DIM, fresh_model
+from pipeline.codecs.embedded.cell_reader import CellHead, CellReader, cell_places, symbol_targets
 from pipeline.codecs.embedded.target import ALPHABET
 from pipeline.codecs.embedded.vocabulary import BOS, FIRST_CELL, FIRST_GRID, FIRST_ROW, GRIDS
 from pipeline.codecs.modes import MODES
 from pipeline.pages.grid import Grid
 from pipeline.training.codec_pages import Batch, PageSampler
 from pipeline.training.guidance import guided_forward, places_to_look
-from pipeline.training.reading_heads import ReadingHeads, cell_places, symbol_targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +84,13 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> TrainConfig:
 
 
 class Trainee(torch.nn.Module):
-    """The model and its reading heads, and the losses of one batch."""
+    """The model, its cell reader and a head on its patches, and the losses of one batch."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.model = fresh_model(seed)
-        self.heads = ReadingHeads(self.model.config.vision_config.sam_config.hidden_size, TOKEN_DIM)
+        self.patch_head = CellHead(self.model.config.vision_config.sam_config.hidden_size)
+        self.reader = CellReader(TOKEN_DIM)
         self.places: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +108,7 @@ class Trainee(torch.nn.Module):
         return hidden, self.model.model.multi_modal_projector(both)
 
     def read(self, patches: Tensor, tokens: Tensor, index: Tensor, waves: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        by_patch, by_token = self.heads(patches, tokens, index, waves)
+        by_patch, by_token = self.patch_head(patches.flatten(1, 2), index, waves), self.reader(tokens, index, waves)
         flat = targets.flatten()
         losses = [F.cross_entropy(logits.flatten(0, 1).float(), flat, ignore_index=-100) for logits in (by_patch, by_token)]
         seen = (targets >= 0) & (targets != 0)

@@ -1,13 +1,15 @@
-"""The dense heads that teach an encoder to read, cell by cell.
+"""The cell reader: the embedded codec's second decoder, which reads all cells of a page at once, from its visual tokens alone.
 
-The pipeline knows where every character stands. The *patch head* reads a cell from the feature of the 16 px patch that holds its
-centre, before the 16x compressor; the *token head* first unpacks each visual token into its 4x4 patches and then reads the same way,
-so its loss says whether a character survived the compressor. Both are local, which is what makes them learn on a CPU.
+The layout says where every cell lies. Each visual token is unpacked into its 4x4 patches, and a cell is read from the patch that holds
+its centre and from where in the patch the centre lies. It has no memory of what was read before, so it cannot guess: what it reads
+was in the tokens. It is also what teaches the encoder (`training/train_codec.py`), together with a head of the same form on the
+patches before the compressor.
 """
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +19,7 @@ from pipeline.pages.grid import Grid
 
 # N pages, G tokens per side, P = 4 G patches per side, Q cells, C channels
 PATCHES = 4
-
-
-def _waves(x: Tensor, count: int = 32) -> Tensor:
-    angles = x[..., None] * torch.exp(torch.linspace(0.0, math.log(64.0), count // 2, device=x.device)) * math.pi
-    return torch.cat([angles.sin(), angles.cos()], -1)
+FILE = "cell_reader.safetensors"
 
 
 class CellHead(nn.Module):
@@ -40,19 +38,12 @@ class CellHead(nn.Module):
         return self.layers(self.what(features).index_select(1, index) + self.where(waves))
 
 
-class ReadingHeads(nn.Module):
-    """The two heads of one encoder.
+class CellReader(nn.Module):
+    """Visual tokens `[N, G * G, token_dim]` -> logits `[N, Q, len(SYMBOLS)]` of the cells at `index`."""
 
-    Args:
-        patch_dim: channels of the patch features.
-        token_dim: width of a visual token.
-    """
-
-    def __init__(self, patch_dim: int, token_dim: int) -> None:
+    def __init__(self, token_dim: int) -> None:
         super().__init__()
-        channels = token_dim // PATCHES**2
-        self.by_patch = CellHead(patch_dim)
-        self.by_token = CellHead(channels, 384)
+        self.head = CellHead(token_dim // PATCHES**2, 384)
         self.spread = nn.Linear(token_dim, token_dim)
         self.refine = nn.Sequential(nn.Linear(token_dim, 2 * token_dim), nn.GELU(), nn.Linear(2 * token_dim, token_dim))
         with torch.no_grad():  # begins as the inverse of the compressor, see architecture.fresh_model
@@ -68,8 +59,47 @@ class ReadingHeads(nn.Module):
         patches = (self.spread(tokens) + self.refine(tokens)).view(len(tokens), side, side, half, half, half, half, -1)
         return patches.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(len(tokens), side * side * PATCHES**2, -1)
 
-    def forward(self, patches: Tensor, tokens: Tensor, index: Tensor, waves: Tensor) -> tuple[Tensor, Tensor]:
-        return self.by_patch(patches.flatten(1, 2), index, waves), self.by_token(self.unpacked(tokens), index, waves)
+    def forward(self, tokens: Tensor, index: Tensor, waves: Tensor) -> Tensor:
+        return self.head(self.unpacked(tokens), index, waves)
+
+    @torch.no_grad()
+    def read(self, tokens: Tensor, columns: int, rows: int) -> list[list[int]]:
+        """The ids of the cells of pages.
+
+        Args:
+            tokens: `[N, G * G, token_dim]`, as stored.
+            columns, rows: the grid.
+
+        Returns:
+            for each page the ids up to and with its END, or of all cells.
+        """
+        side = math.isqrt(tokens.shape[1])
+        index, waves = cell_places(Grid(columns, rows), side)
+        dtype = self.spread.weight.dtype
+        logits = self(tokens.to(dtype), index.to(tokens.device), waves.to(tokens.device, dtype))
+        return [(row + FIRST_CELL).tolist() for row in logits.argmax(-1)]
+
+
+def load_reader(folder: Path, dtype: torch.dtype, device: str | torch.device) -> CellReader:
+    """The reader that lies beside a checkpoint.
+
+    Raises:
+        ValueError: when there is none, or it does not fit.
+    """
+    from safetensors.torch import load_file
+
+    path = folder / FILE
+    if not path.is_file():
+        raise ValueError(f"verification.reader = 'cells': the checkpoint in {folder} has no {FILE}; choose 'generative'")
+    weights = load_file(path)
+    reader = CellReader(weights["spread.weight"].shape[0])
+    reader.load_state_dict(weights)
+    return reader.to(device, dtype).eval().requires_grad_(False)
+
+
+def _waves(x: Tensor, count: int = 32) -> Tensor:
+    angles = x[..., None] * torch.exp(torch.linspace(0.0, math.log(64.0), count // 2, device=x.device)) * math.pi
+    return torch.cat([angles.sin(), angles.cos()], -1)
 
 
 def cell_places(grid: Grid, side: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,439 @@
+"""A run from sources to snapshot, with the stages in this process (tests/test_flow.py has the same through Ray)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipeline import flow
+from pipeline.pages.normalise import normalise
+from pipeline.records import QUARANTINE, SHARD
+from pipeline.run import RunFailed, RunResult, plan_only, prepare, run
+from pipeline.sources.documents import document_id
+from pipeline.store.fsck import fsck
+from pipeline.store.local import LocalStore
+from pipeline.store.object_store import StoreError
+from pipeline.store.shards import read_shard
+from pipeline.store.snapshots import Snapshot, iter_tables, latest, snapshot_numbers
+from tests import flow_in_process
+from tests.conftest import JobFactory
+from tests.mixed_sources import ARABIC, BAD_LINES, CHINESE, DOCUMENTS, DUPLICATES, LONG, REASONS, SHORT, STORED, prose
+
+ALWAYS = set(SHARD.names) - {"source_id", "reason", "timestamp", "importance", "decoded_text", "blank_precision"}
+TOKEN_COLUMNS = {"mode", "image_px", "num_vision_tokens", "num_context_tokens", "tokens", "token_dim", "token_dtype"} | {
+    "token_scales", "tokens_sha256", "codec", "codec_revision"
+}  # fmt: skip
+VERDICT_COLUMNS = {"precision", "word_precision", "exact", "decoder_passes"}
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow_in_process.without_ray(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def corpus(mixed_sources: Path, job: JobFactory, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunResult]:
+    """The mixed folder, run once; tests only look at it or run the same again."""
+    out = tmp_path_factory.mktemp("run") / "corpus"
+    with pytest.MonkeyPatch.context() as patch:
+        flow_in_process.without_ray(patch)
+        return out, run(job(mixed_sources, out))
+
+
+def newest(out: Path) -> Snapshot:
+    snapshot = latest(LocalStore(out))
+    assert snapshot is not None
+    return snapshot
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    """All rows of the newest snapshot, by page id."""
+    tables = list(iter_tables(LocalStore(out), newest(out)))
+    found = pa.concat_tables(tables).to_pylist() if tables else []
+    return sorted(found, key=lambda row: row["page_id"])
+
+
+def documents(out: Path) -> dict[str, str]:
+    """Normalised text of every document, by its id."""
+    found: dict[str, str] = {}
+    for row in sorted(rows(out), key=lambda row: row["page_number"]):
+        found[row["doc_id"]] = found.get(row["doc_id"], "") + row["text"]
+    return found
+
+
+def quarantine(out: Path) -> list[dict[str, Any]]:
+    store = LocalStore(out)
+    return [row for unit in newest(out).units if unit.quarantine for row in read_shard(store, unit.quarantine).to_pylist()]
+
+
+def by_id(*texts: str) -> dict[str, str]:
+    return {document_id(text): normalise(text) for text in texts}
+
+
+def errors(out: Path) -> list[Any]:
+    return [finding for finding in fsck(LocalStore(out)) if finding.severity == "error"]
+
+
+def write_lines(path: Path, *texts: str) -> None:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+
+# what a run makes
+
+
+def test_every_document_is_committed_once_or_quarantined_and_the_counts_agree(corpus: tuple[Path, RunResult]) -> None:
+    out, result = corpus
+    assert documents(out) == by_id(*STORED)
+    counts = result.counts
+    assert counts == result.fresh == newest(out).totals
+    assert (counts.documents_in, counts.documents_committed) == (DOCUMENTS, len(STORED))
+    assert (counts.documents_quarantined, counts.duplicates) == (REASONS.total(), DUPLICATES)
+    assert counts.pages_in == counts.pages_committed == counts.rows == len(rows(out))
+    assert Counter(result.reasons) == REASONS
+    assert (result.units_new, result.units_done, result.units_waiting, result.unread) == (5, 0, 0, ())
+
+
+def test_a_corpus_has_no_fault(corpus: tuple[Path, RunResult]) -> None:
+    assert fsck(LocalStore(corpus[0])) == []
+
+
+def test_rows_keep_the_contract(corpus: tuple[Path, RunResult], mixed_sources: Path, job: JobFactory) -> None:
+    out, _ = corpus
+    prepared = prepare(job(mixed_sources, out))
+    found = rows(out)
+    assert {row["status"] for row in found} == {"text", "unverified", "below_target"}
+    for row in found:
+        absent = {name for name, value in row.items() if value is None}
+        required = ALWAYS
+        if row["tier"] == "text":
+            required = required - TOKEN_COLUMNS - VERDICT_COLUMNS
+            assert absent >= TOKEN_COLUMNS | VERDICT_COLUMNS and row["reason"] == "not_covered"
+        elif row["status"] == "unverified":
+            required = required - VERDICT_COLUMNS
+            assert VERDICT_COLUMNS | {"decoded_text", "reason", "blank_precision"} <= absent
+        else:
+            assert (row["decoded_text"] is None) == row["exact"]
+            assert 0 <= row["precision"] <= 1 and row["decoder_passes"] >= 1
+        assert not absent & required, row
+        assert row["fingerprint"] == prepared.fingerprint
+        assert (row["grid_h"], row["grid_w"], row["text_tokenizer"]) == (32, 64, "deepseek-v3")
+        assert row["char_end"] - row["char_start"] == len(row["text"]) > 0 < row["num_text_tokens"]
+        assert 0 <= row["page_number"] < row["num_pages"]
+        if row["tier"] != "text":
+            assert (row["tier"], row["mode"], row["image_px"]) == ("tiny", "tiny", 512)
+            assert (row["num_vision_tokens"], row["num_context_tokens"], row["token_dim"]) == (64, 73, 32)
+            assert (row["codec"], row["codec_revision"], row["token_dtype"]) == ("embedded", prepared.revision, "int8")
+    assert any(row["blank_precision"] is not None for row in found)
+    assert len({row["page_id"] for row in found}) == len(found)
+
+
+def test_pages_cover_their_document_without_a_gap(corpus: tuple[Path, RunResult]) -> None:
+    pages: dict[str, list[dict[str, Any]]] = {}
+    for row in rows(corpus[0]):
+        pages.setdefault(row["doc_id"], []).append(row)
+    for found in pages.values():
+        found.sort(key=lambda row: row["page_number"])
+        assert [row["page_number"] for row in found] == list(range(found[0]["num_pages"]))
+        assert [row["char_start"] for row in found] == [0, *(row["char_end"] for row in found[:-1])]
+    assert len(pages[document_id(LONG)]) == 3
+
+
+def test_what_a_record_says_of_itself_stands_in_its_rows(corpus: tuple[Path, RunResult], mixed_sources: Path) -> None:
+    of_document = {row["doc_id"]: row for row in rows(corpus[0])}
+    first = of_document[document_id(prose(2500, 3))]
+    assert first["timestamp"].isoformat() == "2024-05-06T07:08:09+00:00"
+    assert (first["importance"], first["text_class"], first["source_id"]) == (0.25, "letters", "first")
+    assert first["source_uri"] == str(mixed_sources / "c.jsonl.gz") and first["source_version"].startswith("sha256:")
+    seventh = of_document[document_id(prose(40, 4))]
+    assert (seventh["source_id"], seventh["timestamp"], seventh["importance"]) == ("7", None, None)
+    assert of_document[document_id(SHORT)]["source_uri"] == str(mixed_sources / "b.md")
+    assert {of_document[document_id(text)]["tier"] for text in (ARABIC, CHINESE)} == {"text"}
+
+
+def test_the_quarantine_holds_source_reason_and_bytes(corpus: tuple[Path, RunResult], mixed_sources: Path) -> None:
+    found = quarantine(corpus[0])
+    assert Counter(row["reason"] for row in found) == REASONS
+    assert all(set(row) == set(QUARANTINE.names) and row["source_version"] and row["detail"] for row in found)
+    lines = {row["record"] for row in found if row["source_uri"] == str(mixed_sources / "c.jsonl.gz")}
+    after_layout = "\u200b\ufeff\u200b".encode()
+    assert lines == {line for _, line in BAD_LINES if b'"z"' not in line} | {after_layout}
+    assert {row["source_id"] for row in found} >= {"m", "n", "i", "e", "z", "s", "t"}
+
+
+def test_stored_tokens_are_those_of_the_page_drawn_again(
+    corpus: tuple[Path, RunResult], mixed_sources: Path, job: JobFactory
+) -> None:
+    import torch
+
+    from pipeline.codecs.adapter import load_codec
+    from pipeline.codecs.token_storage import pack
+    from pipeline.pages.pagination import paginate, render
+    from pipeline.stages import stored_tokens
+
+    prepared = prepare(job(mixed_sources, corpus[0]))
+    codec = load_codec("embedded", prepared.config.codec.path)
+    mode = codec.mode("tiny")
+    table = pa.concat_tables(iter_tables(LocalStore(corpus[0]), newest(corpus[0])))
+    table = table.filter(pa.compute.equal(table["tier"], "tiny"))
+    features = codec.features(stored_tokens(table, mode, codec), mode)
+    assert table.num_rows >= 8
+    for row, stored in zip(table.to_pylist(), features, strict=True):
+        (page,) = paginate(row["text"], prepared.grid)
+        tokens = codec.encode(render([page], prepared.grid, mode.px), mode)
+        assert pack("int8", tokens)[0].payload == row["tokens"]
+        drawn = codec.features(tokens, mode)[0]
+        assert torch.allclose(stored.float(), drawn.float(), atol=drawn.abs().max().item() / 100)
+
+
+# running again
+
+
+def test_a_second_run_does_nothing_and_says_so(corpus: tuple[Path, RunResult], mixed_sources: Path, job: JobFactory) -> None:
+    out, first = corpus
+    before = {info.key for info in LocalStore(out).list()}
+    again = run(job(mixed_sources, out))
+    assert (again.units_new, again.units_done, again.snapshot) == (0, 5, first.snapshot)
+    assert (again.counts, again.fresh.documents_in) == (first.counts, 0)
+    assert {info.key for info in LocalStore(out).list()} == before
+    assert plan_only(job(mixed_sources, out))["to process"] == 0
+
+
+def test_other_placement_is_the_same_run(corpus: tuple[Path, RunResult], mixed_sources: Path, job: JobFactory) -> None:
+    bigger = ("placement.encode_workers=4", "placement.verify_workers=4", "placement.render_batch=5", "placement.encode_batch=3")
+    again = run(job(mixed_sources, corpus[0], *bigger))
+    assert (again.units_new, again.snapshot) == (0, corpus[1].snapshot)
+
+
+def test_other_placement_gives_the_same_rows(
+    corpus: tuple[Path, RunResult], mixed_sources: Path, job: JobFactory, tmp_path: Path
+) -> None:
+    batches = ("placement.render_batch=1", "placement.encode_batch=2", "placement.verify_batch=3", "placement.shard_batch=1")
+    run(job(mixed_sources, tmp_path, *batches))
+    assert rows(tmp_path) == rows(corpus[0])
+    assert quarantine(tmp_path) == quarantine(corpus[0])
+
+
+def test_other_settings_of_what_is_made_replace_the_rows(mixed_sources: Path, job: JobFactory, tmp_path: Path) -> None:
+    source, out = mixed_sources / "b.md", tmp_path / "out"
+    run(job(source, out))
+    again = run(job(source, out, "storage.tokens=bf16", "verification.share=0"))
+    assert (again.units_new, again.snapshot) == (1, 2)
+    assert [(row["token_dtype"], row["status"]) for row in rows(out)] == [("bf16", "unverified")]
+
+
+def test_a_run_record_stands_beside_every_snapshot(corpus: tuple[Path, RunResult]) -> None:
+    out, result = corpus
+    folder = out / "runs" / newest(out).run_id
+    assert {path.name for path in folder.iterdir()} == {"config.toml", "environment.json", "stats.json"}
+    stats = json.loads((folder / "stats.json").read_text())
+    assert stats["run_id"] == result.run_id and stats["counts"]["documents_in"] == DOCUMENTS
+
+
+# sources that change
+
+
+def test_a_changed_source_replaces_its_old_pages(job: JobFactory, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    write_lines(folder / "a.jsonl", "stays", "goes")
+    write_lines(folder / "b.jsonl", "other")
+    run(job(folder, out))
+    write_lines(folder / "a.jsonl", "stays", "comes")
+    again = run(job(folder, out))
+    assert (again.units_new, again.units_done, again.snapshot) == (1, 1, 2)
+    assert documents(out) == by_id("stays", "comes", "other") and errors(out) == []
+
+
+@pytest.mark.parametrize("new", [["mine"], ["mine", "shared"]])
+def test_a_document_that_its_owner_gives_up_or_moves_is_neither_lost_nor_doubled(
+    new: list[str], job: JobFactory, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    write_lines(folder / "a.jsonl", "shared", "old")
+    write_lines(folder / "b.jsonl", "shared", "other")  # relies on a.jsonl
+    assert run(job(folder, out)).counts.duplicates == 1
+    write_lines(folder / "a.jsonl", *new)
+    run(job(folder, out))
+    assert documents(out) == by_id("shared", "mine", "other") and errors(out) == []
+
+
+def test_a_new_source_before_the_owner_of_a_document_leaves_it_there(job: JobFactory, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    write_lines(folder / "b.jsonl", "shared", "other")
+    run(job(folder, out))
+    write_lines(folder / "a.jsonl", "new", "shared")
+    again = run(job(folder, out))
+    assert (again.units_new, again.fresh.duplicates) == (1, 1)
+    assert documents(out) == by_id("shared", "new", "other") and errors(out) == []
+
+
+def test_sources_of_an_earlier_run_stay_and_share_their_documents(job: JobFactory, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_lines(tmp_path / "a.jsonl", "shared", "a")
+    write_lines(tmp_path / "b.jsonl", "shared", "b")
+    run(job(tmp_path / "a.jsonl", out))
+    run(job(tmp_path / "b.jsonl", out))
+    assert documents(out) == by_id("shared", "a", "b") and errors(out) == []
+    write_lines(tmp_path / "a.jsonl", "a")
+    with pytest.raises(ValueError, match=r"b\.jsonl left out documents .* name it among the sources too"):
+        run(job(tmp_path / "a.jsonl", out))
+    run(job(tmp_path, out))
+    assert documents(out) == by_id("shared", "a", "b") and errors(out) == []
+
+
+def test_another_slicing_replaces_the_old_slices(job: JobFactory, tmp_path: Path) -> None:
+    source, out = tmp_path / "a.jsonl", tmp_path / "out"
+    texts = [prose(200, seed) for seed in range(8)]
+    write_lines(source, *texts)
+    run(job(source, out))
+    sliced = run(job(source, out, "source.unit_bytes=500"))
+    assert sliced.units_new > 2 and errors(out) == []
+    assert documents(out) == by_id(*texts)
+
+
+# sources that cannot be read
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """`interrupted(change)`: call `change` between the planning and the processing of the next run."""
+    undisturbed = flow.run_units
+
+    def arrange(change: Any) -> None:
+        def process(*args: Any) -> Any:
+            change()
+            monkeypatch.setattr(flow, "run_units", undisturbed)
+            return undisturbed(*args)
+
+        monkeypatch.setattr(flow, "run_units", process)
+
+    yield arrange
+
+
+@pytest.mark.parametrize("reason", ["vanished", "changed"])
+def test_a_source_that_is_lost_while_running_is_tried_again(
+    reason: str, job: JobFactory, tmp_path: Path, interrupted: Any
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    write_lines(folder / "a.jsonl", "shared", "a")
+    write_lines(folder / "b.jsonl", "shared", "b")
+    write_lines(folder / "c.jsonl", "c")
+    content = (folder / "a.jsonl").read_bytes()
+    interrupted(lambda: (folder / "a.jsonl").unlink() if reason == "vanished" else write_lines(folder / "a.jsonl", "longer " * 9))
+    lost = run(job(folder, out))
+    assert [(source.source_uri, source.reason) for source in lost.unread] == [(str(folder / "a.jsonl"), reason)]
+    assert (lost.units_new, lost.units_waiting) == (2, 1)  # b.jsonl left "shared" to a.jsonl
+    assert documents(out) == by_id("c") and errors(out) == []
+    (folder / "a.jsonl").write_bytes(content)
+    again = run(job(folder, out))
+    assert (again.units_new, again.units_done, again.unread) == (1, 2, ())
+    assert documents(out) == by_id("shared", "a", "b", "c") and errors(out) == []
+
+
+def test_a_source_that_is_lost_keeps_its_old_version_published(job: JobFactory, tmp_path: Path, interrupted: Any) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    write_lines(folder / "a.jsonl", "moves", "a")
+    write_lines(folder / "b.jsonl", "b")
+    run(job(folder, out))
+    write_lines(folder / "a.jsonl", "a", "a2")
+    write_lines(folder / "b.jsonl", "b", "moves")
+    write_lines(folder / "c.jsonl", "c")
+    interrupted((folder / "a.jsonl").unlink)
+    lost = run(job(folder, out))
+    assert lost.units_waiting == 1  # b.jsonl has "moves" now, which the old a.jsonl still stores
+    assert documents(out) == by_id("moves", "a", "b", "c") and errors(out) == []
+    write_lines(folder / "a.jsonl", "a", "a2")
+    assert run(job(folder, out)).units_new == 1
+    assert documents(out) == by_id("moves", "a", "a2", "b", "c") and errors(out) == []
+
+
+def test_a_source_that_cannot_be_read_at_all_is_named_in_every_run(job: JobFactory, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    write_lines(folder / "a.jsonl", "a")
+    os.symlink(folder / "nowhere", folder / "b.jsonl")
+    for _ in range(2):
+        result = run(job(folder, out))
+        assert [Path(source.source_uri).name for source in result.unread] == ["b.jsonl"]
+        assert documents(out) == by_id("a") and errors(out) == []
+    with pytest.raises(RunFailed, match="1 of 2 documents"):
+        run(job(folder, out, "limits.quarantine_share=0.1"))
+
+
+# runs that fail
+
+
+def test_too_much_quarantine_publishes_nothing_and_a_higher_limit_publishes_the_work(
+    mixed_sources: Path, job: JobFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share = REASONS.total() / DOCUMENTS
+    message = rf"{REASONS.total()} of {DOCUMENTS} documents .*limits.quarantine_share = 1.0%: .*null_text 2"
+    with pytest.raises(RunFailed, match=message):
+        run(job(mixed_sources, tmp_path, "limits.quarantine_share=0.01"))
+    assert latest(LocalStore(tmp_path)) is None
+    with pytest.raises(RunFailed, match="see the quarantine"):
+        run(job(mixed_sources, tmp_path, f"limits.quarantine_share={share - 0.001}"))
+
+    def no_work(*args: Any) -> Any:
+        raise AssertionError("processed again")
+
+    monkeypatch.setattr(flow, "run_units", no_work)
+    result = run(job(mixed_sources, tmp_path, f"limits.quarantine_share={share}"))
+    assert (result.units_new, result.units_done, result.snapshot) == (0, 5, 1)
+    assert documents(tmp_path) == by_id(*STORED)
+    assert (tmp_path / "runs" / result.run_id / "config.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ([], r"sources = \[\]: name at least one"),
+        (["nowhere/at/all"], "'nowhere/at/all' does not exist"),
+        (["*.none"], "names no file"),
+    ],
+)
+def test_sources_that_are_not_there_are_named(sources: list[str], message: str, job: JobFactory, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(job(tmp_path, tmp_path / "out", f"sources={json.dumps(sources)}"))
+    assert snapshot_numbers(LocalStore(tmp_path / "out")) == []
+
+
+def test_an_output_that_cannot_be_written_is_named(mixed_sources: Path, job: JobFactory, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="out = '': name the corpus"):
+        run(job(mixed_sources, tmp_path, "out="))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match="a part of the path is a file"):
+        run(job(mixed_sources, tmp_path / "file" / "corpus"))
+    with pytest.raises(ValueError, match="file is in the way: the output must be empty or a corpus"):
+        run(job(mixed_sources, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tiers.mode=huge", "'huge'.*tiny"),
+        ("layout.grid=63x31", "63x31"),
+        ("layout.grid=wide", "wide"),
+        ("storage.tokens=int3", "storage.tokens = 'int3': choose one of bf16, int8"),
+        ("codec.name=nobody", "codec.name 'nobody': choose one of embedded"),
+        ("codec.content_hash=abc", "codec.content_hash is pinned to abc"),
+        ("layout.alphabet=runes", "runes"),
+    ],
+)
+def test_settings_that_the_codec_cannot_do_are_refused_before_anything_is_written(
+    override: str, message: str, mixed_sources: Path, job: JobFactory, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(job(mixed_sources, tmp_path / "out", override))
+    assert not (tmp_path / "out").exists()
