@@ -1,11 +1,12 @@
-"""Gather the text that the embedded codec is trained on from documentation that is installed on this machine.
+r"""Gather the text that the embedded codec is trained on from documentation that is installed on this machine.
 
-    apt-get install python3.11-doc debian-reference-{en,de,fr,es,it,pt} aptitude-doc-{en,fr,es,it,nl,fi} debian-edu-doc-{de,fr,es,it,nl,da} \
-        postgresql-doc-15 git-doc developers-reference{,-de,-fr} installation-guide-amd64 bible-kjv-text debian-policy
+    apt-get install python3.11-doc debian-reference-{en,de,fr,es,it,pt} aptitude-doc-{en,fr,es,it,nl,fi} \
+        debian-edu-doc-{de,fr,es,it,nl,da} postgresql-doc-15 git-doc developers-reference{,-de,-fr} \
+        installation-guide-amd64 bible-kjv-text debian-policy
     python jobs/gather_codec_text.py OUT.jsonl
 
-One JSON line a file: text, text_class, source, licence. What is not installed is named and skipped; nothing of the evaluation set's
-sources (Debian Administrator's Handbook, sympy) is read.
+One JSON line a file: text, text_class, source, licence. What is not installed is named and skipped; nothing of the evaluation
+set's sources (Debian Administrator's Handbook, sympy) is read.
 """
 
 from __future__ import annotations

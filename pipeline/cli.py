@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ app = typer.Typer(
     help="Text corpora in, verified visual-token training data out.\n\n"
     "Exit codes: 0 done, 1 failed, 2 usage, 3 finished with findings.",
 )
-bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine: render, encode, verify, run.")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine and this codec: render, encode, verify, run, fidelity.")
 app.add_typer(bench_app, name="bench")
 
 Preset = Annotated[str, typer.Argument(help="Name of a preset (see `palimpsest presets`) or path of a TOML file.")]
@@ -39,9 +40,9 @@ def _start() -> None:
 def _config(preset: str, overrides: list[str] | None, sources: list[str] | None = None, target: str | None = None) -> Any:
     from dataclasses import replace
 
-    from pipeline.config import load
+    from pipeline.config import JobConfig, load
 
-    config = load(preset, overrides or ())
+    config: JobConfig = load(preset, overrides or ())
     return replace(config, sources=tuple(sources) if sources else config.sources, out=target or config.out)
 
 
@@ -62,7 +63,8 @@ def run(
 
         palimpsest run local -s 'logs/*.jsonl.gz' -o corpora/logs --set tiers.mode=small --set layout.grid=80x40
     """
-    from pipeline.run import plan_only, run as run_job
+    from pipeline.run import plan_only
+    from pipeline.run import run as run_job
 
     with explained():
         config = _config(preset, overrides, source, target)
@@ -103,20 +105,22 @@ def _print_run(result: Any) -> None:
 def verify(
     corpus: Corpus,
     share: Share = 1.0,
-    storage: Annotated[list[str] | None, typer.Option(help="Also measure the decode loss of this token storage: bf16, int8.")] = None,
+    storage: Annotated[
+        list[str] | None, typer.Option(help="Also measure the decode loss of this token storage: bf16, int8.")
+    ] = None,
     overrides: Set = None,
     as_json: Json = False,
 ) -> None:
     """Decode again what is really stored, and compare with the recorded verdicts.
 
-        palimpsest verify corpora/books --share 0.1
+    palimpsest verify corpora/books --share 0.1
 
-        palimpsest verify corpora/books --storage bf16 --storage int8 --json
+    palimpsest verify corpora/books --storage bf16 --storage int8 --json
     """
     from pipeline.reverify import open_and_reverify, result_tables
 
-    with explained():
-        result = open_and_reverify(corpus, overrides or (), share=share, storages=tuple(storage or ()))
+    with explained(), console.PageProgress("verifying") as watch:
+        result = open_and_reverify(corpus, overrides or (), share=share, storages=tuple(storage or ()), watch=watch)
     if as_json:
         print_json(result.to_json())
     else:
@@ -135,9 +139,9 @@ def inspect(
 ) -> None:
     """Counts by tier, status and class; or one page.
 
-        palimpsest inspect corpora/books
+    palimpsest inspect corpora/books
 
-        palimpsest inspect corpora/books 3f2a --image page.png
+    palimpsest inspect corpora/books 3f2a --image page.png
     """
     from pipeline.inspection import inspect_corpus, inspect_page
 
@@ -149,12 +153,14 @@ def inspect(
 @app.command()
 def report(
     corpus: Corpus,
-    target: Annotated[Path | None, typer.Option("--out", "-o", help="The HTML file; by default into the corpus's newest run.")] = None,
+    target: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The HTML file; by default into the corpus's newest run.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a self-contained HTML page: precision against compression, a gallery, differences, the quarantine.
 
-        palimpsest report corpora/books --out books.html
+    palimpsest report corpora/books --out books.html
     """
     from pipeline.inspection import write_report
 
@@ -167,7 +173,7 @@ def report(
 def fsck(corpus: Corpus, as_json: Json = False) -> None:
     """Check every promise of a corpus: records, hashes, rows, orphans.
 
-        palimpsest fsck corpora/books
+    palimpsest fsck corpora/books
     """
     from dataclasses import asdict
 
@@ -199,7 +205,7 @@ def gc(
 ) -> None:
     """Remove what no snapshot needs: a dry run unless --delete is given.
 
-        palimpsest gc corpora/books --unused-days 30 --delete
+    palimpsest gc corpora/books --unused-days 30 --delete
     """
     from dataclasses import asdict
     from datetime import timedelta
@@ -239,9 +245,9 @@ def train_codec(
 ) -> None:
     """Train the embedded codec; resumes from its last saved state.
 
-        palimpsest train-codec codec-cpu --set text=codec_text.jsonl --set out=training/codec
+    palimpsest train-codec codec-cpu --set text=codec_text.jsonl --set out=training/codec
 
-        palimpsest train-codec codec-cpu --set out=training/codec --export pipeline/codecs/embedded/weights
+    palimpsest train-codec codec-cpu --set out=training/codec --export pipeline/codecs/embedded/weights
     """
     from pipeline.training.train_codec import load_config, train
 
@@ -255,54 +261,105 @@ def train_codec(
         train(config)
 
 
+Write = Annotated[Path | None, typer.Option(help="Also write the result to this folder, as Markdown and JSON.")]
+Text = Annotated[Path | None, typer.Option(help="A file of text to use instead of invented prose.")]
+
+
 @bench_app.command("render")
-def bench_render(seconds: Annotated[float, typer.Option(help="Time per measurement.")] = 2.0, as_json: Json = False) -> None:
+def bench_render(
+    seconds: Annotated[float, typer.Option(help="Time per measurement.")] = 3.0, write: Write = None, as_json: Json = False
+) -> None:
     """Pages per second of our renderer and of Pillow's, on the same pages.
 
-        palimpsest bench render --seconds 5 --json
+    palimpsest bench render --seconds 5 --json
     """
     from pipeline.bench.render import bench_render as measure
 
-    _bench("render", measure(seconds=seconds), as_json)
+    _bench("render", measure(seconds=seconds), write, as_json)
 
 
 @bench_app.command("encode")
-def bench_encode(overrides: Set = None, as_json: Json = False) -> None:
-    """Pages per second of the encoder, by mode and batch size."""
+def bench_encode(text: Text = None, overrides: Set = None, write: Write = None, as_json: Json = False) -> None:
+    """Pages per second of the encoder, by mode and batch size.
+
+    palimpsest bench encode --set codec.dtype=float32
+    """
     from pipeline.bench.encode import bench_encode as measure
 
     with explained():
-        result = measure(_config("local", overrides))
-    _bench("encode", result, as_json)
+        result = measure(_config("local", overrides), text=text)
+    _bench("encode", result, write, as_json)
 
 
 @bench_app.command("verify")
-def bench_verify(pages: Annotated[int, typer.Option(help="Pages to decode.")] = 8, overrides: Set = None, as_json: Json = False) -> None:
-    """Drafted exact decoding beside plain `generate`: passes, wall time, identity of the outputs."""
+def bench_verify(
+    pages: Annotated[int, typer.Option(help="Pages to decode.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(help="Bound of the output, so that plain `generate` ends.")] = 512,
+    text: Text = None,
+    overrides: Set = None,
+    write: Write = None,
+    as_json: Json = False,
+) -> None:
+    """Drafted exact decoding beside plain `generate`: passes, wall time, identity of the outputs.
+
+    palimpsest bench verify --pages 4 --max-new-tokens 256
+    """
     from pipeline.bench.verify import bench_verify as measure
 
     with explained():
-        result = measure(_config("local", overrides), pages=pages)
-    _bench("verify", result, as_json)
+        result = measure(_config("local", overrides), pages=pages, max_new_tokens=max_new_tokens, text=text)
+    _bench("verify", result, write, as_json)
 
 
 @bench_app.command("run")
-def bench_run(pages: Annotated[int, typer.Option(help="Pages to process.")] = 256, overrides: Set = None, as_json: Json = False) -> None:
-    """Pages per second through Ray to committed shards, over the bare loop in one process."""
+def bench_run(
+    pages: Annotated[int, typer.Option(help="Pages to process.")] = 256,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Try several placements.")] = False,
+    text: Text = None,
+    overrides: Set = None,
+    write: Write = None,
+    as_json: Json = False,
+) -> None:
+    """Pages per second through Ray to committed shards, over the bare loop in one process.
+
+    palimpsest bench run --pages 512 --sweep
+    """
     from pipeline.bench.run import bench_run as measure
 
     with explained():
-        result = measure(_config("local", overrides), pages=pages)
-    _bench("run", result, as_json)
+        result = measure(_config("local", overrides), pages=pages, sweep=sweep, text=text)
+    _bench("run", result, write, as_json)
 
 
-def _bench(theme: str, result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print_json(result)
-        return
-    from pipeline.bench.machine import table_of
+@bench_app.command("fidelity")
+def bench_fidelity(
+    texts: Annotated[Path, typer.Argument(help="JSON lines with `text` and `text_class`.")],
+    setting: Annotated[list[str] | None, typer.Option(help="GRID/MODE, for example 80x40/tiny; may be repeated.")] = None,
+    max_pages: Annotated[int, typer.Option(help="At most so many pages per class and setting; 0 takes all.")] = 0,
+    overrides: Set = None,
+    write: Write = None,
+    as_json: Json = False,
+) -> None:
+    """Precision over compression by text class, on texts of your own.
 
-    out.print(table_of(theme, result))
+    palimpsest bench fidelity eval.jsonl --setting 64x32/tiny --setting 80x40/tiny
+    """
+    from pipeline.bench.fidelity import bench_fidelity as measure
+    from pipeline.bench.fidelity import parse_setting, read_classes
+
+    with explained():
+        settings = [parse_setting(text) for text in setting or ["64x32/tiny"]]
+        result = measure(_config("local", overrides), read_classes(texts), settings, max_pages)
+    _bench("fidelity", result, write, as_json)
+
+
+def _bench(theme: str, result: dict[str, Any], write: Path | None, as_json: bool) -> None:
+    from pipeline.bench.machine import table_of, write_results
+
+    if write:
+        command = " ".join(["palimpsest", *sys.argv[1:]])
+        console.err.print(f"written: {write_results(theme, result, write, command=command)}")
+    print_json(result) if as_json else out.print(table_of(theme, result))
 
 
 def main() -> None:

@@ -120,7 +120,7 @@ class PlacementConfig:
         encode_workers, verify_workers: actors.
         gpus_per_worker: GPUs of each model actor (0 for none).
         cpus_per_worker: CPUs that Ray reserves for each model actor.
-        threads_per_worker: threads of each model actor; 0 leaves it to PyTorch.
+        threads_per_worker: threads of each model actor; 0 leaves it to Ray, which gives one per reserved CPU.
         encode_batch, verify_batch: pages per call of the model on a GPU; a CPU takes one by one.
         render_batch: pages per image block.
         shard_batch: pages that a shard gathers at most.
@@ -138,7 +138,7 @@ class PlacementConfig:
     encode_batch: int = 8
     verify_batch: int = 16
     render_batch: int = 32
-    shard_batch: int = 2048
+    shard_batch: int = 512
     object_store_bytes: int = 0
 
 
@@ -190,7 +190,11 @@ class ConfigError(ValueError):
 Settings = TypeVar("Settings")
 
 
-def parse(settings: Mapping[str, Any], overrides: Iterable[str] = (), kind: type[Settings] = JobConfig) -> Settings:  # type: ignore[assignment]
+def parse(
+    settings: Mapping[str, Any],
+    overrides: Iterable[str] = (),
+    kind: type[Settings] = JobConfig,  # type: ignore[assignment]
+) -> Settings:
     """A configuration from parsed TOML and `key=value` overrides.
 
     An override's value is TOML where it parses as TOML, else the text itself: `tiers.mode=small`, `verification.share=0.1`.

@@ -1,9 +1,9 @@
 """What commands say: results to stdout as a table or JSON, everything else to stderr, and four exit codes.
 
-    0  done
-    1  failed: nothing was published, or the command could not finish
-    2  usage: an unknown setting, a source or corpus that is not there
-    3  findings: the command finished and found something wrong
+0  done
+1  failed: nothing was published, or the command could not finish
+2  usage: an unknown setting, a source or corpus that is not there
+3  findings: the command finished and found something wrong
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def pairs(title: str, values: Mapping[str, Any]) -> Table:
 
 
 class RunProgress:
-    """The live line of a run: pages, pages/s, units and an estimate, on stderr; a line every ten seconds where that is no terminal."""
+    """The live line of a run on stderr: pages, rate, units, an estimate; a line every ten seconds where that is no terminal."""
 
     def __init__(self, enabled: bool = True) -> None:
         self._live = Progress(
@@ -116,3 +116,28 @@ class RunProgress:
         if self._enabled and not err.is_terminal and time.monotonic() > self._next_line:
             self._next_line = time.monotonic() + 10
             err.print(f"{progress.seconds:6.0f} s  {said}")
+
+
+class PageProgress:
+    """A live line of pages done, for commands that walk over a published corpus."""
+
+    def __init__(self, description: str) -> None:
+        self._live = Progress(
+            TextColumn(description),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:,}/{task.total:,} pages"),
+            TimeElapsedColumn(),
+            console=err,
+            disable=not err.is_terminal,
+        )
+        self._task = self._live.add_task(description, total=0)
+
+    def __enter__(self) -> PageProgress:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        self._live.update(self._task, completed=done, total=total)

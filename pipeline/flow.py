@@ -7,12 +7,14 @@ puts shards into the store. The driver sees only the WRITTEN rows: which shards 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a worker without a GPU keeps the environment as it is
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # advice of the C++ core; what goes wrong is raised as an exception too
 
 import pyarrow as pa
 import ray
@@ -35,7 +37,9 @@ def cluster(placement: PlacementConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    options: dict[str, Any] = {"logging_level": "warning", "log_to_driver": False}
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     if placement.address == "local":
         options |= {"address": "local", "include_dashboard": False}
         if placement.object_store_bytes:
@@ -84,6 +88,8 @@ def run_units(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = False
+    # Blocks of a few batches, so that Encode and Verify work on different ones at the same time.
+    context.target_max_block_size = max(4 << 20, config.placement.render_batch * px * px)
     place = config.placement
     table = pa.table({"unit": [planned.to_json() for planned in units]}, schema=UNITS)
     read, paginate, render = Read(config.source), Paginate(config, grid, px), Render(grid, px)
@@ -107,6 +113,7 @@ def run_units(
         .map_batches(Verify, compute=ActorPoolStrategy(size=place.verify_workers), **model)
         .map_batches(write.__call__, batch_size=place.shard_batch, num_cpus=0.25, **tables)
     )
+    batch: Any
     for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for row in batch.to_pylist():
             yield {**row, "payload": json.loads(row["payload"])}

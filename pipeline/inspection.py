@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,8 @@ def inspect_page(corpus: str, page_id: str, image: Path | None) -> Shown:
         if view.image is None:
             raise ValueError(f"page {page_id} is in tier text and has no image")
         Image.fromarray(view.image).save(image)
-    return Shown(page_panel(view), view.to_json())
+    differences = [asdict(span) for span in view.spans if span.tag != "equal"]
+    return Shown(page_panel(view), {**view.row, "decoded": view.decoded, "ratio": view.ratio, "differences": differences})
 
 
 def write_report(corpus: str, out: Path | None) -> str:

@@ -148,7 +148,8 @@ def conform(table: pa.Table, schema: pa.Schema, boundary: str) -> pa.Table:
     for field in schema:
         if field.name not in table.column_names:
             if not field.nullable:
-                raise SchemaMismatch(f"{boundary}: column {field.name!r} ({field.type}) is missing; the table has {table.column_names}")
+                has = table.column_names
+                raise SchemaMismatch(f"{boundary}: column {field.name!r} ({field.type}) is missing; the table has {has}")
             columns.append(pa.nulls(table.num_rows, field.type))
             continue
         column = table.column(field.name)

@@ -245,7 +245,9 @@ class Verify(Model):
 
         settings, mode = self.config.verification, self.codec.mode(mode_name)
         tokens = stored_tokens(table, mode, self.codec)
-        controlled = [place for place, name in enumerate(table["page_id"].to_pylist()) if is_sampled(name, settings.control_share)]
+        controlled = [
+            place for place, name in enumerate(table["page_id"].to_pylist()) if is_sampled(name, settings.control_share)
+        ]
         texts = table["text"].to_pylist()
         grids = list(zip(table["grid_w"].to_pylist(), table["grid_h"].to_pylist(), strict=True))
         read_back = self._read_cells if settings.reader == "cells" else self._read_generative
@@ -274,11 +276,11 @@ class Verify(Model):
             if settings.early_stop and settings.target_precision:
                 watches += (EarlyStop(text, settings.target_precision, lambda ids: stable_prefix(codec.decode_ids(ids))),)
             positions = codec.positions(prompt)
-            pages.append(
-                DraftedPage(features=features, prompt_ids=prompt, draft_ids=draft, positions=positions, watches=watches)
-            )
-        empty = codec.features(self._blank(mode), mode)[0] if controlled else None
-        controls = [blanked(pages[place], empty, (LoopWatch(pages[place].draft_ids),)) for place in controlled]
+            pages.append(DraftedPage(features=features, prompt_ids=prompt, draft_ids=draft, positions=positions, watches=watches))
+        controls = []
+        for place in controlled:
+            watch = LoopWatch(pages[place].draft_ids)
+            controls.append(blanked(pages[place], codec.features(self._blank(mode), mode)[0], (watch,)))
         read = decode(
             codec, [*pages, *controls], image_inputs=codec.image_inputs, bidirectional_images=codec.bidirectional_images
         )
@@ -318,18 +320,24 @@ class Verify(Model):
 
 
 class Write:
-    """VERDICTS -> shards in the store; returns WRITTEN rows, which is all that the driver sees."""
+    """VERDICTS -> shards in the store; returns WRITTEN rows, which is all that the driver sees.
+
+    A store that cannot be written is told in such a row too: an exception would come out of Ray as a page of its own frames.
+    """
 
     def __init__(self, out: str, row_group_bytes: int) -> None:
         self.out, self.row_group_bytes = out, row_group_bytes
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        from pipeline.store.object_store import open_store
+        from pipeline.store.object_store import StoreError, open_store
 
         store = open_store(self.out)
         rows: list[dict[str, Any]] = []
         for unit_id in pc.unique(table["unit_id"]).to_pylist():
-            rows += self._unit(store, unit_id, table.filter(pc.equal(table["unit_id"], unit_id)))
+            try:
+                rows += self._unit(store, unit_id, table.filter(pc.equal(table["unit_id"], unit_id)))
+            except StoreError as error:
+                rows.append(_written(unit_id, "failed", {"error": str(error)}))
         return pa.Table.from_pylist(rows, WRITTEN)
 
     def _unit(self, store: Any, unit_id: str, table: pa.Table) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ from pipeline.plan import PlannedUnit, source_uri
 from pipeline.records import QUARANTINE, conform
 from pipeline.sources.documents import Reason
 from pipeline.sources.objects import UNREAD
-from pipeline.store.object_store import ObjectStore
+from pipeline.store.object_store import ObjectStore, StoreError
 from pipeline.store.shards import ShardRecord, new_attempt, write_quarantine
 from pipeline.store.units import CommitRecord, Counts, commit_unit
 
@@ -123,7 +123,11 @@ class Tally:
         return len(self._units)
 
     def add(self, row: dict[str, Any]) -> UnitTally | None:
-        """Take one row of the WRITTEN schema in; returns the unit when it is complete, and forgets it."""
+        """Take one row of the WRITTEN schema in; returns the unit when it is complete, and forgets it.
+
+        Raises:
+            StoreError: when a worker could not write what it had.
+        """
         unit = self._units[row["unit_id"]]
         kind, payload = row["kind"], row["payload"]
         if kind == "written":
@@ -135,6 +139,8 @@ class Tally:
             unit.counts["duplicates"] += payload["rows"]
         elif kind == "unit_end":
             unit.read = payload
+        elif kind == "failed":
+            raise StoreError(payload["error"])
         else:
             raise AssertionError(f"unknown kind {kind!r}")
         if not unit.complete:

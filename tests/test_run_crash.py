@@ -12,9 +12,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
 from pipeline.config import JobConfig, to_toml
@@ -46,29 +46,26 @@ def start(preset: Path) -> subprocess.Popen[str]:
 
 def kill_session(child: subprocess.Popen[str]) -> None:
     """SIGKILL to every process of the child's session, until none is left."""
-    while members := [process for process in psutil.process_iter() if _session(process.pid) == child.pid and not _ended(process)]:
-        for process in members:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
+    while members := session_members(child.pid):
+        for pid in members:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         child.poll()
         time.sleep(0.1)
     child.communicate()
 
 
-def _session(pid: int) -> int | None:
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return None
-
-
-def _ended(process: psutil.Process) -> bool:
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+def session_members(session: int) -> list[int]:
+    """The living processes of a session."""
+    members = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, _, of_session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(of_session) == session and state not in "ZX":
+            members.append(int(folder.name))
+    return members
 
 
 @pytest.fixture

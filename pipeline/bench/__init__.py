@@ -1,9 +1,9 @@
 """How fast this machine turns text into verified tokens. Every comparison runs both sides in one go and quotes the ratio.
 
-    texts.py     what is read: invented prose, or a file of your own
-    render.py    text -> pixels, beside Pillow
-    encode.py    pixels -> tokens, by mode and batch size
-    verify.py    tokens -> text: drafted decoding beside plain `generate`
-    run.py       the whole way through Ray to committed shards, beside a bare loop in one process
-    machine.py   what every result carries, and how it is shown and written to docs/results
+texts.py     what is read: invented prose, or a file of your own
+render.py    text -> pixels, beside Pillow
+encode.py    pixels -> tokens, by mode and batch size
+verify.py    tokens -> text: drafted decoding beside plain `generate`
+run.py       the whole way through Ray to committed shards, beside a bare loop in one process
+machine.py   what every result carries, and how it is shown and written to docs/results
 """

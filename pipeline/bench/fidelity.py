@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.bench.machine import machine
 from pipeline.config import JobConfig
 from pipeline.records import DOCUMENTS, conform
 from pipeline.run import prepare
@@ -39,7 +40,21 @@ def read_classes(path: str | Path, text_field: str = "text", class_field: str = 
     return {name: "\n\n".join(parts) for name, parts in texts.items()}
 
 
-def bench_fidelity(config: JobConfig, texts: dict[str, str], settings: Iterable[tuple[str, str]], max_pages: int = 0) -> dict[str, Any]:
+def parse_setting(text: str) -> tuple[str, str]:
+    """`"80x40/tiny"` -> `("80x40", "tiny")`.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    grid, slash, mode = text.partition("/")
+    if not slash:
+        raise ValueError(f"--setting {text!r}: expected GRID/MODE, for example 80x40/tiny")
+    return grid, mode
+
+
+def bench_fidelity(
+    config: JobConfig, texts: dict[str, str], settings: Iterable[tuple[str, str]], max_pages: int = 0
+) -> dict[str, Any]:
     """Precision and ratio of `texts` (by class) for every (grid, mode) of `settings`.
 
     Args:
@@ -61,7 +76,14 @@ def bench_fidelity(config: JobConfig, texts: dict[str, str], settings: Iterable[
         )
         for name, text in texts.items():
             rows.append({"grid": grid, "mode": mode, "text_class": name, **_measure(stages, name, text, max_pages)})
-    return {"codec": prepared.codec, "codec_revision": prepared.revision, "storage": config.storage.tokens, "rows": rows}
+    return {
+        "machine": machine(),
+        "codec": prepared.codec,
+        "codec_revision": prepared.revision,
+        "reader": config.verification.reader,
+        "storage": config.storage.tokens,
+        "rows": rows,
+    }
 
 
 def _measure(stages: tuple[Paginate, Render, Encode, Verify], name: str, text: str, max_pages: int) -> dict[str, Any]:

@@ -176,4 +176,3 @@ def _ray_jobs(
                 "whole_seconds": ray_seconds + job.total_seconds,
                 "whole_pages_per_second": job.fresh.pages_committed / (ray_seconds + job.total_seconds),
             }
-

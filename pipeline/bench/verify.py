@@ -83,9 +83,7 @@ def bench_verify(
     reader.draft(greedy)
     draw, choices = random.Random(seed), sorted({token for ids in own for token in ids} - codec.eos_ids)
     drafts: dict[tuple[str, float | None], list[list[int]]] = {("the page's text", None): own}
-    drafts |= {
-        ("greedy output", share): [plant_errors(ids, share, choices, draw) for ids in greedy] for share in error_shares
-    }
+    drafts |= {("greedy output", share): [plant_errors(ids, share, choices, draw) for ids in greedy] for share in error_shares}
     plain_seconds, drafted = _race(reader, list(drafts.values()), turns)
     rows = [
         _row(draft, share, greedy, read, plain_seconds, seconds)
@@ -174,9 +172,7 @@ def plant_errors(ids: Sequence[int], share: float, choices: Sequence[int], draw:
     return [token for tokens in planted for token in tokens]
 
 
-def _race(
-    reader: _Reader, drafts: Sequence[list[list[int]]], turns: int
-) -> tuple[float, list[tuple[float, list[Decoded]]]]:
+def _race(reader: _Reader, drafts: Sequence[list[list[int]]], turns: int) -> tuple[float, list[tuple[float, list[Decoded]]]]:
     """Fewest seconds of plain decoding, and of drafted decoding with what it read, one for each set of drafts."""
     plain: list[float] = []
     drafted: list[list[tuple[float, list[Decoded]]]] = [[] for _ in drafts]

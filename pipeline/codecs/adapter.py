@@ -42,7 +42,7 @@ class Codec:
 
     def __init__(self, preset: CodecPreset, checkpoint: Checkpoint) -> None:
         self.preset, self.checkpoint = preset, checkpoint
-        self.model: PreTrainedModel = checkpoint.model
+        self.model: Any = checkpoint.model
         self.id, self.revision = checkpoint.id, checkpoint.revision
         self.config = self.model.config
         self.family = family_of(self.config)
@@ -179,7 +179,7 @@ class Codec:
 
     def image_inputs(self, features: list[Tensor]) -> dict[str, Any]:
         """Features of several pages as an argument of `model.forward` and `model.generate`."""
-        pooled = torch.stack(features) if self._container == "tensor" else features
+        pooled: Any = torch.stack(features) if self._container == "tensor" else features
         return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=pooled)}}
 
     def decoder_inputs(self, features: list[Tensor], prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
@@ -266,7 +266,8 @@ class Codec:
     @cached_property
     def _pixel_table(self) -> Tensor:
         """Normalised value of each gray level in each channel, `[3, 256]` in the model's dtype."""
-        mean, std = self.preset.image_mean, self.preset.image_std
+        mean: Sequence[float] | None = self.preset.image_mean
+        std: Sequence[float] | None = self.preset.image_std
         if mean is None or std is None:
             mean, std = _image_statistics(self.checkpoint.directory)
         gray = (torch.arange(256) / 255 - torch.tensor(mean)[:, None]) / torch.tensor(std)[:, None]

@@ -17,13 +17,14 @@ from pipeline.codecs.embedded.target import ALPHABET, template
 from pipeline.codecs.embedded.vocabulary import EOS, FIRST_TOKEN, cell_ids
 from pipeline.codecs.modes import MODES
 from pipeline.pages.atlas import atlas
-from pipeline.pages.characters import BLANK, LATIN
+from pipeline.pages.characters import BLANK, END, LATIN
 from pipeline.pages.grid import Grid, lay_out
 from pipeline.pages.normalise import normalise
 
 _ASCII = string.ascii_letters + string.digits + string.punctuation
 _BEYOND_ASCII = "".join(c for c in LATIN if not c.isascii())
 SHARES = {"prose": 0.28, "code": 0.14, "latin": 0.14, "tables": 0.16, "random": 0.28}
+PARTIAL_SHARE = 0.35  # pages that end early
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class Batch:
 
     Attributes:
         images: uint8 `[n, px, px]`.
-        cells: int64 `[n, rows * columns]`, cell ids, -100 where the page is blank.
-        targets: int64 `[n, length]`, what the decoder should write for a stretch of each page (padded with -100); the first id of a
-            row is given, not predicted.
+        cells: int64 `[n, rows * columns]`, cell ids; END wherever the page is blank, so that a missed END costs one character.
+        targets: int64 `[n, length]`, what the decoder should write for a stretch of each page (padded with -100); the
+            first id of a row is given, not predicted.
         starts: int64 `[n]`, the position of each stretch in the page's whole target.
         classes: text class of each page.
     """
@@ -73,15 +74,14 @@ class PageSampler:
         classes = self._random.choices(list(SHARES), list(SHARES.values()), k=pages)
         cells = np.stack([self._cells(name, grid) for name in classes])
         images = atlas(grid, MODES[mode].px).render(cells)
-        blank = cells == BLANK
-        ids = cell_ids(np.where(blank, 32, cells)).astype(np.int64)
-        ids[blank] = -100
-        targets, starts = self._stretches(ids, grid, mode, stretch)
+        ids = cell_ids(np.where(cells == BLANK, END, cells)).astype(np.int64)
+        used = (cells != BLANK).sum(1)
+        targets, starts = self._stretches(ids, used, grid, mode, stretch)
         return Batch(grid, mode, images, ids, targets, starts, classes)
 
     def _cells(self, name: str, grid: Grid) -> np.ndarray:
         text = self._text(name, grid.cells + grid.cells // 2 + 200)
-        if self._random.random() < 0.15:
+        if self._random.random() < PARTIAL_SHARE:
             text = text[: self._random.randrange(1, grid.cells)]
         return next(lay_out(normalise(text), Grid(grid.columns, grid.rows, ALPHABET))).cells
 
@@ -94,16 +94,15 @@ class PageSampler:
         at = self._random.randrange(max(1, len(text) - length))
         return text[at : at + length] or " "
 
-    def _stretches(self, ids: np.ndarray, grid: Grid, mode: str, stretch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _stretches(self, ids: np.ndarray, used: np.ndarray, grid: Grid, mode: str, stretch: int) -> tuple[np.ndarray, np.ndarray]:
         whole, positions = template(grid.columns, grid.rows, mode)
         addresses = np.flatnonzero(whole >= FIRST_TOKEN)
         targets = np.full((len(ids), stretch), -100, np.int64)
         starts = np.zeros(len(ids), np.int64)
-        for row, (page, out) in enumerate(zip(ids, targets, strict=True)):
-            used = int((page >= 0).sum())
+        for row, (page, cells, out) in enumerate(zip(ids, used.tolist(), targets, strict=True)):
             full = whole.copy()
-            full[positions[:used]] = page[:used]
-            full = np.append(full[: positions[used - 1] + 1], EOS)
+            full[positions[:cells]] = page[:cells]
+            full = np.append(full[: positions[cells - 1] + 1], EOS)
             candidates = addresses[addresses < max(1, len(full) - stretch // 2)]
             start = 0 if self._random.random() < 0.1 else int(candidates[self._random.randrange(len(candidates))])
             piece = full[start : start + stretch]

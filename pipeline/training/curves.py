@@ -7,7 +7,11 @@ from collections import defaultdict
 from pathlib import Path
 
 CURVES = {
-    "cells read (share of inked cells)": {"patch": "before the compressor", "token": "from visual tokens", "written": "by the decoder"},
+    "cells read (share of inked cells)": {
+        "patch": "before the compressor",
+        "token": "from visual tokens",
+        "written": "by the decoder",
+    },
     "loss (nats)": {"token_loss": "from visual tokens", "written_loss": "by the decoder", "guidance": "guidance"},
 }
 SMOOTHING = 0.9

@@ -41,7 +41,7 @@ def export(state: str | Path, out: str | Path) -> dict[str, Any]:
     trainee.load_state_dict(saved["trainee"])
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    model = trainee.model.to(torch.bfloat16)
+    model: Any = trainee.model.bfloat16()
     model.save_pretrained(folder)
     save_file(trainee.reader.to(torch.bfloat16).state_dict(), folder / FILE)
     for path in folder.iterdir():

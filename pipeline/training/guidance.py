@@ -1,8 +1,8 @@
 """Where the decoder should look, as an extra loss while it learns to read.
 
-A decoder that must find the visual token of every character by trial and error needs millions of pages. The addresses say where each
-character lies, so two attentions can be taught directly: in the first layer the id of a visual token looks at that token, in the
-second a cell looks at the id of the token that it lies in. The loss ends when the decoder reads; the model that ships is the stock class.
+A decoder that must find the visual token of every character by trial and error needs millions of pages. The addresses say where
+each character lies, so two attentions can be taught directly: in the first layer the id of a visual token looks at that token, in
+the second a cell looks at the id of the token that it lies in. The model that ships is the stock class.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def places_to_look(given: Tensor, mode: str, prefix: int) -> tuple[Tensor, Tenso
     return torch.where(is_token, visual, free), torch.where(reads, prefix + leading, free)
 
 
-def guided_forward(decoder: Any, inputs: Tensor, positions: Tensor, look: tuple[Tensor, Tensor], prefix: int) -> tuple[Tensor, Tensor]:
+def guided_forward(
+    decoder: Any, inputs: Tensor, positions: Tensor, look: tuple[Tensor, Tensor], prefix: int
+) -> tuple[Tensor, Tensor]:
     """The decoder's last hidden states `[N, S, D]` and the guidance loss; the same arithmetic as the stock forward pass.
 
     Args:
@@ -62,7 +64,8 @@ def guided_forward(decoder: Any, inputs: Tensor, positions: Tensor, look: tuple[
         normed = layer.input_layernorm(hidden)
         shape = (*normed.shape[:-1], -1, attention.head_dim)
         query, key, value = (
-            projection(normed).view(shape).transpose(1, 2) for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+            projection(normed).view(shape).transpose(1, 2)
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
         query, key = apply_rotary_pos_emb(query, key, cos, sin)
         scores = (query @ key.transpose(-1, -2)).float() * attention.scaling

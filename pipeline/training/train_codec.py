@@ -15,17 +15,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline import config as configs
-from pipeline.codecs.embedded.architecture import TOKEN_DIM, fresh_model
-from pipeline.codecs.embedded.cell_reader import CellHead, CellReader, cell_places, symbol_targets
+from pipeline.codecs.embedded.architecture import PATCH_DIM, TOKEN_DIM, fresh_model
+from pipeline.codecs.embedded.cell_reader import CellHead, CellReader, cell_places
 from pipeline.codecs.embedded.target import ALPHABET
-from pipeline.codecs.embedded.vocabulary import BOS, FIRST_CELL, FIRST_GRID, FIRST_ROW, GRIDS
+from pipeline.codecs.embedded.vocabulary import BOS, FIRST_CELL, FIRST_GRID, FIRST_ROW, GRIDS, SYMBOLS
 from pipeline.codecs.modes import MODES
+from pipeline.pages.characters import END
 from pipeline.pages.grid import Grid
 from pipeline.training.codec_pages import Batch, PageSampler
 from pipeline.training.guidance import guided_forward, places_to_look
@@ -89,7 +91,7 @@ class Trainee(torch.nn.Module):
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.model = fresh_model(seed)
-        self.patch_head = CellHead(self.model.config.vision_config.sam_config.hidden_size)
+        self.patch_head = CellHead(PATCH_DIM)
         self.reader = CellReader(TOKEN_DIM)
         self.places: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
 
@@ -110,13 +112,13 @@ class Trainee(torch.nn.Module):
     def read(self, patches: Tensor, tokens: Tensor, index: Tensor, waves: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
         by_patch, by_token = self.patch_head(patches.flatten(1, 2), index, waves), self.reader(tokens, index, waves)
         flat = targets.flatten()
-        losses = [F.cross_entropy(logits.flatten(0, 1).float(), flat, ignore_index=-100) for logits in (by_patch, by_token)]
-        seen = (targets >= 0) & (targets != 0)
+        losses = [F.cross_entropy(logits.flatten(0, 1).float(), flat) for logits in (by_patch, by_token)]
+        seen = (targets != 0) & (targets != SYMBOLS.index(END))
         right = [((logits.argmax(-1) == targets) & seen).sum() / seen.sum() for logits in (by_patch, by_token)]
         return (*losses, *right)
 
     def decode(self, tokens: Tensor, grid_id: int, mode: str, stretch: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, guidance loss and cell accuracy of the decoder on `stretch` (int64 `[N, L]`), which begins at `starts` of the target."""
+        """Loss, guidance loss and cell accuracy of the decoder on `stretch`, int64 `[N, L]`, from `starts` of the target on."""
         model = self.model.model
         features = self.features(tokens)
         embed = model.language_model.embed_tokens
@@ -195,7 +197,9 @@ def train(config: TrainConfig) -> None:
         trainee.load_state_dict(state["trainee"])
         optimiser.load_state_dict(state["optimiser"])
         step = state["step"]
-    encode, read, decode = trainee.encode, trainee.read, trainee.decode
+    encode: Any = trainee.encode
+    read: Any = trainee.read
+    decode: Any = trainee.decode
     if config.compile:
         encode, read, decode = (torch.compile(f, dynamic=False) for f in (encode, read, decode))
     stopping = threading.Event()
@@ -210,7 +214,7 @@ def train(config: TrainConfig) -> None:
         device = config.device
         index, waves = trainee.place(batch.grid, batch.mode, device)
         images = torch.from_numpy(batch.images).to(device)
-        targets = symbol_targets(torch.from_numpy(batch.cells)).to(device)
+        targets = torch.from_numpy(batch.cells - FIRST_CELL).to(device)
         if config.cells < targets.shape[1]:
             chosen = torch.randperm(targets.shape[1], device=device)[: config.cells].sort().values
             index, waves, targets = index[chosen], waves[chosen], targets[:, chosen]

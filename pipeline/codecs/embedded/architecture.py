@@ -1,7 +1,7 @@
 """The embedded codec's configuration, and an initialisation from which it learns to read on a CPU.
 
-Small in every direction but one: the visual tokens are wide (512), because one of them holds 32 to 128 characters: 16 patches of 32
-channels each, so that the 16x compressor can keep every patch whole.
+Small in every direction but one: the visual tokens are wide (512), because one of them holds 32 to 128 characters: 16 patches of
+32 channels each, so that the 16x compressor can keep every patch whole.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import UnlimitedOcrConfig, UnlimitedOcrForConditionalGeneration
 
 TOKEN_DIM = 512
+PATCH_DIM = 256
 PATCH_CHANNELS = TOKEN_DIM // 16
 
 
@@ -25,7 +26,7 @@ def configuration() -> UnlimitedOcrConfig:
     return UnlimitedOcrConfig(
         vision_config={
             "sam_config": {
-                "hidden_size": 256,
+                "hidden_size": PATCH_DIM,
                 "output_channels": PATCH_CHANNELS,
                 "num_hidden_layers": 4,
                 "num_attention_heads": 4,
@@ -96,7 +97,7 @@ def fresh_model(seed: int) -> UnlimitedOcrForConditionalGeneration:
         for layer in decoder.layers:
             layer.self_attn.o_proj.weight.mul_(0.4)
             layer.mlp.down_proj.weight.mul_(0.4)
-        tower.sam_encoder.pos_embed.copy_((_sinusoids(32, 256) * 0.1).view(1, 32, 32, 256))
+        tower.sam_encoder.pos_embed.copy_((_sinusoids(32, PATCH_DIM) * 0.1).view(1, 32, 32, PATCH_DIM))
     return model
 
 

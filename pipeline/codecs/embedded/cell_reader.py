@@ -1,9 +1,9 @@
 """The cell reader: the embedded codec's second decoder, which reads all cells of a page at once, from its visual tokens alone.
 
-The layout says where every cell lies. Each visual token is unpacked into its 4x4 patches, and a cell is read from the patch that holds
-its centre and from where in the patch the centre lies. It has no memory of what was read before, so it cannot guess: what it reads
-was in the tokens. It is also what teaches the encoder (`training/train_codec.py`), together with a head of the same form on the
-patches before the compressor.
+The layout says where every cell lies. Each visual token is unpacked into its 4x4 patches, and a cell is read from the patch that
+holds its centre and from where in the patch the centre lies. It has no memory of what was read before, so it cannot guess: what
+it reads was in the tokens. It is also what teaches the encoder (`training/train_codec.py`), together with a head of the same form
+on the patches before the compressor.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FILE = "cell_reader.safetensors"
 class CellHead(nn.Module):
     """Patch features `[N, P * P, C]` -> logits `[N, Q, len(SYMBOLS)]` of the cells at `index`.
 
-    The first layer is linear in the patch and in the place, so it runs once per patch and once per place instead of once per cell.
+    The first layer is linear in the patch and in the place, so it runs once per patch and once per place, not once per cell.
     """
 
     def __init__(self, channels: int, hidden: int = 256) -> None:
@@ -46,10 +46,10 @@ class CellReader(nn.Module):
         self.head = CellHead(token_dim // PATCHES**2, 384)
         self.spread = nn.Linear(token_dim, token_dim)
         self.refine = nn.Sequential(nn.Linear(token_dim, 2 * token_dim), nn.GELU(), nn.Linear(2 * token_dim, token_dim))
-        with torch.no_grad():  # begins as the inverse of the compressor, see architecture.fresh_model
-            self.spread.weight.copy_(torch.eye(token_dim))
-            self.spread.bias.zero_()
-            self.refine[2].weight.mul_(0.1)
+        # begins as the inverse of the compressor, see architecture.fresh_model
+        nn.init.eye_(self.spread.weight)
+        nn.init.zeros_(self.spread.bias)
+        nn.init.trunc_normal_(self.refine[2].weight, std=0.002)  # type: ignore[arg-type]
 
     def unpacked(self, tokens: Tensor) -> Tensor:
         """Visual tokens `[N, G * G, token_dim]` -> patch features `[N, 16 * G * G, token_dim / 16]`, row by row of the page."""
@@ -109,8 +109,3 @@ def cell_places(grid: Grid, side: int) -> tuple[Tensor, Tensor]:
     x = ((torch.arange(grid.columns) + 0.5) * patches / grid.columns)[None].expand(grid.rows, grid.columns).reshape(-1)
     index = y.long() * patches + x.long()
     return index, torch.cat([_waves(y - y.floor()), _waves(x - x.floor())], -1)
-
-
-def symbol_targets(cells: Tensor) -> Tensor:
-    """Cell ids of a batch (-100 where blank) as classes of the heads."""
-    return torch.where(cells >= 0, cells - FIRST_CELL, cells)

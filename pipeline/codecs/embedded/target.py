@@ -2,9 +2,9 @@
 
     <token 0> <row 0> W h e r e   w e <token 1> <row 0>   g o ... <END> EOS
 
-Cells in reading order, and before the first cell that lies in another visual token the *address* of what follows: that token, and the text
-row within it. The address tells a small decoder where to look, as grounding coordinates do in the big ones; it is a function of the
-grid alone, so it can be drafted like any other id, and it is dropped when ids are turned into text.
+Cells in reading order, and before the first cell that lies in another visual token the *address* of what follows: that token, and
+the text row within it. The address tells a small decoder where to look, as grounding coordinates do in the big ones; it is a
+function of the grid alone, so it can be drafted like any other id, and it is dropped when ids are turned into text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,17 @@ from functools import lru_cache
 
 import numpy as np
 
-from pipeline.codecs.embedded.vocabulary import BOS, EOS, FIRST_GRID, FIRST_ROW, GRIDS, IMAGE, cell_ids, cell_text, first_token_ids
+from pipeline.codecs.embedded.vocabulary import (
+    BOS,
+    EOS,
+    FIRST_GRID,
+    FIRST_ROW,
+    GRIDS,
+    IMAGE,
+    cell_ids,
+    cell_text,
+    first_token_ids,
+)
 from pipeline.codecs.modes import MODES, Mode
 from pipeline.pages.characters import BLANK
 from pipeline.pages.grid import Grid, lay_out, read_back
@@ -24,7 +34,7 @@ ALPHABET = "latin"
 
 @lru_cache(maxsize=32)
 def template(columns: int, rows: int, mode: str) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of a full page with 0 where a cell stands, int32 `[n]`, and the positions of the cells, int64 `[rows * columns]`."""
+    """Ids of a full page with 0 where a cell stands, int32 `[n]`, and the positions of the cells, int64 `[rows * columns]`."""
     side = MODES[mode].grid
     token_row = (2 * np.arange(rows) + 1) * side // (2 * rows)
     token_column = (2 * np.arange(columns) + 1) * side // (2 * columns)

@@ -1,9 +1,9 @@
 """Token ids of the embedded codec.
 
-    0..15      BOS, EOS, PAD, IMAGE, and the grids of `GRIDS` (the prompt names the page's grid)
-    16..       one id for every cell symbol: the characters of the alphabet "latin" and the marks
-    400..407   text rows within a visual token
-    512..      visual tokens, by mode
+0..15      BOS, EOS, PAD, IMAGE, and the grids of `GRIDS` (the prompt names the page's grid)
+16..       one id for every cell symbol: the characters of the alphabet "latin" and the marks
+400..407   text rows within a visual token
+512..      visual tokens, by mode
 """
 
 from __future__ import annotations
