@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import console
-from pipeline.console import FINDINGS, explained, out, pairs, print_json
+from pipeline.console import FINDINGS, explained, line, out, pairs, print_json
 
 app = typer.Typer(
     name="palimpsest",
@@ -77,10 +78,14 @@ def run(
     if as_json:
         print_json(result.to_json())
         return
-    if not result.units_new:
-        out.print(f"Nothing to do: all {result.units_done} units are in snapshot {result.snapshot} of {result.out}.")
-        return
-    _print_run(result)
+    if result.units_new:
+        _print_run(result)
+    elif not result.unread:
+        line(f"Nothing to do: all {result.units_done} units are in snapshot {result.snapshot} of {result.out}.")
+    for lost in result.unread:
+        line(f"not read: {lost.source_uri}: {lost.reason}: {lost.detail}; the next run tries again")
+    if result.units_waiting:
+        line(f"{result.units_waiting} units are committed and wait for these sources to be published")
 
 
 def _print_run(result: Any) -> None:
@@ -98,7 +103,7 @@ def _print_run(result: Any) -> None:
     if result.reasons:
         values["quarantine"] = ", ".join(f"{reason} {count}" for reason, count in sorted(result.reasons.items()))
     out.print(pairs(f"run {result.run_id}", values))
-    out.print(f"\nSee it: palimpsest report {result.out}")
+    line(f"\nSee it: palimpsest report {result.out}")
 
 
 @app.command()
@@ -146,6 +151,8 @@ def inspect(
     from pipeline.inspection import inspect_corpus, inspect_page
 
     with explained():
+        if image and not page_id:
+            raise ValueError(f"--image {str(image)!r} needs the id of a page")
         shown = inspect_page(corpus, page_id, image) if page_id else inspect_corpus(corpus)
     print_json(shown.to_json()) if as_json else out.print(shown.table())
 
@@ -166,7 +173,7 @@ def report(
 
     with explained():
         path = write_report(corpus, target)
-    print_json({"report": path}) if as_json else out.print(path)
+    print_json({"report": path}) if as_json else line(path)
 
 
 @app.command()
@@ -190,7 +197,7 @@ def fsck(corpus: Corpus, as_json: Json = False) -> None:
         print_json([asdict(finding) for finding in found])
     else:
         for finding in found:
-            out.print(f"{finding.severity}: {finding.key}: {finding.what}", markup=False)
+            line(f"{finding.severity}: {finding.key}: {finding.what}")
         out.print(f"{len(errors)} errors, {len(found) - len(errors)} warnings")
     if errors:
         raise typer.Exit(FINDINGS)
@@ -199,7 +206,9 @@ def fsck(corpus: Corpus, as_json: Json = False) -> None:
 @app.command()
 def gc(
     corpus: Corpus,
-    unused_days: Annotated[float, typer.Option(help="Remove what nothing has needed for this many days.")] = 7.0,
+    unused_days: Annotated[
+        float, typer.Option(min=0, max=36_500, help="Remove what nothing has needed for this many days.")
+    ] = 7.0,
     delete: Annotated[bool, typer.Option("--delete", help="Really delete; without it, only list.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -222,7 +231,7 @@ def gc(
         print_json([asdict(removal) for removal in removals])
         return
     for removal in removals:
-        out.print(f"{'removed' if delete else 'would remove'} {removal.key}: {removal.why}", markup=False)
+        line(f"{'removed' if delete else 'would remove'} {removal.key}: {removal.why}")
     out.print(f"{len(removals)} objects{'' if delete else ' (dry run; --delete removes them)'}")
 
 
@@ -275,7 +284,9 @@ def bench_render(
     """
     from pipeline.bench.render import bench_render as measure
 
-    _bench("render", measure(seconds=seconds), write, as_json)
+    with explained():
+        result = measure(seconds=seconds)
+    _bench("render", result, write, as_json)
 
 
 @bench_app.command("encode")
@@ -357,8 +368,10 @@ def _bench(theme: str, result: dict[str, Any], write: Path | None, as_json: bool
     from pipeline.bench.machine import table_of, write_results
 
     if write:
-        command = " ".join(["palimpsest", *sys.argv[1:]])
-        console.err.print(f"written: {write_results(theme, result, write, command=command)}")
+        command = shlex.join(["palimpsest", *sys.argv[1:]])
+        with explained():
+            path = write_results(theme, result, write, command=command)
+        console.err.print(f"written: {path}", markup=False, soft_wrap=True)
     print_json(result) if as_json else out.print(table_of(theme, result))
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -49,10 +50,12 @@ def explained() -> Iterator[None]:
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
-        err.print(f"[bold red]error:[/] {_plain(error)}")
+        err.print(f"[bold red]error:[/] {_plain(error)}", soft_wrap=True)
         raise typer.Exit(USAGE) from error
-    except (RunFailed, StoreError) as error:
-        err.print(f"[bold red]failed:[/] {_plain(error)}")
+    except BrokenPipeError:
+        raise  # whoever reads our output has seen enough
+    except (RunFailed, StoreError, OSError) as error:
+        err.print(f"[bold red]failed:[/] {_plain(error)}", soft_wrap=True)
         raise typer.Exit(FAILED) from error
     except KeyboardInterrupt as error:
         err.print("stopped; what was committed is kept, the same command goes on from there")
@@ -60,9 +63,12 @@ def explained() -> Iterator[None]:
 
 
 def _plain(error: BaseException) -> str:
-    from rich.markup import escape
+    return escape(str(error).strip())
 
-    return escape(str(error))
+
+def line(text: str) -> None:
+    """A line to stdout as it is: whole, however long, and brackets in it are no markup."""
+    out.print(text, markup=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -72,11 +78,11 @@ def print_json(value: Any) -> None:
 
 def pairs(title: str, values: Mapping[str, Any]) -> Table:
     """A two-column table."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table = Table(title=escape(title), title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="dim")
     table.add_column()
     for name, value in values.items():
-        table.add_row(name, str(value))
+        table.add_row(name, escape(str(value)))
     return table
 
 

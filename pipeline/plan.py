@@ -101,14 +101,16 @@ def make_plan(
         return Plan(todo=(), done=tuple(record for record in known if record))
     fresh = [place for place, record in enumerate(known) if record is None]
     held = ((record.unit_id, stored_documents(store, record)) for record in (*others, *known) if record)
-    copies = later_copies(chain(held, zip(fresh, index([units[place] for place in fresh]), strict=True)))
+    indexed = zip(fresh, index([units[place] for place in fresh]), strict=True)
+    holders: Iterator[tuple[int | str, Iterable[str]]] = chain(held, indexed)  # places of new units, ids of published ones
+    copies = later_copies(holders)
     slices = Counter(unit.object.key for unit in units)
     ids: dict[int, str] = {}
     todo: list[PlannedUnit] = []
     done = [record for record in known if record]
     for place in fresh:
         unit, item = units[place], units[place].object
-        owners = {doc_id: ids.get(owner, owner) for doc_id, owner in copies.get(place, {}).items()}
+        owners = {doc_id: ids[owner] if isinstance(owner, int) else owner for doc_id, owner in copies.get(place, {}).items()}
         left_out = tuple(f"{doc_id} {owner}" for doc_id, owner in sorted(owners.items()))
         ids[place] = unit_id(item.key, item.version, unit.slice, fingerprint, left_out)
         if is_committed(store, ids[place]):

@@ -84,35 +84,15 @@ _VERDICT = [
 ]
 VERDICTS = pa.schema([*CARRIER, *_PAGE, *_TOKENS, *_VERDICT, pa.field("counts", pa.string())])
 
-# The row contract (docs/architecture.md): this order, these types.
-SHARD = pa.schema(
-    [
-        pa.field("page_id", pa.string()),
-        pa.field("doc_id", pa.string()),
-        pa.field("source_uri", pa.string()),
-        pa.field("source_version", pa.string()),
-        pa.field("source_id", pa.string()),
-        pa.field("page_number", pa.int32()),
-        pa.field("num_pages", pa.int32()),
-        pa.field("char_start", pa.int64()),
-        pa.field("char_end", pa.int64()),
-        pa.field("text", pa.large_string()),
-        pa.field("num_text_tokens", pa.int32()),
-        pa.field("text_tokenizer", pa.string()),
-        pa.field("tier", pa.string()),
-        pa.field("mode", pa.string()),
-        pa.field("image_px", pa.int32()),
-        pa.field("grid_h", pa.int32()),
-        pa.field("grid_w", pa.int32()),
-        *_TOKENS,
-        *_VERDICT[:6],
-        pa.field("status", pa.string()),
-        pa.field("reason", pa.string()),
-        pa.field("timestamp", pa.timestamp("us", tz="UTC")),
-        pa.field("importance", pa.float32()),
-        pa.field("text_class", pa.string()),
-    ]
+# The row contract (docs/architecture.md): this order, and the types that the columns have on their way.
+_SHARD_COLUMNS = (
+    *("page_id", "doc_id", "source_uri", "source_version", "source_id", "page_number", "num_pages", "char_start", "char_end"),
+    *("text", "num_text_tokens", "text_tokenizer", "tier", "mode", "image_px", "grid_h", "grid_w"),
+    *(column.name for column in _TOKENS),
+    *("precision", "word_precision", "exact", "decoder_passes", "blank_precision", "decoded_text", "status", "reason"),
+    *("timestamp", "importance", "text_class"),
 )
+SHARD = pa.schema([VERDICTS.field(name) for name in _SHARD_COLUMNS])
 
 QUARANTINE = pa.schema(
     [

@@ -1,7 +1,7 @@
 """`palimpsest verify`: decode again what is really stored, and compare it with the recorded verdicts.
 
-    stored tokens -> decoder -> verdict, beside the columns of the row      is the corpus what it says it is?
-    text -> page image -> encoder -> each token storage -> decoder          what does a storage lose? (`storages`)
+stored tokens -> decoder -> verdict, beside the columns of the row      is the corpus what it says it is?
+text -> page image -> encoder -> each token storage -> decoder          what does a storage lose? (`storages`)
 """
 
 from __future__ import annotations

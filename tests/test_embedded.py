@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,3 +107,26 @@ def test_the_checkpoint_that_ships_is_whole() -> None:
     ids = tokenizer.encode(cells, add_special_tokens=False).ids
     assert ids == [FIRST_CELL + SYMBOLS.index(ord(cell)) for cell in cells]
     assert tokenizer.decode(ids) == cells
+
+
+def test_the_codec_that_ships_reads_what_it_stores_and_not_an_empty_page() -> None:
+    """Public-domain prose and random characters through image, encoder, int8 storage and cell reader."""
+    from pipeline.codecs.adapter import load_codec
+    from pipeline.codecs.token_storage import pack, unpack
+    from pipeline.pages.atlas import atlas
+    from pipeline.verification.fidelity import precision
+
+    codec = load_codec("embedded")
+    mode, grid = codec.mode("tiny"), Grid(64, 32, "latin")
+    prose = normalise((Path(__file__).parents[1] / "jobs/sample/austen.txt").read_text())
+    noise = "".join(
+        np.random.default_rng(5).choice(list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789#$%&;:?"), 1500)
+    )
+    pages = [next(lay_out(text, grid)) for text in (prose, noise)]
+    texts = [text[: page.char_end] for text, page in zip((prose, noise), pages, strict=True)]
+    images = atlas(grid, mode.px).render(np.stack([page.cells for page in pages]))
+    images = np.concatenate([images, np.full_like(images[:1], 255)])
+    tokens = unpack("int8", pack("int8", codec.encode(images, mode)), mode.num_vision_tokens, codec.token_dim)
+    read = [codec.decode_ids(ids) for ids in codec.read_cells(tokens, (grid.columns, grid.rows))]
+    of_prose, of_noise, of_nothing = precision([*texts, texts[0]], read)
+    assert of_prose > 0.97 and of_noise > 0.93 and of_nothing < 0.3

@@ -36,14 +36,14 @@ def plot(log: str | Path, out: str | Path) -> None:
                 series[name, row["blend"]].append((row["step"], value))
     if not series:
         raise ValueError(f"{log} holds no steps")
-    figure, axes = plt.subplots(1, len(CURVES), figsize=(13, 4.6), layout="constrained")
+    figure, axes = plt.subplots(1, len(CURVES), figsize=(16, 4.6), layout="constrained")
     for axis, (title, names) in zip(axes, CURVES.items(), strict=True):
         for (name, blend), points in sorted(series.items()):
             if name in names:
                 axis.plot(*zip(*_smooth(points), strict=True), label=f"{names[name]}, {blend}", linewidth=1.3)
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8, frameon=False)
+        axis.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.savefig(out, dpi=110)
     plt.close(figure)
 

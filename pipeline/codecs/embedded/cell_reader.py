@@ -15,11 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.codecs.embedded.vocabulary import FIRST_CELL, SYMBOLS
+from pipeline.pages.characters import END
 from pipeline.pages.grid import Grid
 
 # N pages, G tokens per side, P = 4 G patches per side, Q cells, C channels
 PATCHES = 4
 FILE = "cell_reader.safetensors"
+_END = SYMBOLS.index(END)
+_TRUST = 8.0  # nats: no single cell decides where a page ends
 
 
 class CellHead(nn.Module):
@@ -71,13 +74,22 @@ class CellReader(nn.Module):
             columns, rows: the grid.
 
         Returns:
-            for each page the ids up to and with its END, or of all cells.
+            for each page the ids up to and with its END, or of all cells. The end is where the evidence of all cells puts it:
+            each says by how much END is more likely than anything else, and what lies behind the end is END.
         """
         side = math.isqrt(tokens.shape[1])
         index, waves = cell_places(Grid(columns, rows), side)
         dtype = self.spread.weight.dtype
-        logits = self(tokens.to(dtype), index.to(tokens.device), waves.to(tokens.device, dtype))
-        return [(row + FIRST_CELL).tolist() for row in logits.argmax(-1)]
+        logits = self(tokens.to(dtype), index.to(tokens.device), waves.to(tokens.device, dtype)).float()
+        is_end = logits[..., _END].clone()
+        logits[..., _END] = -torch.inf
+        best, symbols = logits.max(-1)
+        before = (is_end - best).clamp(-_TRUST, _TRUST).cumsum(-1)
+        lengths = torch.cat([before.new_zeros(len(before), 1), before], -1).argmin(-1).tolist()
+        pages = [row[:length] for row, length in zip((symbols + FIRST_CELL).tolist(), lengths, strict=True)]
+        return [
+            page if length == index.numel() else [*page, FIRST_CELL + _END] for page, length in zip(pages, lengths, strict=True)
+        ]
 
 
 def load_reader(folder: Path, dtype: torch.dtype, device: str | torch.device) -> CellReader:
