@@ -8,6 +8,7 @@ so that a bigger cluster resumes the same run, and a changed layout never mixes 
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import json
@@ -205,7 +206,7 @@ def parse(
     Raises:
         ConfigError: naming the setting, the value and the choices.
     """
-    merged = json.loads(json.dumps(settings))
+    merged = copy.deepcopy(dict(settings))
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:

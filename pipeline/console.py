@@ -31,7 +31,7 @@ err = Console(stderr=True, highlight=False)
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' own progress and advice off the terminal; their warnings and errors stay."""
+    """Keep the libraries' own progress and advice off the terminal; what they warn of otherwise, and their errors, stay."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -39,6 +39,7 @@ def quiet_libraries() -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks")  # a small corpus is no mistake
 
 
 @contextmanager
@@ -46,6 +47,7 @@ def explained() -> Iterator[None]:
     """Turn the errors that a user can mend into one line and an exit code; a bug keeps its traceback."""
     from pipeline.run import RunFailed
     from pipeline.store.object_store import StoreError
+    from pipeline.tally import WorkerFailed
 
     try:
         yield
@@ -54,7 +56,7 @@ def explained() -> Iterator[None]:
         raise typer.Exit(USAGE) from error
     except BrokenPipeError:
         raise  # whoever reads our output has seen enough
-    except (RunFailed, StoreError, OSError) as error:
+    except (RunFailed, StoreError, OSError, WorkerFailed) as error:
         err.print(f"[bold red]failed:[/] {_plain(error)}", soft_wrap=True)
         raise typer.Exit(FAILED) from error
     except KeyboardInterrupt as error:

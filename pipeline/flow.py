@@ -19,16 +19,19 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # advice of the C++ cor
 import pyarrow as pa
 import ray
 import ray.data
+import ray.exceptions
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-from pipeline.config import JobConfig, PlacementConfig
+from pipeline.config import ConfigError, JobConfig, PlacementConfig
 from pipeline.pages.grid import Grid
 from pipeline.plan import PlannedUnit, document_ids
 from pipeline.sources.config import SourceConfig
 from pipeline.sources.units import Unit
 from pipeline.stages import UNITS, Encode, Paginate, Read, Render, Verify, Write
+from pipeline.tally import WorkerFailed
 
 START_TRIES = 4
+TASK_CPUS = 0.25  # what Ray reserves for a task that reads, lays out, draws or writes
 
 
 @contextmanager
@@ -48,6 +51,7 @@ def cluster(placement: PlacementConfig) -> Iterator[None]:
         options["address"] = placement.address
     _start(options)
     try:
+        _refuse_too_little(placement)
         yield
     finally:
         ray.shutdown()
@@ -65,6 +69,20 @@ def _start(options: dict[str, Any]) -> None:
             ray.shutdown()
 
 
+def _refuse_too_little(placement: PlacementConfig) -> None:
+    """Raise ConfigError where the model actors leave no room for the tasks that feed them: Ray would wait for ever."""
+    there = ray.cluster_resources()
+    workers = placement.encode_workers + placement.verify_workers
+    for resource, each, spare in (("CPU", placement.cpus_per_worker, TASK_CPUS), ("GPU", placement.gpus_per_worker, 0.0)):
+        wanted, found = workers * each + spare, there.get(resource, 0.0)
+        if wanted > found and placement.address == "local":
+            setting = f"placement.{resource.lower()}s_per_worker"
+            raise ConfigError(
+                f"{setting} = {each}: {workers} model actors and the tasks that feed them need {wanted:g} {resource}s, this "
+                f"machine has {found:g}; lower {setting}, placement.encode_workers or placement.verify_workers"
+            )
+
+
 def index_units(config: SourceConfig) -> Callable[[list[Unit]], Iterator[list[str]]]:
     """The document ids of units, read by Ray tasks, a bounded number ahead."""
 
@@ -73,7 +91,9 @@ def index_units(config: SourceConfig) -> Callable[[list[Unit]], Iterator[list[st
         ahead = max(2, int(ray.cluster_resources().get("CPU", 1)) * 2)
         pending = [task.remote(unit, config) for unit in units[:ahead]]
         for place in range(len(units)):
-            yield ray.get(pending.pop(0))
+            with _unwrapped():
+                found = ray.get(pending.pop(0))
+            yield found
             if place + ahead < len(units):
                 pending.append(task.remote(units[place + ahead], config))
 
@@ -95,7 +115,7 @@ def run_units(
     read, paginate, render = Read(config.source), Paginate(config, grid, px), Render(grid, px)
     write = Write(config.out, config.storage.row_group_bytes)
     tables: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
-    reading: dict[str, Any] = {**tables, "batch_size": None, "num_cpus": 0.5, "compute": TaskPoolStrategy(place.read_tasks)}
+    reading: dict[str, Any] = {**tables, "batch_size": None, "num_cpus": TASK_CPUS, "compute": TaskPoolStrategy(place.read_tasks)}
     drawing = {**reading, "compute": TaskPoolStrategy(place.render_tasks)}
     model: dict[str, Any] = {
         **tables,
@@ -111,9 +131,27 @@ def run_units(
         .map_batches(render.__call__, **drawing)
         .map_batches(Encode, compute=ActorPoolStrategy(size=place.encode_workers), **model)
         .map_batches(Verify, compute=ActorPoolStrategy(size=place.verify_workers), **model)
-        .map_batches(write.__call__, batch_size=place.shard_batch, num_cpus=0.25, **tables)
+        .map_batches(write.__call__, batch_size=place.shard_batch, num_cpus=TASK_CPUS, **tables)
     )
-    batch: Any
-    for batch in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+    batches: Iterator[Any] = iter(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+    while True:
+        with _unwrapped():
+            batch = next(batches, None)
+        if batch is None:
+            return
         for row in batch.to_pylist():
             yield {**row, "payload": json.loads(row["payload"])}
+
+
+@contextmanager
+def _unwrapped() -> Iterator[None]:
+    """Raise what went wrong in a worker, instead of Ray's account of it."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        cause: BaseException = error
+        while isinstance(cause, ray.exceptions.RayError) and (inner := cause.__cause__ or getattr(cause, "cause", None)):
+            cause = inner
+        if isinstance(cause, ValueError | OSError):
+            raise cause from error
+        raise WorkerFailed(f"{type(cause).__name__}: {cause}") from error

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
@@ -116,6 +117,8 @@ def prepare(config: JobConfig) -> Prepared:
     Raises:
         ValueError: for a mode, grid, token storage or checkpoint that does not exist, with the choices.
     """
+    import torch
+
     from pipeline.codecs.adapter import load_codec
     from pipeline.codecs.token_storage import STORAGES
     from pipeline.stages import codec_options
@@ -129,6 +132,8 @@ def prepare(config: JobConfig) -> Prepared:
     grid = Grid.parse(config.layout.grid, alphabet)
     mode = codec.mode(config.tiers.mode)
     codec.prompt_ids(mode, (grid.columns, grid.rows))
+    if config.verification.reader == "cells":
+        codec.read_cells(torch.empty(0, mode.num_vision_tokens, codec.token_dim), (grid.columns, grid.rows))
     config = replace(config, layout=replace(config.layout, alphabet=alphabet))
     print_ = configs.fingerprint(config, layout_fingerprint(grid), codec.id, codec.revision)
     return Prepared(config=config, grid=grid, px=mode.px, codec=codec.id, revision=codec.revision, fingerprint=print_)
@@ -136,6 +141,7 @@ def prepare(config: JobConfig) -> Prepared:
 
 def plan_only(config: JobConfig) -> dict[str, Any]:
     """What `run` would do, as names and values; nothing is written, and Ray is not started."""
+    config = _located(config)
     prepared = prepare(config)
     items = expand(config.sources, config.source)
     units = [unit for item in items for unit in plan_units(item, config.source)]
@@ -162,6 +168,21 @@ def _published(out: str) -> set[tuple[str, str, str, str]]:
     return {(unit.source_uri, unit.source_version, unit.slice, unit.fingerprint) for unit in units}
 
 
+def _located(config: JobConfig) -> JobConfig:
+    """The configuration with places that mean the same in every worker.
+
+    Raises:
+        ConfigError: where no source or no output is named.
+    """
+    if not config.sources:
+        raise configs.ConfigError("sources = []: name at least one file, folder, glob or URI (--source)")
+    if not config.out:
+        raise configs.ConfigError("out = '': name the corpus to write (--out)")
+    out = config.out if "://" in config.out else str(Path(config.out).expanduser().absolute())
+    path = config.codec.path and str(Path(config.codec.path).expanduser().absolute())
+    return replace(config, out=out, codec=replace(config.codec, path=path))
+
+
 def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: None) -> RunResult:
     """Run a job to its end.
 
@@ -176,10 +197,8 @@ def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: 
     from pipeline import flow
 
     began = time.monotonic()
-    if not config.sources:
-        raise configs.ConfigError("sources = []: name at least one file, folder, glob or URI (--source)")
-    if not config.out:
-        raise configs.ConfigError("out = '': name the corpus to write (--out)")
+    config = _located(config)
+    expand(config.sources, config.source)
     prepared = prepare(config)
     store = open_store(config.out)
     create_corpus(store)

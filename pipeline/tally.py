@@ -24,6 +24,10 @@ STORAGE_REASONS = (Reason.VANISHED, Reason.CHANGED, Reason.UNREADABLE)
 PAGE_COUNTS = ("first_pages", "pages_expected", "pages", "text_tokens", "context_tokens")
 
 
+class WorkerFailed(RuntimeError):
+    """A worker died or met a bug; what was committed is kept."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class UnreadSource:
     """A source that could not be read in the version that was listed. It is not committed, so that the next run tries again."""

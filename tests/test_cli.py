@@ -30,7 +30,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = json.loads(palimpsest("run", "demo", "--out", str(path), "--json"))
     counts = result["counts"]
     assert counts["documents_in"] == counts["documents_committed"] + counts["documents_quarantined"] + counts["duplicates"]
-    assert counts["pages_in"] == counts["pages_committed"] == counts["rows"] > 20
+    assert counts["pages_in"] == counts["pages_committed"] == counts["rows"] > 15
     assert result["reasons"] == {"invalid_json": 1, "missing_text": 1, "empty_text": 1} and counts["duplicates"] == 1
     return path
 
@@ -59,7 +59,7 @@ def test_fsck_finds_nothing_and_then_a_flipped_byte(corpus: Path, tmp_path: Path
 
 def test_inspect_shows_the_corpus_and_a_page(corpus: Path, tmp_path: Path) -> None:
     summary = json.loads(palimpsest("inspect", str(corpus), "--json"))
-    assert summary["pages"] > 20
+    assert summary["pages"] > 15
     assert "prose" in palimpsest("inspect", str(corpus))
     page = first_page(corpus)
     palimpsest("inspect", str(corpus), page, "--image", str(tmp_path / "page.png"))

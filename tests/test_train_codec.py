@@ -47,6 +47,13 @@ def test_it_resumes_where_it_was_stopped(text: str, tmp_path: Path) -> None:
     assert [row["step"] for row in log] == [1, 2, 3] and all(np.isfinite(row["token_loss"]) for row in log)
 
 
+def test_it_begins_with_the_checkpoint_that_ships(text: str, tmp_path: Path) -> None:
+    weights = Path(__file__).parents[1] / "pipeline/codecs/embedded/weights"
+    train(replace(small(text, tmp_path / "shipped", 1), start=str(weights), learning_rate=0.0))
+    log = json.loads((tmp_path / "shipped" / "log.jsonl").read_text())
+    assert log["token"] > 0.5  # one page of whatever kind; a fresh model reads nothing
+
+
 def test_pages_and_targets_say_the_same(text: str) -> None:
     sampler = PageSampler(text, seed=3)
     batch = sampler.batch(Grid(64, 32, "latin"), "tiny", 6, stretch=40)

@@ -32,9 +32,18 @@ def read_classes(path: str | Path, text_field: str = "text", class_field: str = 
         ValueError: for a record without text or class.
     """
     texts: dict[str, list[str]] = defaultdict(list)
-    for number, line in enumerate(Path(path).read_text("utf-8").splitlines(), 1):
-        record = json.loads(line)
-        if not isinstance(record.get(text_field), str) or not isinstance(record.get(class_field), str):
+    for number, line in enumerate(Path(path).read_text("utf-8").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}:{number}: {error}") from error
+        if (
+            not isinstance(record, dict)
+            or not isinstance(record.get(text_field), str)
+            or not isinstance(record.get(class_field), str)
+        ):
             raise ValueError(f"{path}:{number}: needs the strings {text_field!r} and {class_field!r}")
         texts[record[class_field]].append(record[text_field])
     return {name: "\n\n".join(parts) for name, parts in texts.items()}

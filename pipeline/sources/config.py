@@ -48,7 +48,7 @@ class SourceConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         try:
-            line_feed = codecs.lookup(self.encoding).encode("\n")[0]
+            line_feed = "\n".encode(self.encoding)  # refuses codecs that are no text encodings, such as base64
         except LookupError:
             raise ValueError(f"encoding={self.encoding!r} is unknown; use a name such as utf-8 or latin-1") from None
         if line_feed != b"\n":

@@ -53,10 +53,17 @@ class Blend:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything a training run depends on."""
+    """Everything a training run depends on.
+
+    Attributes:
+        text: JSON lines, as `jobs/gather_codec_text.py` writes them.
+        out: folder of the training state and the log.
+        start: folder of a checkpoint to begin with, instead of a fresh model; a saved state in `out` goes before it.
+    """
 
     text: str = ""
     out: str = ""
+    start: str = ""
     seed: int = 0
     steps: int = 10_000
     learning_rate: float = 1e-3
@@ -192,6 +199,8 @@ def train(config: TrainConfig) -> None:
     groups = [{"params": decay, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
     step = 0
+    if config.start and not (out / "state.pt").exists():
+        _begin_with(trainee, Path(config.start))
     if (out / "state.pt").exists():
         state = torch.load(out / "state.pt", map_location=config.device, weights_only=True)
         trainee.load_state_dict(state["trainee"])
@@ -246,6 +255,15 @@ def train(config: TrainConfig) -> None:
             print(json.dumps(row), flush=True)
         if step % config.save_every == 0 or stopping.is_set() or step == config.steps:
             _save(out, trainee, optimiser, step)
+
+
+def _begin_with(trainee: Trainee, folder: Path) -> None:
+    """Take over a checkpoint that `export` wrote; only the head on the patches begins afresh."""
+    from pipeline.codecs.adapter import load_codec
+    from pipeline.codecs.embedded.cell_reader import load_reader
+
+    trainee.model.load_state_dict(load_codec("embedded", folder, dtype=torch.float32).model.state_dict())
+    trainee.reader.load_state_dict(load_reader(folder, torch.float32, "cpu").state_dict())
 
 
 def _save(out: Path, trainee: Trainee, optimiser: torch.optim.Optimizer, step: int) -> None:
