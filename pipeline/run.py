@@ -133,7 +133,7 @@ def prepare(config: JobConfig) -> Prepared:
     mode = codec.mode(config.tiers.mode)
     codec.prompt_ids(mode, (grid.columns, grid.rows))
     if config.verification.reader == "cells":
-        codec.read_cells(torch.empty(0, mode.num_vision_tokens, codec.token_dim), (grid.columns, grid.rows))
+        codec.read_cells(torch.zeros(1, mode.num_vision_tokens, codec.token_dim), (grid.columns, grid.rows))
     config = replace(config, layout=replace(config.layout, alphabet=alphabet))
     print_ = configs.fingerprint(config, layout_fingerprint(grid), codec.id, codec.revision)
     return Prepared(config=config, grid=grid, px=mode.px, codec=codec.id, revision=codec.revision, fingerprint=print_)
