@@ -409,7 +409,6 @@ def test_the_terminal_shows_the_figures_and_the_difference(mixed: Built) -> None
     for expected in (
         "2.74×",
         "95.00%",
-        "90.00%–100.00%",
         "early_stop 1",
         "invalid_utf8 2",
         "012345678[-9-]{+x+}",

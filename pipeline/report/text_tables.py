@@ -17,12 +17,12 @@ TEXT_LIMIT = 4000  # characters of a page
 
 
 def summary_table(summary: Summary) -> RenderableType:
-    """The figures by class and mode, and below them the counts of what there is."""
+    """The figures by class and mode that fit 80 columns, and below them the counts; the report and the JSON have them all."""
     title = Text(f"{_plain(summary.corpus)}  snapshot {summary.snapshot}", "bold")
     table = Table(title=title, title_justify="left", pad_edge=False, box=None)
     for name in ("class", "mode"):
-        table.add_column(name)
-    for name in ("pages", "ratio", "precision", "95 %", "median", "worst 5 %", "exact", "words", "passes", "blank", "B/token"):
+        table.add_column(name, no_wrap=True)
+    for name in ("pages", "ratio", "precision", "worst 5 %", "exact", "blank"):
         table.add_column(name, justify="right", no_wrap=True)
     for group in summary.groups:
         table.add_row(Text(_plain(group.text_class)), *_cells(group))
@@ -78,21 +78,15 @@ def _visible(text: str) -> str:
 
 def _cells(group: Group) -> list[Text | str]:
     spread = group.precision
-    interval = "–" if spread is None or spread.low is None or spread.high is None else f"{spread.low:.2%}–{spread.high:.2%}"
     bound = "≤ " if group.bounds else ""
     return [
         Text(_plain(group.mode)),
         f"{group.pages:,}",
         _number(group.ratio, 2, "×"),
         bound + _share(spread.mean if spread else None, 2),
-        interval,
-        _share(spread.median if spread else None),
         _share(spread.p05 if spread else None),
         _share(group.exact_share),
-        _share(group.word_precision),
-        _number(group.decoder_passes, 1),
         _share(group.blank_precision),
-        _number(group.payload_bytes_per_text_token, 1),
     ]
 
 
