@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import shutil
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.s3_servers import ACCESS_KEY, SECRET_KEY, S3Server, moto, seaweedfs
 
 TERRAFORM = INFRA / "terraform"
 FILES = sorted(TERRAFORM.rglob("*.tf"))
-MIRRORS = ("/opt/tf-plugins", "/usr/share/terraform/plugins", "/usr/local/share/terraform/plugins", "~/.terraform.d/plugins")
+MIRRORS = ("/opt/*", "/usr/share/terraform/plugins", "/usr/local/share/terraform/plugins", "~/.terraform.d/plugins")
 CORPUS = "arn:aws:s3:::example-corpus"
 
 
@@ -45,7 +46,8 @@ class Terraform:
 @pytest.fixture(scope="module")
 def terraform(tmp_path_factory: pytest.TempPathFactory) -> Terraform:
     program("terraform", "https://developer.hashicorp.com/terraform/install")
-    found = [path for path in (Path(mirror).expanduser() for mirror in MIRRORS) if list(path.glob("*/hashicorp/aws"))]
+    places = [Path(path) for mirror in MIRRORS for path in sorted(glob(str(Path(mirror).expanduser())))]
+    found = [path for path in places if list(path.glob("*/hashicorp/aws"))]
     if not found:
         pytest.skip(
             f"no provider hashicorp/aws on this machine: looked in {', '.join(MIRRORS)} (terraform providers mirror FOLDER)"

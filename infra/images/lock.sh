@@ -9,7 +9,6 @@ cd "$(dirname "$0")/../.."
 
 python_version=3.11
 torch_version=2.13.0
-wheels="${CPU_WHEELS:-https://download.pytorch.org/whl/cpu/torch/}"
 
 lock() {
   local variant="$1" pin="$2"
@@ -27,7 +26,7 @@ lock() {
 for variant in "${@:-cpu gpu}"; do
   for name in $variant; do
     case "$name" in
-      cpu) lock cpu "torch==$torch_version+cpu" --find-links "$wheels" ;;
+      cpu) lock cpu "torch==$torch_version+cpu" --find-links "${CPU_WHEELS:?names the page or folder with the CPU build of PyTorch}" ;;
       gpu) lock gpu "torch==$torch_version" ;;
       *) echo "lock.sh: unknown image '$name': choose cpu or gpu" >&2 && exit 2 ;;
     esac
