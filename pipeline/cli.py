@@ -9,7 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline import console
+from pipeline import console, logs
+from pipeline.commands.bench_gpu import bench_gpu
+from pipeline.commands.bench_tiers import bench_retier, bench_tiers
+from pipeline.commands.conversations import conversations
+from pipeline.commands.ingest import ingest
+from pipeline.commands.plan import plan
+from pipeline.commands.retier import retier
+from pipeline.commands.snapshots import snapshots
+from pipeline.commands.status import status
+from pipeline.commands.submit import submit
 from pipeline.console import FINDINGS, explained, line, out, pairs, print_json
 
 app = typer.Typer(
@@ -21,11 +30,11 @@ app = typer.Typer(
     help="Text corpora in, verified visual-token training data out.\n\n"
     "Exit codes: 0 done, 1 failed, 2 usage, 3 finished with findings.",
 )
-bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine and this codec: render, encode, verify, run, fidelity.")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine and this codec: render, encode, verify, run, fidelity, gpu.")
 app.add_typer(bench_app, name="bench")
 
 Preset = Annotated[str, typer.Argument(help="Name of a preset (see `palimpsest presets`) or path of a TOML file.")]
-Corpus = Annotated[str, typer.Argument(help="The corpus: a directory.")]
+Corpus = Annotated[str, typer.Argument(help="The corpus: a directory, or s3://bucket/prefix.")]
 Sources = Annotated[list[str] | None, typer.Option("--source", "-s", help="File, folder, glob or URI; may be repeated.")]
 Out = Annotated[str | None, typer.Option("--out", "-o", help="The corpus to write.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: section.key=value; may be repeated.")]
@@ -34,8 +43,12 @@ Share = Annotated[float, typer.Option(help="Share of the pages, chosen by page i
 
 
 @app.callback()
-def _start() -> None:
+def _start(
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON lines on stderr (or PALIMPSEST_LOG=json).")] = False,
+) -> None:
     console.quiet_libraries()
+    if log_json:
+        logs.use_json()
 
 
 def _config(preset: str, overrides: list[str] | None, sources: list[str] | None = None, target: str | None = None) -> Any:
@@ -251,8 +264,11 @@ def train_codec(
     preset: Preset = "codec-cpu",
     overrides: Set = None,
     export: Annotated[Path | None, typer.Option(help="Only write the checkpoint of the training state to this folder.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Train the embedded codec; resumes from its last saved state.
+
+    The folder `out` gets the state, the log, curves.png and, every `evaluate_every` steps, how much of held-out pages is read.
 
     palimpsest train-codec codec-cpu --set text=codec_text.jsonl --set out=training/codec
 
@@ -267,7 +283,8 @@ def train_codec(
 
             print_json(write(Path(config.out) / "state.pt", export))
             return
-        train(config)
+        with console.TrainProgress(as_json) as watch:
+            train(config, watch)
 
 
 Write = Annotated[Path | None, typer.Option(help="Also write the result to this folder, as Markdown and JSON.")]
@@ -364,6 +381,25 @@ def bench_fidelity(
     _bench("fidelity", result, write, as_json)
 
 
+@bench_app.command("ingest")
+def bench_ingest(
+    objects: Annotated[int, typer.Option(min=1, help="Files of the nights.")] = 100_000,
+    units: Annotated[int, typer.Option(min=1, help="Units of the corpus that one unit is published into.")] = 1_000_000,
+    overrides: Set = None,
+    write: Write = None,
+    as_json: Json = False,
+) -> None:
+    """What a night costs when nothing or one object of many changed; what a publish costs among many units.
+
+    palimpsest bench ingest --objects 10000 --units 100000
+    """
+    from pipeline.bench.ingest import bench_ingest as measure
+
+    with explained():
+        result = measure(_config("local", overrides), objects=objects, units=units)
+    _bench("ingest", result, write, as_json)
+
+
 def _bench(theme: str, result: dict[str, Any], write: Path | None, as_json: bool) -> None:
     from pipeline.bench.machine import table_of, write_results
 
@@ -373,6 +409,18 @@ def _bench(theme: str, result: dict[str, Any], write: Path | None, as_json: bool
             path = write_results(theme, result, write, command=command)
         console.err.print(f"written: {path}", markup=False, soft_wrap=True)
     print_json(result) if as_json else out.print(table_of(theme, result))
+
+
+app.command("submit")(submit)
+app.command("ingest")(ingest)
+app.command("snapshots")(snapshots)
+app.command("status")(status)
+app.command("retier")(retier)
+app.command("conversations")(conversations)
+app.command("plan")(plan)
+bench_app.command("tiers")(bench_tiers)
+bench_app.command("retier")(bench_retier)
+bench_app.command("gpu")(bench_gpu)
 
 
 def main() -> None:

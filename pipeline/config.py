@@ -1,7 +1,7 @@
 """The configuration of a job: strict TOML into frozen dataclasses, and the fingerprint of what changes the bytes.
 
     [source] [layout] [codec] [tiers] [verification] [storage]     what is made: part of the fingerprint
-    [limits] [placement]                                           how it runs: not part of it
+    [limits] [placement] [ingest]                                  how it runs: not part of it
 
 so that a bigger cluster resumes the same run, and a changed layout never mixes with an old one.
 """
@@ -18,6 +18,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,6 +51,7 @@ class CodecConfig:
         dtype: of the computation, bfloat16 or float32.
         device: "auto" (cuda where there is one), "cpu" or "cuda".
         trust_remote_code: run Python code that the checkpoint brings.
+        fast: the fast encoder: "auto" where the architecture fits, "on" (else an error) or "off".
     """
 
     name: str = "embedded"
@@ -59,13 +61,39 @@ class CodecConfig:
     dtype: str = "bfloat16"
     device: str = "auto"
     trust_remote_code: bool = False
+    fast: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TierConfig:
-    """Which mode a page is seen in."""
+    """Which tier a page gets: a mode, or plain text.
 
+    Attributes:
+        policy: fixed, age, importance, fidelity or forget, or several joined by "+" (see `pipeline.tiers`).
+        mode: of policy fixed.
+        modes: that a page may get; all that the codec has for the grid where none is named.
+        as_of: what time it is, for policies that look at the age: a date or time in ISO 8601.
+        ages: of policy age, as "AGE TIER", for example "1w base"; DeepSeek-OCR's figure where none is named.
+        undated: tier of a page without a timestamp.
+        hold_importance, hold_steps: documents at least this important are held back by so many tiers.
+        pin_importance: documents at least this important stay text.
+        forget_after: age from which policy forget drops the text.
+        predictor: file that predicts verdicts for policy fidelity; "none" for none, "" for the one that comes with the codec.
+        cheap_text: with policy fidelity, a page whose text costs no more than its tokens would is kept as text.
+    """
+
+    policy: str = "fixed"
     mode: str = "tiny"
+    modes: tuple[str, ...] = ()
+    as_of: str = ""
+    ages: tuple[str, ...] = ()
+    undated: str = "text"
+    hold_importance: float = 0.5
+    hold_steps: int = 1
+    pin_importance: float = 0.9
+    forget_after: str = "10y"
+    predictor: str = ""
+    cheap_text: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +140,40 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IngestConfig:
+    """How `palimpsest ingest` deals with what changed; none of it changes a byte of the result.
+
+    Attributes:
+        vanished: objects that are published but no longer listed: "keep" their pages, or "drop" them.
+        drop_share: largest share of the published objects below the sources that one pass may drop.
+        other_settings: objects that are published as they are, but under another fingerprint: "keep", or "replace".
+        tries: passes that try an object that cannot be read, before it is given up in this version.
+        batch_units, batch_bytes: units and stored bytes that are processed and published together, about.
+        quarantine_documents: quarantined documents that a pass may have whatever `limits.quarantine_share` says.
+    """
+
+    vanished: str = "keep"
+    drop_share: float = 0.1
+    other_settings: str = "keep"
+    tries: int = 3
+    batch_units: int = 1000
+    batch_bytes: int = 1 << 30
+    quarantine_documents: int = 10
+
+    def __post_init__(self) -> None:
+        for name, choices in (("vanished", ("keep", "drop")), ("other_settings", ("keep", "replace"))):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"ingest.{name} = {getattr(self, name)!r}: choose {' or '.join(choices)}")
+        for name in ("tries", "batch_units", "batch_bytes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"ingest.{name} = {getattr(self, name)}: at least 1")
+        if self.quarantine_documents < 0:
+            raise ConfigError(f"ingest.quarantine_documents = {self.quarantine_documents}: at least 0")
+        if not 0 <= self.drop_share <= 1:
+            raise ConfigError(f"ingest.drop_share = {self.drop_share}: a share lies between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlacementConfig:
     """How the work is spread; none of it changes a byte of the result.
 
@@ -122,10 +184,11 @@ class PlacementConfig:
         gpus_per_worker: GPUs of each model actor (0 for none).
         cpus_per_worker: CPUs that Ray reserves for each model actor.
         threads_per_worker: threads of each model actor; 0 leaves it to Ray, which gives one per reserved CPU.
-        encode_batch, verify_batch: pages per call of the model on a GPU; a CPU takes one by one.
+        encode_batch, verify_batch: pages per call of the model on a GPU at most; a probe finds how many. A CPU takes one by one.
         render_batch: pages per image block.
         shard_batch: pages that a shard gathers at most.
         object_store_bytes: size of a local Ray's object store; 0 leaves it to Ray.
+        stall_seconds: a run in which nothing moves for this long fails, instead of waiting for machines that never come.
     """
 
     address: str = "local"
@@ -141,6 +204,7 @@ class PlacementConfig:
     render_batch: int = 32
     shard_batch: int = 512
     object_store_bytes: int = 0
+    stall_seconds: float = 1800.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +221,7 @@ class JobConfig:
     storage: StorageConfig = field(default_factory=StorageConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
+    ingest: IngestConfig = field(default_factory=IngestConfig)
 
     def __post_init__(self) -> None:
         shares = {
@@ -283,6 +348,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if isinstance(kind, types.UnionType):
         kinds = [k for k in typing.get_args(kind) if k is not type(None)]
         return value if value is None else _convert(kinds[0], value, where)
+    if where == "tiers.as_of" and isinstance(value, date):  # TOML has dates without quotation marks; a datetime is one too
+        return value.isoformat()
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:
@@ -324,12 +391,33 @@ def fingerprint(config: JobConfig, layout: str, codec: str, revision: str) -> st
         codec, revision: of the loaded checkpoint.
     """
     what = to_json(replace(config, sources=(), out=""))
-    for how in ("limits", "placement"):
+    for how in ("limits", "placement", "ingest"):
         del what[how]
     for how in ("unit_bytes", "max_document_chars"):
         del what["source"][how]
-    what["codec"] = {"id": codec, "revision": revision, "dtype": config.codec.dtype}
+    what["codec"] = {"id": codec, "revision": revision, "dtype": config.codec.dtype, "fast": config.codec.fast}
     what["layout"] = {"fingerprint": layout, "max_escaped_share": config.layout.max_escaped_share}
     del what["storage"]["row_group_bytes"]
+    what["tiers"] = tier_identity(config.tiers)
     canonical = json.dumps(what, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+_TIER_SETTINGS = {
+    "fixed": ("mode",),
+    "age": ("as_of", "ages", "undated"),
+    "forget": ("as_of", "forget_after"),
+    "importance": ("hold_importance", "hold_steps", "pin_importance"),
+    "fidelity": ("predictor", "cheap_text"),
+}
+
+
+def tier_identity(tiers: TierConfig) -> dict[str, Any]:
+    """The settings that change what the policy does with a page; of policy "fixed" only the mode, as it always was."""
+    if tiers.policy == "fixed":
+        return {"mode": tiers.mode}
+    names = {name.strip() for name in tiers.policy.split("+")}
+    if not names & {"age", "fixed"} and names != {"fidelity"}:
+        names.add("fixed")
+    settings = sorted({setting for name in names for setting in _TIER_SETTINGS.get(name, ())} | {"modes"})
+    return {"policy": sorted(names), **{setting: getattr(tiers, setting) for setting in settings}}

@@ -40,6 +40,7 @@ def quiet_libraries() -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks")  # a small corpus is no mistake
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
 
 
 @contextmanager
@@ -149,3 +150,54 @@ class PageProgress:
 
     def __call__(self, done: int, total: int) -> None:
         self._live.update(self._task, completed=done, total=total)
+
+
+class TrainProgress:
+    """The live line of a training run on stderr, and a table row per evaluation; JSON lines to stdout where asked."""
+
+    def __init__(self, as_json: bool = False) -> None:
+        self._as_json = as_json
+        self._live = Progress(
+            TextColumn("training"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:,}/{task.total:,} steps  {task.fields[said]}"),
+            TimeElapsedColumn(),
+            console=err,
+            disable=not err.is_terminal,
+        )
+        self._task = self._live.add_task("training", total=0, said="")
+        self._first: tuple[int, float] | None = None
+
+    def __enter__(self) -> TrainProgress:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def __call__(self, row: Mapping[str, Any]) -> None:
+        if self._as_json:
+            sys.stdout.write(json.dumps(row) + "\n")
+            sys.stdout.flush()
+        elif "text_class" in row:
+            err.print(
+                f"  step {row['step']:,}  {row['grid']} {row['mode']:<6}{row['text_class']:<8}"
+                f"{row['cells_read']:7.2%} of the inked cells at {row['ratio']:.1f}x",
+                highlight=False,
+            )
+        elif "steps" in row:
+            self._report(row)
+        elif row.get("begins_afresh"):
+            err.print(f"begins afresh, because the checkpoint has nothing that fits: {', '.join(row['begins_afresh'])}")
+
+    def _report(self, row: Mapping[str, Any]) -> None:
+        self._first = self._first or (row["step"], row["seconds"])
+        done, took = row["step"] - self._first[0], row["seconds"] - self._first[1]
+        rate = done / took if took else 0.0
+        reads = "  ".join(f"{name} {row[name]:.1%}" for name in ("patch", "token", "written") if name in row)
+        said = f"{rate:.2f} steps/s  {row['blend']}  {reads}"
+        if rate:
+            said += f"  about {(row['steps'] - row['step']) / rate / 60:,.0f} min left"
+        self._live.update(self._task, completed=row["step"], total=row["steps"], said=said)
+        if not err.is_terminal:
+            err.print(f"step {row['step']:,}/{row['steps']:,}  {said}", highlight=False)

@@ -6,31 +6,42 @@ can be interrupted; the next run finds what was committed and goes on.
 
 from __future__ import annotations
 
-import platform
-import sys
 import time
-import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pipeline import config as configs
+from pipeline import logs
 from pipeline.config import JobConfig
+from pipeline.metrics import RunMetrics
 from pipeline.pages.grid import Grid
 from pipeline.pages.pagination import layout_fingerprint
-from pipeline.plan import Plan, make_plan, publishable, source_uri
+from pipeline.plan import Plan, PlannedUnit, make_plan, publishable, settled, source_uri
+from pipeline.run_record import (
+    NOTHING,
+    PUBLISHED,
+    new_run_id,
+    record_configuration,
+    record_failure,
+    record_stats,
+    stage_seconds,
+)
 from pipeline.sources.listing import expand
 from pipeline.sources.tables import plan_units
+from pipeline.sources.units import Unit
 from pipeline.store.corpus import create_corpus
+from pipeline.store.manifest import sum_counts
 from pipeline.store.object_store import ObjectStore, open_store, probe
+from pipeline.store.repair import lost_units
 from pipeline.store.snapshots import Snapshot, latest, publish
-from pipeline.store.stable_json import to_bytes
 from pipeline.store.units import CommitRecord, Counts
+from pipeline.supply import supply
 from pipeline.tally import Tally, UnreadSource
+from pipeline.tiers.policy import Policy, policy_of
 
 
 class RunFailed(RuntimeError):
@@ -101,47 +112,63 @@ class RunResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A configuration made concrete: its grid, mode and fingerprint."""
+    """A configuration made concrete: its grid, tier policy and fingerprint."""
 
     config: JobConfig
     grid: Grid
-    px: int
+    policy: Policy
     codec: str
     revision: str
     fingerprint: str
+
+
+def identify(config: JobConfig) -> Prepared:
+    """Make a configuration concrete, its fingerprint included, without loading a model.
+
+    Raises:
+        ValueError: for a grid, mode, token storage or checkpoint that does not exist, with the choices.
+    """
+    from pipeline.codecs import checkpoint
+    from pipeline.codecs.presets import find_preset
+    from pipeline.codecs.token_storage import STORAGES
+
+    if config.storage.tokens not in STORAGES:
+        raise configs.ConfigError(f"storage.tokens = {config.storage.tokens!r}: choose one of {', '.join(STORAGES)}")
+    codec = config.codec
+    preset = find_preset(codec.name)
+    _, revision, _ = checkpoint.identify(preset, codec.path, revision=codec.revision, content_hash=codec.content_hash)
+    alphabet = preset.alphabet if config.layout.alphabet == "codec" else config.layout.alphabet
+    grid = Grid.parse(config.layout.grid, alphabet)
+    config = replace(config, layout=replace(config.layout, alphabet=alphabet))
+    config, policy = policy_of(config, grid, revision)
+    print_ = configs.fingerprint(config, layout_fingerprint(grid), preset.name, revision)
+    return Prepared(config=config, grid=grid, policy=policy, codec=preset.name, revision=revision, fingerprint=print_)
 
 
 def prepare(config: JobConfig) -> Prepared:
     """Check a configuration against the codec that it names.
 
     Raises:
-        ValueError: for a mode, grid, token storage or checkpoint that does not exist, with the choices.
+        ValueError: as `identify` does, and for what the loaded model refuses.
     """
     import torch
 
     from pipeline.codecs.adapter import load_codec
-    from pipeline.codecs.token_storage import STORAGES
     from pipeline.stages import codec_options
 
-    if config.storage.tokens not in STORAGES:
-        raise configs.ConfigError(f"storage.tokens = {config.storage.tokens!r}: choose one of {', '.join(STORAGES)}")
+    prepared = identify(config)
+    config, grid = prepared.config, prepared.grid
     codec = load_codec(config.codec.name, config.codec.path, **codec_options(config), parts="encoder")
-    alphabet = config.layout.alphabet
-    if alphabet == "codec":
-        alphabet = codec.preset.alphabet
-    grid = Grid.parse(config.layout.grid, alphabet)
-    mode = codec.mode(config.tiers.mode)
-    codec.prompt_ids(mode, (grid.columns, grid.rows))
-    if config.verification.reader == "cells":
-        codec.read_cells(torch.zeros(1, mode.num_vision_tokens, codec.token_dim), (grid.columns, grid.rows))
-    config = replace(config, layout=replace(config.layout, alphabet=alphabet))
-    print_ = configs.fingerprint(config, layout_fingerprint(grid), codec.id, codec.revision)
-    return Prepared(config=config, grid=grid, px=mode.px, codec=codec.id, revision=codec.revision, fingerprint=print_)
+    for mode in prepared.policy.modes:
+        codec.prompt_ids(codec.mode(mode.name), (grid.columns, grid.rows))
+        if config.verification.reader == "cells":
+            codec.read_cells(torch.zeros(1, mode.num_vision_tokens, codec.token_dim), (grid.columns, grid.rows))
+    return prepared
 
 
 def plan_only(config: JobConfig) -> dict[str, Any]:
     """What `run` would do, as names and values; nothing is written, and Ray is not started."""
-    config = _located(config)
+    config = located(config)
     prepared = prepare(config)
     items = expand(config.sources, config.source)
     units = [unit for item in items for unit in plan_units(item, config.source)]
@@ -154,7 +181,7 @@ def plan_only(config: JobConfig) -> dict[str, Any]:
         "published already": known,
         "to process": len(units) - known,
         "grid": str(prepared.grid),
-        "mode": f"{config.tiers.mode} ({prepared.px} px)",
+        "tiers": prepared.policy.described,
         "codec": f"{prepared.codec} {prepared.revision}",
         "fingerprint": prepared.fingerprint,
         "out": config.out,
@@ -168,7 +195,7 @@ def _published(out: str) -> set[tuple[str, str, str, str]]:
     return {(unit.source_uri, unit.source_version, unit.slice, unit.fingerprint) for unit in units}
 
 
-def _located(config: JobConfig) -> JobConfig:
+def located(config: JobConfig) -> JobConfig:
     """The configuration with places that mean the same in every worker.
 
     Raises:
@@ -194,46 +221,79 @@ def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: 
         RunFailed: when too much was quarantined.
         StoreError: when the output cannot be written.
     """
-    from pipeline import flow
-
     began = time.monotonic()
-    config = _located(config)
-    expand(config.sources, config.source)
-    prepared = prepare(config)
+    config = located(config)
+    found = expand(config.sources, config.source)
+    prepared = identify(config)
     store = open_store(config.out)
-    create_corpus(store)
-    probe(store)
-    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+    run_id = new_run_id()
+    logs.set_context(run_id=run_id)
     base = latest(store)
-    with flow.cluster(config.placement):
-        index = flow.index_units(config.source)
-        plan = make_plan(store, base, config.sources, config.source, prepared.fingerprint, index)
-        progress = Progress(units_total=len(plan.todo), bytes_total=plan.bytes)
-        work = _process(plan, prepared, store, run_id, progress, watch) if plan.todo else Work()
-    seconds = progress.seconds
-    fresh = sum((record.counts for record in work.records), Counts())
-    counts = sum((record.counts for record in plan.done), fresh)
-    _refuse_quarantine(counts, work, config.limits.quarantine_share)
-    records = [*plan.done, *work.records]
-    ready = publishable(store, base, records, {source.source_uri for source in work.unread})
-    snapshot = _publish(store, base, run_id, ready, prepared)
+    lost = lost_units(store, base.units) if base else frozenset()
+    done = settled(base, found, config.source, prepared.fingerprint, lost)
+    if done is not None and base is not None:
+        plan, work, progress, snapshot, ready = Plan(todo=(), done=done), Work(), Progress(), base, list(done)
+    else:
+        prepare(config)
+        create_corpus(store)
+        probe(store)
+        progress, work = Progress(), Work()
+        try:
+            with ExitStack() as stack:
+
+                def index(units: list[Unit]) -> Iterator[list[str]]:
+                    yield from started(stack, config).index_units(config.source)(units)
+
+                plan = make_plan(store, base, found, config.source, prepared.fingerprint, index, lost)
+                progress = Progress(units_total=len(plan.todo), bytes_total=plan.bytes)
+                if plan.todo:
+                    started(stack, config)
+                told = RunMetrics(config.out, len(plan.todo))
+                with told.run():
+                    if plan.todo:
+                        process(plan.todo, prepared, store, run_id, progress, watch, work, told)
+                    counts = sum_counts(record.counts for record in (*plan.done, *work.records))
+                    refuse_quarantine(counts, work, config.limits.quarantine_share)
+                    records = [*plan.done, *work.records]
+                    published = tuple(base.units) if base else ()
+                    ready = publishable(store, published, records, {source.source_uri for source in work.unread})
+                    snapshot = _publish(store, base, run_id, ready, prepared)
+                    told.published(snapshot.number, time.time(), findings=bool(work.unread))
+        except BaseException as error:
+            record_failure(store, run_id, error, {**_identity(prepared), **work.stats(progress.seconds)})
+            raise
+    fresh = sum_counts(record.counts for record in work.records)
     result = RunResult(
         run_id=run_id,
         out=config.out,
         snapshot=snapshot.number,
         units_done=len(plan.done),
         units_new=len(work.records),
-        units_waiting=len(records) - len(ready),
+        units_waiting=len(plan.done) + len(work.records) - len(ready),
         unread=tuple(work.unread),
-        counts=counts,
+        counts=sum_counts(record.counts for record in (*plan.done, *work.records)),
         fresh=fresh,
         reasons=dict(work.reasons),
-        seconds=round(seconds, 3),
+        seconds=round(progress.seconds, 3),
         total_seconds=round(time.monotonic() - began, 3),
     )
     if plan.todo or snapshot.run_id == run_id:
-        record_run(store, prepared, result)
+        outcome = PUBLISHED if snapshot.run_id == run_id else NOTHING
+        stats = {**result.to_json(), **_identity(prepared), **work.stats(progress.seconds), "outcome": outcome}
+        record_stats(store, run_id, stats)
     return result
+
+
+def started(stack: ExitStack, config: JobConfig) -> Any:
+    """The flow, with Ray started, or joined where it runs, until `stack` closes: for work that may turn out not to need it."""
+    from pipeline import flow
+
+    stack.enter_context(flow.cluster(config.placement))
+    return flow
+
+
+def _identity(prepared: Prepared) -> dict[str, str]:
+    return {"codec": prepared.codec, "codec_revision": prepared.revision, "fingerprint": prepared.fingerprint}
 
 
 @dataclass
@@ -244,17 +304,44 @@ class Work:
     reasons: Counter[str] = field(default_factory=Counter)
     unread: list[UnreadSource] = field(default_factory=list)
 
+    def stats(self, seconds: float) -> dict[str, Any]:
+        """For the run record: counts, rates, the quarantine by reason, seconds by stage where the flow ran."""
+        fresh = sum_counts(record.counts for record in self.records)
+        rates = {
+            "pages_per_second": fresh.pages_committed,
+            "text_tokens_per_second": fresh.text_tokens,
+            "bytes_per_second": fresh.bytes,
+        }
+        return {
+            "units_new": len(self.records),
+            "fresh": asdict(fresh),
+            "reasons": dict(self.reasons),
+            "unread": [asdict(source) for source in self.unread],
+            "seconds": round(seconds, 3),
+            "stage_seconds": (spent := stage_seconds() if self.records else {}),
+            "supply": supply(spent, fresh.pages_committed),
+            **{name: round(count / seconds, 3) if seconds else 0.0 for name, count in rates.items()},
+        }
 
-def _process(
-    plan: Plan, prepared: Prepared, store: ObjectStore, run_id: str, progress: Progress, watch: Callable[[Progress], None]
-) -> Work:
+
+def process(
+    units: tuple[PlannedUnit, ...],
+    prepared: Prepared,
+    store: ObjectStore,
+    run_id: str,
+    progress: Progress,
+    watch: Callable[[Progress], None],
+    work: Work,
+    told: RunMetrics,
+) -> None:
+    """Process units and commit each when it is complete; what became of them is added to `work`. Ray is there (`started`)."""
     from pipeline import flow
 
-    tally, work = Tally(plan.todo), Work()
+    tally = Tally(units)
     watch(progress)
-    for row in flow.run_units(plan.todo, prepared.config, prepared.grid, prepared.px, prepared.fingerprint):
+    rows = flow.run_units(units, prepared.config, prepared.grid, prepared.policy, prepared.fingerprint, tally.pending)
+    for row in rows:
         if row["kind"] == "quarantined":
-            work.reasons[row["payload"]["reason"]] += 1
             progress.quarantined += 1
         elif row["kind"] == "written":
             for name in ("pages", "text_tokens", "context_tokens"):
@@ -262,19 +349,26 @@ def _process(
             progress.documents += row["payload"]["first_pages"]
         complete = tally.add(row)
         if complete:
+            reasons = complete.quarantine.reasons
+            work.reasons.update(reasons)
             if complete.unread:
                 work.unread.append(complete.unread)
+                told.unread()
             else:
-                work.records.append(complete.commit(store, run_id, prepared.fingerprint))
+                record = complete.commit(store, run_id, prepared.fingerprint)
+                work.records.append(record)
+                told.committed(asdict(record.counts), reasons, complete.pages, complete.precision, complete.planned.bytes)
+                logs.log_event(
+                    "unit_committed", routine=True, unit_id=record.unit_id, source=record.source_uri, **asdict(record.counts)
+                )
             progress.units += 1
             progress.bytes += complete.planned.bytes
         watch(progress)
     if len(tally):
         raise AssertionError("the flow ended, but units are incomplete: " + "; ".join(tally.unfinished()))
-    return work
 
 
-def _refuse_quarantine(counts: Counts, work: Work, limit: float) -> None:
+def refuse_quarantine(counts: Counts, work: Work, limit: float) -> None:
     """A source that could not be read counts as one document."""
     lost = counts.documents_quarantined + len(work.unread)
     documents = counts.documents_in + len(work.unread)
@@ -296,38 +390,5 @@ def _publish(store: ObjectStore, base: Snapshot | None, run_id: str, records: li
     drop = {name for name, source in theirs.items() if source in sources and name not in ours}
     if base and not drop and ours <= theirs.keys():
         return base
-    record_configuration(store, prepared, run_id)
+    record_configuration(store, prepared.config, run_id)
     return publish(store, run_id, records, drop=drop)
-
-
-def record_configuration(store: ObjectStore, prepared: Prepared, run_id: str) -> None:
-    """Write the configuration and the environment into `runs/<run_id>/`: before the snapshot, which is read with them."""
-    store.put(f"runs/{run_id}/config.toml", configs.to_toml(prepared.config).encode())
-    store.put(f"runs/{run_id}/environment.json", to_bytes(environment()))
-
-
-def record_run(store: ObjectStore, prepared: Prepared, result: RunResult) -> None:
-    """Write into `runs/<run_id>/` what was done."""
-    named = {"codec": prepared.codec, "codec_revision": prepared.revision, "fingerprint": prepared.fingerprint}
-    store.put(f"runs/{result.run_id}/stats.json", to_bytes({**result.to_json(), **named}))
-
-
-def environment() -> dict[str, Any]:
-    """Versions and machine, for the run record."""
-    packages = ("palimpsest", "ray", "torch", "transformers", "pyarrow", "numpy", "pillow", "tokenizers", "safetensors")
-    versions = {name: metadata.version(name) for name in packages if _installed(name)}
-    return {"python": sys.version.split()[0], "platform": platform.platform(), "processors": _processors(), "packages": versions}
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _processors() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

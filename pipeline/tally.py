@@ -10,15 +10,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-
+from pipeline.metrics import Precision
 from pipeline.plan import PlannedUnit, source_uri
-from pipeline.records import QUARANTINE, conform
 from pipeline.sources.documents import Reason
 from pipeline.sources.objects import UNREAD
 from pipeline.store.object_store import ObjectStore, StoreError
-from pipeline.store.shards import ShardRecord, new_attempt, write_quarantine
-from pipeline.store.units import CommitRecord, Counts, commit_unit
+from pipeline.store.quarantine_rows import QuarantineRows
+from pipeline.store.shards import ShardRecord, new_attempt
+from pipeline.store.units import CommitRecord, Counts, commit_unit, read_unit
 
 STORAGE_REASONS = (Reason.VANISHED, Reason.CHANGED, Reason.UNREADABLE)
 PAGE_COUNTS = ("first_pages", "pages_expected", "pages", "text_tokens", "context_tokens")
@@ -26,6 +25,10 @@ PAGE_COUNTS = ("first_pages", "pages_expected", "pages", "text_tokens", "context
 
 class WorkerFailed(RuntimeError):
     """A worker died or met a bug; what was committed is kept."""
+
+
+class WorkersLost(WorkerFailed):
+    """Workers died more often than Ray tries again, or what they had made was lost with them; no bug is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +48,17 @@ class UnitTally:
     read: dict[str, int] | None = None
     counts: Counter[str] = field(default_factory=Counter)
     shards: list[ShardRecord] = field(default_factory=list)
-    quarantine: list[dict[str, Any]] = field(default_factory=list)
+    quarantine: QuarantineRows = field(default_factory=QuarantineRows)
+    pages: Counter[tuple[str, str]] = field(default_factory=Counter)  # by tier and status
+    precision: Precision = field(default_factory=Precision)
 
     @property
     def complete(self) -> bool:
         """Whether every record that the reader counted has arrived, with all its pages."""
         if self.read is None:
             return False
+        if "committed_elsewhere" in self.read:  # by another run, before a worker of this one began with it
+            return True
         late = len(self.quarantine) - self.read["quarantined"]  # readable, but nothing could be laid out
         documents = self.counts["first_pages"] + late
         return (
@@ -65,9 +72,8 @@ class UnitTally:
     def unread(self) -> UnreadSource | None:
         """What the storage did wrong, if it did; the rest of the unit is then not to be trusted."""
         uri = source_uri(self.planned.unit)
-        for row in self.quarantine:
-            if row["reason"] in STORAGE_REASONS:
-                return UnreadSource(source_uri=uri, reason=row["reason"], detail=row["detail"] or "")
+        if row := self.quarantine.first(STORAGE_REASONS):
+            return UnreadSource(source_uri=uri, reason=row["reason"], detail=row["detail"] or "")
         if self.planned.unit.object.version == UNREAD:
             return UnreadSource(source_uri=uri, reason=str(Reason.UNREADABLE), detail="it could not be read when it was listed")
         return None
@@ -75,14 +81,15 @@ class UnitTally:
     def commit(self, store: ObjectStore, run_id: str, fingerprint: str) -> CommitRecord:
         """Write the quarantine and the commit record; returns the record that stands."""
         assert self.read is not None
+        if "committed_elsewhere" in self.read:
+            return read_unit(store, self.planned.unit_id)
         attempt, planned = new_attempt(), self.planned
-        rows = sorted(self.quarantine, key=lambda row: (row["reason"], row["detail"] or "", row["record"] or b""))
-        quarantine = write_quarantine(store, _quarantine_table(rows), unit_id=planned.unit_id, attempt=attempt) if rows else None
+        quarantine = self.quarantine.write(store, unit_id=planned.unit_id, attempt=attempt)
         shards = tuple(sorted(self.shards, key=lambda shard: (shard.tier, shard.key)))
         counts = Counts(
             documents_in=self.read["documents_in"],
             documents_committed=self.counts["first_pages"],
-            documents_quarantined=len(rows),
+            documents_quarantined=len(self.quarantine),
             duplicates=self.counts["duplicates"],
             pages_in=self.counts["pages_expected"],
             pages_committed=self.counts["pages"],
@@ -106,11 +113,6 @@ class UnitTally:
             defers_to=planned.defers_to,
         )
         return commit_unit(store, record)
-
-
-def _quarantine_table(rows: list[dict[str, Any]]) -> pa.Table:
-    columns = {column.name: pa.array([row.get(column.name) for row in rows], column.type) for column in QUARANTINE}
-    return conform(pa.table(columns), QUARANTINE, "quarantine")
 
 
 class Tally:
@@ -137,12 +139,19 @@ class Tally:
         if kind == "written":
             unit.counts.update({name: payload[name] for name in PAGE_COUNTS})
             unit.shards += [ShardRecord.from_json(shard) for shard in payload["shards"]]
+            unit.pages.update({(tier, status): number for tier, status, number in payload.get("statuses", ())})
+            total, decoded = payload.get("precision", (0.0, 0))
+            unit.precision.total += total
+            unit.precision.pages += decoded
         elif kind == "quarantined":
             unit.quarantine.append({**payload, "record": row["record"]})
         elif kind == "duplicate":
             unit.counts["duplicates"] += payload["rows"]
         elif kind == "unit_end":
             unit.read = payload
+        elif kind == "again":  # a worker was lost with some of its rows: all of them come once more, the shards become orphans
+            self._units[row["unit_id"]] = UnitTally(unit.planned)
+            return None
         elif kind == "failed":
             raise StoreError(payload["error"])
         else:
@@ -150,6 +159,10 @@ class Tally:
         if not unit.complete:
             return None
         return self._units.pop(row["unit_id"])
+
+    def pending(self) -> tuple[PlannedUnit, ...]:
+        """The units that are not complete, in plan order."""
+        return tuple(unit.planned for unit in self._units.values())
 
     def unfinished(self) -> list[str]:
         """What is missing of each unit that never became complete."""

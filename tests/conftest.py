@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.config import JobConfig, parse
+from tests import s3_servers
 from tests.mixed_sources import write_mixed_sources
+from tests.s3_servers import S3Server
 
 JobFactory = Callable[..., JobConfig]
 
@@ -53,3 +57,45 @@ def job(tiny_codec: Path) -> JobFactory:
         return parse(settings, ("limits.quarantine_share=0.9", *overrides))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def seaweedfs_server() -> Iterator[S3Server]:
+    """SeaweedFS, started once; `new_place()` gives a test a prefix of its own."""
+    with s3_servers.seaweedfs() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[S3Server]:
+    with s3_servers.moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone_server() -> Iterator[S3Server]:
+    """An S3 server that ignores conditions."""
+    with s3_servers.rclone() as server:
+        yield server
+
+
+@pytest.fixture
+def seaweedfs_place(seaweedfs_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """`s3://bucket/prefix`, empty, on a server that this test's AWS settings point to."""
+    for name, value in seaweedfs_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return seaweedfs_server.new_place()
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeated S3 requests wait a twentieth as long."""
+    import botocore.retries.standard as standard
+
+    from pipeline import s3
+
+    def soon(self: object, context: Any) -> float:
+        return random.random() * min(20.0, 2.0**context.attempt_number) / 20
+
+    monkeypatch.setattr(standard.ExponentialBackoff, "delay_amount", soon)
+    monkeypatch.setattr(s3, "pause", lambda attempt: time.sleep(random.random() * min(20.0, 2.0**attempt) / 20))

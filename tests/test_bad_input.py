@@ -29,6 +29,7 @@ from pipeline.sources.tables import plan_units, read_unit_tables
 from pipeline.stages import Paginate, Write
 from pipeline.store.fsck import fsck
 from pipeline.store.local import LocalStore
+from pipeline.tiers.policy import policy_of
 from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.store_crash_child import job as make_corpus
@@ -39,7 +40,7 @@ GRID = Grid.parse("64x32", "latin")
 def paginated(*texts: str) -> list[dict[str, Any]]:
     documents = [{"unit_id": "u", "kind": "document", "doc_id": f"{n:032x}", "text": text} for n, text in enumerate(texts)]
     return [
-        row for table in Paginate(JobConfig(), GRID, 512)(pa.Table.from_pylist(documents, DOCUMENTS)) for row in table.to_pylist()
+        row for table in Paginate(JobConfig(), GRID, policy_of(JobConfig(), GRID, "")[1])(pa.Table.from_pylist(documents, DOCUMENTS)) for row in table.to_pylist()
     ]
 
 
@@ -70,7 +71,7 @@ def test_tiny_documents_from_a_file_become_one_page_each(tmp_path: Path) -> None
     path, config = tmp_path / "tiny.jsonl", SourceConfig()
     path.write_text("".join(json.dumps({"id": n % 7, "text": f"t{n}"}) + "\n" for n in range(3000)))
     (unit,) = plan_units(expand([str(path)], config)[0], config)
-    paginate = Paginate(JobConfig(), GRID, 512)
+    paginate = Paginate(JobConfig(), GRID, policy_of(JobConfig(), GRID, "")[1])
     rows = [
         row for table in read_unit_tables(unit, config, unit_id="u") for pages in paginate(table) for row in pages.to_pylist()
     ]

@@ -18,9 +18,10 @@ from tiny_codec import write_tiny_codec
 from pipeline import config as configs
 from pipeline.bench.encode import bench_encode
 from pipeline.bench.machine import hardware, table_of, write_results
+from pipeline.bench.planting import plant_errors
 from pipeline.bench.run import bench_run
 from pipeline.bench.texts import bench_pages, bench_text
-from pipeline.bench.verify import bench_verify, plant_errors
+from pipeline.bench.verify import bench_verify
 from pipeline.config import JobConfig
 from pipeline.pages.grid import Grid, read_back
 from pipeline.pages.text_class import classify
@@ -89,7 +90,8 @@ def test_encoding_is_measured_by_mode_and_batch(config: JobConfig) -> None:
     result = bench_encode(config, modes=("tiny", "small"), batches=(1, 2), seconds=0.0)
     assert [(row["mode"], row["batch"]) for row in result["rows"]] == [("tiny", 1), ("tiny", 2), ("small", 1), ("small", 2)]
     for row in result["rows"]:
-        assert row["pages_per_second"] > 0 and 0 < row["render_share"] < 1 and row["gflop_per_page"] > 0
+        assert row["pages_per_second"] > 0 and 0 < row["render_share"] < 1 and row["gflop_per_page"] > 0 < row["fast_ratio"]
+    assert result["encoder"].startswith("fast (attention ")
     tiny, small = result["rows"][0], result["rows"][2]
     assert small["gflop_per_page"] > tiny["gflop_per_page"]
     with pytest.raises(ValueError, match="mode 'huge': choose one of tiny, small, base, large"):

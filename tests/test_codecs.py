@@ -234,7 +234,7 @@ def image_features(codec: Codec, images: np.ndarray) -> list[torch.Tensor]:
 
 @every_model
 def test_features_from_stored_tokens_are_those_of_the_model_bit_for_bit(zoo, name) -> None:
-    codec = load(zoo, name)
+    codec = load(zoo, name, fast="off")
     for mode in codec.modes:
         images = pages(mode, 3)
         encoded = codec.encode(images, mode)
@@ -247,7 +247,7 @@ def test_features_from_stored_tokens_are_those_of_the_model_bit_for_bit(zoo, nam
 
 @every_model
 def test_halves_loaded_apart_read_the_same_text_as_pixels_in_the_whole_model(zoo, name) -> None:
-    encoder, decoder, whole = (load(zoo, name, parts=parts) for parts in ("encoder", "decoder", "both"))
+    encoder, decoder, whole = (load(zoo, name, parts=parts, fast="off") for parts in ("encoder", "decoder", "both"))
     mode = whole.modes[-1]
     images = pages(mode, 3)
     stored = unpack("bf16", pack("bf16", encoder.encode(images, mode)), mode.num_vision_tokens, encoder.token_dim)
@@ -341,8 +341,9 @@ def test_what_does_not_fit_is_refused(zoo) -> None:
         codec.features(encoded, small)
     with pytest.raises(ValueError, match="prompt 1 holds 7 image ids for 3 visual tokens"):
         codec.generate(codec.features(encoded, tiny), [prompt(codec, tiny, 0), prompt(codec, small, 0)], 2)
-    with pytest.raises(ValueError, match="gives 3 rows in mode 'wrong', which promises 9"):
-        codec.encode(pages(tiny, 1), Mode("wrong", 64, 2, 4, 9))
+    for fast, found in (("on", "gives 1 tokens in mode 'wrong', which promises 4"), ("off", "gives 3 rows .* promises 9")):
+        with pytest.raises(ValueError, match=found):
+            load(zoo, "deepseek-ocr", fast=fast).encode(pages(tiny, 1), Mode("wrong", 64, 2, 4, 9))
     assert codec.encode(pages(tiny, 0), tiny).shape == (0, 1, DIM)
 
 

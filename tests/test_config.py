@@ -35,7 +35,18 @@ CHANGED: dict[str, Any] = {
     "codec.dtype": "float32",
     "codec.device": "cuda",
     "codec.trust_remote_code": True,
+    "tiers.policy": "age",
     "tiers.mode": "small",
+    "tiers.modes": ("tiny",),
+    "tiers.as_of": "2026-01-01",
+    "tiers.ages": ("1d tiny",),
+    "tiers.undated": "tiny",
+    "tiers.hold_importance": 0.1,
+    "tiers.hold_steps": 7,
+    "tiers.pin_importance": 0.95,
+    "tiers.forget_after": "1y",
+    "tiers.predictor": "none",
+    "tiers.cheap_text": False,
     "verification.reader": "cells",
     "verification.share": 0.5,
     "verification.control_share": 0.5,
@@ -60,7 +71,10 @@ CHANGED: dict[str, Any] = {
 }
 """Every setting with a value that is not its default."""
 
-BY_ITS_EFFECT = {"layout.grid", "layout.alphabet", "codec.name", "codec.path", "codec.revision", "codec.content_hash"}
+BY_POLICY = {name for name in CHANGED if name.startswith("tiers.")} - {"tiers.policy", "tiers.mode"}
+"""Settings that count only where the policy looks at them (test_tiers.py)."""
+
+BY_ITS_EFFECT = BY_POLICY | {"layout.grid", "layout.alphabet", "codec.name", "codec.path", "codec.revision", "codec.content_hash"}
 """Settings whose effect is in the fingerprint under the name of what they lead to: the layout, or the loaded checkpoint."""
 
 HOW = {"sources", "out", "source.unit_bytes", "source.max_document_chars", "codec.device", "codec.trust_remote_code"} | {
@@ -112,7 +126,7 @@ def test_the_fingerprint_changes_with_the_layout_and_the_checkpoint() -> None:
         ("[tiers]\nmod = 'tiny'", "unknown setting tiers.mod = 'tiny'; did you mean tiers.mode?"),
         ("[tier]\nmode = 'tiny'", "did you mean tiers?"),
         ("[limits]\nzzz = 1", "unknown setting limits.zzz = 1; choose one of limits.quarantine_share"),
-        ("tiers = 'tiny'", "tiers = 'tiny': expected a section with mode"),
+        ("tiers = 'tiny'", "tiers = 'tiny': expected a section with policy, mode"),
         ("sources = 'folder'", "sources = 'folder': expected a list of strings"),
         ("sources = [1]", r"sources = \[1\]: expected a list of strings"),
         ("[tiers]\nmode = 1", "tiers.mode = 1: expected str, not int"),

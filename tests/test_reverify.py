@@ -72,8 +72,8 @@ def original(tmp_path_factory: pytest.TempPathFactory, codec: Path) -> Callable[
         stages = [Encode(config, prepared.fingerprint), Verify(config, prepared.fingerprint), Write(config.out, 1 << 20)]
         for unit in plan.todo:
             documents = Read(config.source)(pa.table({"unit": [unit.to_json()]}, schema=UNITS))
-            for pages in (pages for table in documents for pages in Paginate(config, prepared.grid, prepared.px)(table)):
-                table = Render(prepared.grid, prepared.px)(pages)
+            for pages in (pages for table in documents for pages in Paginate(config, prepared.grid, prepared.policy)(table)):
+                table = Render(prepared.grid)(pages)
                 for stage in stages:
                     table = stage(table)
                 for row in table.to_pylist():

@@ -15,11 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from botocore.stub import Stubber
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,7 +28,6 @@ from pipeline.sources.documents import Document, Unusable, document_id
 from pipeline.sources.fields import parse_timestamp
 from pipeline.sources.formats import SOURCES
 from pipeline.sources.listing import expand
-from pipeline.sources.s3_listing import list_s3
 from pipeline.sources.tables import plan_units, read_unit, read_unit_tables
 
 COMPRESS = {
@@ -300,31 +297,6 @@ def test_a_uri_that_names_nothing_is_an_error(folder: Path, uri: str, message: s
     (folder / "picture.png").touch()
     with pytest.raises(ValueError, match=message):
         names(uri)
-
-
-@pytest.mark.parametrize(
-    ("uri", "prefix", "expected"),
-    [
-        ("s3://b/in", "in", ["in/a.txt", "in/sub/b.txt"]),
-        ("s3://b/in/a.txt", "in/a.txt", ["in/a.txt"]),
-        ("s3://b/in/*.txt", "in/", ["in/a.txt"]),
-        ("s3://b/**/[!a].txt", "", ["in/sub/b.txt"]),
-        ("s3://b", "", ["in/a.txt", "in/sub/b.txt", "inner.txt"]),
-    ],
-)
-def test_a_bucket_is_listed_like_a_folder(uri: str, prefix: str, expected: list[str]) -> None:
-    client = boto3.client("s3", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
-    keys = [key for key in ("in/sub/", "in/sub/b.txt", "in/a.txt", "inner.txt", "in/_SUCCESS") if key.startswith(prefix)]
-    with Stubber(client) as stub:
-        contents = [{"Key": key, "Size": 3, "ETag": f'"{key}"'} for key in keys]
-        first = {"Contents": contents[:1], "IsTruncated": True, "NextContinuationToken": "t"}
-        stub.add_response("list_objects_v2", first, {"Bucket": "b", "Prefix": prefix})
-        stub.add_response(
-            "list_objects_v2", {"Contents": contents[1:]}, {"Bucket": "b", "Prefix": prefix, "ContinuationToken": "t"}
-        )
-        found = list_s3(uri, client)
-    assert [item.uri for item in found] == [f"s3://b/{key}" for key in expected]
-    assert [item.version for item in found] == [f"etag:{key}" for key in expected]
 
 
 def test_a_hundred_thousand_tiny_documents(tmp_path: Path) -> None:

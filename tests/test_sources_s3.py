@@ -1,84 +1,69 @@
-"""Objects of a bucket, read through smart-open and boto3 from a small HTTP server that speaks as much S3 as reading needs."""
+"""Objects of a bucket: listed, sliced and read from real servers, also over a bad connection."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from botocore.exceptions import ClientError
 
+from pipeline import s3
 from pipeline.sources.config import SourceConfig
 from pipeline.sources.documents import Document, Reason
 from pipeline.sources.listing import expand
 from pipeline.sources.objects import SourceObject
 from pipeline.sources.tables import plan_units, read_unit
+from tests.fault_proxy import FaultProxy
+from tests.s3_servers import S3Server
 
-CONFIG = SourceConfig(unit_bytes=100)
+CONFIG = SourceConfig(unit_bytes=200)
+LINES = "".join(json.dumps({"id": n, "text": f"text {n}"}) + "\n" for n in range(100)).encode()
 
 
-def etag(body: bytes) -> str:
-    return hashlib.md5(body).hexdigest()
+@dataclass
+class Bucket:
+    """A bucket behind a proxy, and its server's own client."""
+
+    name: str
+    client: Any
+    proxy: FaultProxy
+
+    def put(self, key: str, body: bytes) -> None:
+        self.client.put_object(Bucket=self.name, Key=key, Body=body)
 
 
-class Bucket(BaseHTTPRequestHandler):
-    """ListObjectsV2 in one page, and GetObject with Range and If-Match."""
+@contextmanager
+def bucket_on(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    with FaultProxy(server.endpoint) as proxy:
+        for name, value in {**server.environment(proxy.url), "AWS_MAX_ATTEMPTS": "3"}.items():
+            monkeypatch.setenv(name, value)
+        made = Bucket(server.new_bucket(), server.client(), proxy)
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({"text": [f"row {n}" for n in range(30)]}), sink, row_group_size=10)
+        made.put("in/a.jsonl", LINES)
+        made.put("in/b.parquet", sink.getvalue().to_pybytes())
+        yield made
 
-    objects: dict[str, bytes] = {}
-    refuses = False
 
-    def do_GET(self) -> None:
-        url = urlsplit(self.path)
-        key = unquote(url.path).removeprefix("/bucket").lstrip("/")
-        body = self.objects.get(key)
-        if self.refuses:
-            self.answer(400, b"<Error><Code>ExpiredToken</Code></Error>")
-        elif "list-type=2" in url.query:
-            entry = "<Contents><Key>{}</Key><Size>{}</Size><ETag>&quot;{}&quot;</ETag></Contents>"
-            entries = "".join(entry.format(name, len(data), etag(data)) for name, data in self.objects.items())
-            self.answer(200, f"<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>".encode())
-        elif body is None:
-            self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
-        elif self.headers.get("If-Match", "").strip('"') != etag(body):
-            self.answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
-        else:
-            first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
-            start = int(first) if first else len(body) - int(last)
-            stop = int(last) + 1 if first and last else len(body)
-            self.answer(206, body[start:stop], f"bytes {start}-{min(stop, len(body)) - 1}/{len(body)}")
-
-    def answer(self, status: int, body: bytes, content_range: str | None = None) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        if content_range:
-            self.send_header("Content-Range", content_range)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Keep the test's output clean."""
+@pytest.fixture(params=["seaweedfs", "moto"])
+def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    with bucket_on(request.getfixturevalue(f"{request.param}_server"), monkeypatch) as made:
+        yield made
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Bucket]]:
-    lines = "".join(json.dumps({"id": n, "text": f"text {n}"}) + "\n" for n in range(100)).encode()
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"text": [f"row {n}" for n in range(30)]}), sink, row_group_size=10)
-    handler = type("Fresh", (Bucket,), {"objects": {"in/a.jsonl": lines, "in/b.parquet": sink.getvalue().to_pybytes()}})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    settings = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}", "AWS_MAX_ATTEMPTS": "1", "AWS_DEFAULT_REGION": "x"}
-    for name, value in {**settings, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}.items():
-        monkeypatch.setenv(name, value)
-    yield handler
-    server.shutdown()
-    server.server_close()
+def moto_bucket(moto_server: S3Server, monkeypatch: pytest.MonkeyPatch, short_pauses: None) -> Iterator[Bucket]:
+    with bucket_on(moto_server, monkeypatch) as made:
+        yield made
+
+
+def objects(bucket: Bucket) -> list[SourceObject]:
+    return expand([f"s3://{bucket.name}/in"], CONFIG)
 
 
 def texts(item: SourceObject) -> list[str]:
@@ -86,26 +71,85 @@ def texts(item: SourceObject) -> list[str]:
     return [record.text if isinstance(record, Document) else record.reason for record in records]
 
 
-def test_a_bucket_is_read_in_slices(bucket: type[Bucket]) -> None:
-    lines, rows = expand(["s3://bucket/in"], CONFIG)
-    assert (lines.uri, lines.version) == ("s3://bucket/in/a.jsonl", f"etag:{etag(bucket.objects['in/a.jsonl'])}")
+ALL = [f"text {n}" for n in range(100)], [f"row {n}" for n in range(30)]
+
+
+def test_a_bucket_is_read_in_slices(bucket: Bucket) -> None:
+    lines, rows = objects(bucket)
+    etag = bucket.client.head_object(Bucket=bucket.name, Key="in/a.jsonl")["ETag"].strip('"')
+    assert (lines.uri, lines.version, lines.size) == (f"s3://{bucket.name}/in/a.jsonl", f"etag:{etag}", len(LINES))
     assert len(plan_units(lines, CONFIG)) > 3 and len(plan_units(rows, CONFIG)) > 1
-    assert texts(lines) == [f"text {n}" for n in range(100)]
-    assert texts(rows) == [f"row {n}" for n in range(30)]
+    assert (texts(lines), texts(rows)) == ALL
 
 
-def test_what_changes_or_vanishes_is_quarantined(bucket: type[Bucket]) -> None:
-    lines, rows = expand(["s3://bucket/in"], CONFIG)
-    bucket.objects["in/a.jsonl"] = b'{"text": "new"}\n'
-    del bucket.objects["in/b.parquet"]
+def test_what_changes_or_vanishes_is_quarantined(bucket: Bucket) -> None:
+    lines, rows = objects(bucket)
+    bucket.put("in/a.jsonl", b'{"text": "new"}\n')
+    bucket.client.delete_object(Bucket=bucket.name, Key="in/b.parquet")
     assert set(texts(lines)) == {Reason.CHANGED}
     assert texts(rows) == [Reason.VANISHED]
 
 
-def test_a_service_that_refuses_everybody_is_an_exception(bucket: type[Bucket]) -> None:
+KEYS = ("in/sub/", "in/sub/b.txt", "in/a.txt", "inner.txt", "in/_SUCCESS", "in/x?versionId=3&y#z %41+ü@b:c.txt")
+ODD = KEYS[-1]
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("in", ["in/a.txt", "in/sub/b.txt", ODD]),
+        ("in/", ["in/a.txt", "in/sub/b.txt", ODD]),
+        ("in/a.txt", ["in/a.txt"]),
+        ("in/*.txt", ["in/a.txt", ODD]),
+        ("**/[!ax]*.txt", ["in/sub/b.txt", "inner.txt"]),
+        ("", ["in/a.txt", "in/sub/b.txt", ODD, "inner.txt"]),
+        ("../in", None),
+    ],
+)
+def test_a_bucket_is_listed_like_a_folder(
+    moto_server: S3Server, monkeypatch: pytest.MonkeyPatch, key: str, expected: list[str] | None
+) -> None:
+    for name, value in moto_server.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(s3, "PAGE_ENTRIES", 2)
+    bucket, client = moto_server.new_bucket(), moto_server.client()
+    for name in KEYS:
+        client.put_object(Bucket=bucket, Key=name, Body=f"the text of {name}".encode())
+    if expected is None:
+        with pytest.raises(ValueError, match="names no file"):
+            expand([f"s3://{bucket}/{key}"], CONFIG)
+        return
+    found = expand([f"s3://{bucket}/{key}"], CONFIG)
+    assert [item.uri for item in found] == [f"s3://{bucket}/{name}" for name in expected]
+    assert [text for item in found for text in texts(item)] == [f"the text of {name}" for name in expected]
+
+
+@pytest.mark.parametrize("kind", ["refuse", "busy", "error", "lost", "failed", "truncate", "reset"])
+def test_a_bad_connection_costs_nothing_but_time(moto_bucket: Bucket, kind: str) -> None:
+    moto_bucket.proxy.plan(kind, path="list-type=2", at=40)
+    lines, rows = objects(moto_bucket)
+    moto_bucket.proxy.plan(kind, path="a.jsonl", at=20)
+    moto_bucket.proxy.plan(kind, path="b.parquet", at=20)
+    assert (texts(lines), texts(rows)) == ALL
+    assert moto_bucket.proxy.injected == {kind: 3}
+
+
+@pytest.mark.parametrize("kind", ["expired", "busy", "refuse"])
+def test_a_service_that_refuses_everybody_is_an_exception(moto_bucket: Bucket, kind: str) -> None:
     """Were it a row of the quarantine, a rerun would take the unit as done."""
-    objects = expand(["s3://bucket/in"], CONFIG)
-    bucket.refuses = True
-    for item in objects:
-        with pytest.raises((OSError, ClientError)):
+    found = objects(moto_bucket)
+    moto_bucket.proxy.plan(kind, times=-1)
+    for item in found:
+        with pytest.raises(s3.S3Error, match="have expired: renew" if kind == "expired" else "run the same command again"):
             texts(item)
+    with pytest.raises(s3.S3Error, match="cannot list"):
+        objects(moto_bucket)
+
+
+def test_missing_credentials_are_named(moto_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "none")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "none")
+    with pytest.raises(ValueError, match="there are no AWS credentials: set AWS_ACCESS_KEY_ID"):
+        objects(moto_bucket)

@@ -21,9 +21,10 @@ from pipeline.stages import Encode, Paginate, Render, Verify
 from pipeline.store.local import LocalStore
 from pipeline.store.object_store import StoreError
 from pipeline.tally import PAGE_COUNTS, Tally, UnitTally
+from pipeline.tiers.policy import policy_of
 from tests.mixed_sources import prose
 
-GRID, PX = Grid.parse("64x32", "latin"), 512
+GRID = Grid.parse("64x32", "latin")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def document(text: str | None, kind: str = "document", **columns: Any) -> dict[s
 
 
 def paginated(config: JobConfig, *rows: dict[str, Any]) -> pa.Table:
-    return pa.concat_tables(Paginate(config, GRID, PX)(pa.Table.from_pylist(list(rows), DOCUMENTS)))
+    return pa.concat_tables(Paginate(config, GRID, policy_of(config, GRID, "")[1])(pa.Table.from_pylist(list(rows), DOCUMENTS)))
 
 
 def test_rows_that_are_no_pages_pass_every_stage_untouched(config: JobConfig) -> None:
@@ -47,7 +48,7 @@ def test_rows_that_are_no_pages_pass_every_stage_untouched(config: JobConfig) ->
     ]
     table = paginated(config, others[0], document("A page."), *others[1:])
     for stage, schema in (
-        (Render(GRID, PX), IMAGES),
+        (Render(GRID), IMAGES),
         (Encode(config, "f" * 16), TOKENS),
         (Verify(config, "f" * 16), VERDICTS),
     ):
@@ -62,7 +63,7 @@ def test_rows_that_are_no_pages_pass_every_stage_untouched(config: JobConfig) ->
 
 def test_a_table_of_another_boundary_is_refused(config: JobConfig) -> None:
     with pytest.raises((SchemaMismatch, KeyError)):
-        Render(GRID, PX)(pa.Table.from_pylist([document("x")], DOCUMENTS))
+        Render(GRID)(pa.Table.from_pylist([document("x")], DOCUMENTS))
 
 
 def test_a_document_longer_than_the_page_buffer_is_laid_out_whole(config: JobConfig) -> None:
@@ -140,7 +141,8 @@ def test_a_commit_reconciles_what_arrived(tmp_path: Path) -> None:
 )
 def test_what_the_storage_did_wrong_is_no_property_of_the_records(reason: str | None, version: str, lost: bool) -> None:
     unit = UnitTally(planned(0, version))
-    unit.quarantine += [{"reason": reason, "detail": "why"}] if reason else []
+    if reason:
+        unit.quarantine.append({"reason": reason, "detail": "why"})
     assert (unit.unread is not None) == lost
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,11 @@ from pipeline.store.corpus import create_corpus
 from pipeline.store.fsck import Finding, fsck
 from pipeline.store.gc import gc
 from pipeline.store.local import LocalStore
+from pipeline.store.manifest import write_segment
 from pipeline.store.object_store import StoreError
 from pipeline.store.snapshots import iter_rows, latest, publish, read_snapshot, superseded
+from pipeline.store.stable_json import read_json, to_bytes
+from pipeline.store.units import CommitRecord
 from tests.store_crash_child import job, page, rows, unit_pages, write_unit
 
 
@@ -38,9 +41,22 @@ def _flip(store: LocalStore) -> None:
 
 def _edit(store: LocalStore, prefix: str, change: Callable[[dict[str, Any]], object]) -> None:
     key = max(info.key for info in store.list(prefix))
-    record = json.loads(store.read(key))
+    record = read_json(store, key)
     change(record)
-    store.put(key, json.dumps(record).encode())
+    store.put(key, to_bytes(record))
+
+
+def _change_digit(store: LocalStore) -> None:
+    key = next(store.list("_units/")).key
+    store.put(key, re.sub(rb'("documents_in": )\d', rb"\g<1>9", store.read(key)))
+
+
+def _edit_units(store: LocalStore, change: Callable[[list[CommitRecord]], list[CommitRecord]]) -> None:
+    """Let the newest snapshot name a manifest with other records."""
+    snapshot = latest(store)
+    assert snapshot is not None
+    segment = write_segment(store, change(list(snapshot.units)))
+    _edit(store, "_snapshots/", lambda record: record.update(segments=[asdict(segment)]))
 
 
 DAMAGE: dict[str, tuple[Callable[[LocalStore], object], str]] = {
@@ -51,6 +67,7 @@ DAMAGE: dict[str, tuple[Callable[[LocalStore], object], str]] = {
     "vanished quarantine": (lambda s: s.delete(next(s.list("quarantine/")).key), "does not exist"),
     "vanished record": (lambda s: s.delete(next(s.list("_units/")).key), "snapshot 1 has this unit: .*does not exist"),
     "changed record": (lambda s: _edit(s, "_units/", lambda r: r.update(attempt="x")), "is not what snapshot 1 says"),
+    "a changed digit": (_change_digit, "was changed after it was written"),
     "damaged record": (lambda s: s.put(next(s.list("_units/")).key, b"{"), "not JSON"),
     "damaged snapshot": (lambda s: s.put("_snapshots/00000001.json", b"[]"), "holds a JSON list"),
     "wrong totals": (lambda s: _edit(s, "_snapshots/", lambda r: r["totals"].update(rows=7)), "not the sum of its units"),
@@ -58,8 +75,20 @@ DAMAGE: dict[str, tuple[Callable[[LocalStore], object], str]] = {
     "wrong number": (lambda s: s.put("_snapshots/00000002.json", s.read("_snapshots/00000001.json")), "is snapshot 1"),
     "gap": (lambda s: s.put("_snapshots/00000003.json", s.read("_snapshots/00000001.json")), "the chain has a gap"),
     "lost owner": (
-        lambda s: _edit(s, "_snapshots/", lambda r: r["units"][0].update(defers_to=["u"])),
+        lambda s: _edit_units(s, lambda units: [replace(units[0], defers_to=("u",)), *units[1:]]),
         "left out documents that unit u",
+    ),
+    "units out of order": (lambda s: _edit_units(s, lambda units: units[::-1]), "its units are not in order"),
+    "lost segment": (lambda s: s.delete(next(s.list("_manifests/")).key), "_manifests.*does not exist"),
+    "damaged segment": (lambda s: s.put(next(s.list("_manifests/")).key, b"x"), "not those that its snapshot promises"),
+    "lost index": (lambda s: s.delete(next(s.list("_documents/")).key), "_documents.*does not exist"),
+    "index without a unit": (
+        lambda s: _edit(s, "_snapshots/", lambda r: r.update(documents=[])),
+        "has 0 documents of unit .*, which has 2",
+    ),
+    "segment said to be another": (
+        lambda s: _edit(s, "_snapshots/", lambda r: r["segments"][0].update(last="x")),
+        "is not what its snapshot says of it",
     ),
     "odd name": (lambda s: s.put("_snapshots/latest.json", b"{}"), "not named like a snapshot"),
 }
@@ -96,7 +125,7 @@ def test_rows_that_break_the_contract_are_found(tmp_path: Path, fault: str) -> N
     change, message = ROWS[fault]
     table = rows([page(1, 0), {**page(1, 1), **change}])
     publish(store, "r", [write_unit(store, "in/0", table)])
-    (finding,) = fsck(store)
+    (finding,) = [finding for finding in fsck(store) if finding.key.startswith("data/")]
     assert finding.severity == "error"
     assert re.search(message, finding.what) and (fault == "no id" or "page-1-1" in finding.what)
 
@@ -140,7 +169,8 @@ def test_gc_removes_what_is_expired_and_keeps_what_anyone_needs(tmp_path: Path) 
     before = sorted(info.key for info in store.list())
     plan = gc(store, now=later)
     assert sorted(info.key for info in store.list()) == before and len(list(store.unfinished())) == 1
-    assert {removal.key.split("/")[0] for removal in plan} == {"_snapshots", "_units", "data", "quarantine", ".unfinished"}
+    kinds = {"_snapshots", "_manifests", "_documents", "_units", "data", "quarantine", ".unfinished"}
+    assert {removal.key.split("/")[0] for removal in plan} == kinds
     assert {f"_units/{old.unit_id}.json", old.shards[0].key, "_snapshots/00000001.json"} <= {removal.key for removal in plan}
     assert gc(store, now=later, delete=True) == plan and gc(store, now=later) == []
     assert fsck(store) == []
@@ -160,17 +190,19 @@ def test_gc_cut_short_anywhere_is_finished_by_the_next(tmp_path: Path) -> None:
     publish(store, "r", [write_unit(store, "in/1", rows(unit_pages(1)))], drop=[old.unit_id])
     later = datetime.now(UTC) + timedelta(days=8)
     plan = gc(store, now=later)
-    assert len(plan) == 4  # a record, two shards, and the snapshot last
+    folders = [removal.key.partition("/")[0] for removal in plan]  # what a snapshot names goes after it
+    assert folders == ["_units", "data", "data", "_snapshots", "_manifests", "_documents"]
     for done, removal in enumerate(plan):
         store.delete(removal.key)
         still = gc(store, now=later)
-        assert set(plan[done + 1 :]) <= set(still)
+        assert {removal.key for removal in plan[done + 1 :]} <= {removal.key for removal in still}
     assert still == [] == fsck(store)
 
 
 def test_gc_deletes_nothing_where_it_cannot_know_what_is_needed(store: LocalStore) -> None:
     store.put("data/base/orphan.parquet", b"")
-    store.put(next(store.list("_units/")).key, b"{")
+    unpublished = write_unit(store, "in/9", rows(unit_pages(9)))
+    store.put(f"_units/{unpublished.unit_id}.json", b"{")
     with pytest.raises(StoreError, match="not JSON"):
         gc(store, now=datetime.now(UTC) + timedelta(days=99), delete=True)
     assert store.exists("data/base/orphan.parquet")

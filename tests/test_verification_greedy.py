@@ -223,11 +223,23 @@ def test_passes_are_one_plus_disagreements_for_substitutions(name: str, places: 
         right = plain(name, image(seed, 6))
         inside = [place for place in places if place < len(right)]
         wrong = [place for place in inside if right[place] not in (*right[place - 1 : place], *right[place + 1 : place + 2])]
-        (page,) = read(name, [drafted(name, image(seed, 6), planted(right, wrong))])
+        (page,) = read(name, [drafted(name, image(seed, 6), planted(right, wrong))], pass_cost=10_000, revise=False)
         assert list(page.ids) == right
         assert page.disagreements == len(wrong)
         last_place_ends_it = bool(wrong) and wrong[-1] == len(right) - 1
         assert page.passes == 1 + page.disagreements - last_place_ends_it
+
+
+@pytest.mark.parametrize("name", ["experts", "reference_sliding", "gemma"])
+def test_the_size_of_first_passes_and_the_way_of_drafting_change_nothing_but_passes(name: str) -> None:
+    images = [image(seed, 4 + 2 * (seed % 3)) for seed in range(70, 75)]
+    expected = [plain(name, features) for features in images]
+    pages = [drafted(name, f, garbled(right)[: 40 - 6 * n]) for n, (f, right) in enumerate(zip(images, expected, strict=True))]
+    together = read(name, pages)
+    for options in (dict(first_tokens=1), dict(first_tokens=100), dict(revise=False), dict(pass_cost=1), dict(pass_cost=5000)):
+        found = read(name, pages, **options)
+        assert [list(page.ids) for page in found] == expected, options
+        assert "first_tokens" not in options or [page.passes for page in found] == [page.passes for page in together]
 
 
 def test_blank_page_is_read_from_its_own_tokens() -> None:

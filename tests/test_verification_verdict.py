@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.verification import fidelity
 from pipeline.verification.control import is_sampled, sampled
-from pipeline.verification.drafting import Drafter, align, repetition
+from pipeline.verification.drafting import TAIL, Drafter, _align, align, best_length, repetition, revised
 from pipeline.verification.early_stop import EarlyStop, PrecisionBound, stable_prefix
 from pipeline.verification.loops import LoopWatch, Stretches
 from pipeline.verification.reading import Cut, Decoded
@@ -43,15 +43,86 @@ def test_repetition_continues_the_ending() -> None:
 
 
 @examples
-@given(reference=IDS, truth=IDS)
-def test_drafter_reaches_any_output(reference: list[int], truth: list[int]) -> None:
-    drafter = Drafter(reference)
+@given(
+    reference=st.lists(st.integers(0, 5), max_size=60),
+    seed=st.integers(0, 99),
+    expected=st.integers(0, 60),
+    edits=st.integers(0, 4),
+)
+def test_the_shortcuts_of_aligning_change_nothing(reference: list[int], seed: int, expected: int, edits: int) -> None:
+    draw, expected = np.random.default_rng(seed), min(expected, len(reference))
+    tail = reference[max(0, expected - TAIL) : expected] or [0]
+    for _ in range(edits):
+        place = int(draw.integers(len(tail)))
+        tail = [*tail[:place], *draw.integers(0, 6, int(draw.integers(3))).tolist(), *tail[place + 1 :]] or [1]
+    ids = np.array(reference, np.int64)
+    assert align(tail[-TAIL:], ids, expected) == _align(tail[-TAIL:], ids, expected, 256)
+
+
+def reader(truth: list[int], draft: np.ndarray, start: int) -> np.ndarray:
+    """What a decoder chooses that reads its page: after each prefix of a draft, the token at that place of the truth that an
+    alignment with the last two drafted tokens finds; it loses the thread for one token after each error."""
+    chosen, place = [], start
+    for token in [*draft.tolist(), -1]:
+        chosen.append(truth[place] if place < len(truth) else -2)
+        if place < len(truth) and token == truth[place]:
+            place += 1
+        elif place + 1 < len(truth) and token == truth[place + 1]:
+            place += 2  # the draft left one out
+        elif chosen[-1] != -2 and (len(chosen) < len(draft) and draft[len(chosen)] != truth[place]):
+            place += 1  # it replaced one; else it put one in, and the place stays
+    return np.array(chosen)
+
+
+def drafted(drafter: Drafter, truth: list[int]) -> int:
+    """Decode with a reader of `truth`; returns the passes."""
+    passes = 0
     while len(drafter.output) < len(truth):
-        rest, draft = truth[len(drafter.output) :], drafter.draft
-        agreed = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(rest, draft, strict=False)))
-        drafter.accept(rest[: agreed + 1], agreed)
+        draft, start, passes = drafter.draft[: len(truth) - len(drafter.output) - 1], len(drafter.output), passes + 1
+        chosen = reader(truth, draft, start)
+        agreed = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(chosen, draft, strict=False)))
+        drafter.accept(chosen[: agreed + 1].tolist(), agreed, chosen)
+    return passes
+
+
+@examples
+@given(reference=IDS, truth=IDS, revise=st.booleans(), cost=st.sampled_from([1, 16, 1000]))
+def test_drafter_reaches_any_output(reference: list[int], truth: list[int], revise: bool, cost: int) -> None:
+    drafter = Drafter(reference, revise=revise, pass_cost=cost)
+    drafted(drafter, truth)
     assert drafter.output == truth
     assert truth != reference or drafter.disagreements == 0
+
+
+@pytest.mark.parametrize("share", [0.03, 0.1, 0.3])
+def test_corrections_save_most_of_the_passes(share: float) -> None:
+    draw = np.random.default_rng(int(100 * share))
+    truth = draw.integers(0, 1000, 900).tolist()
+    wrong = draw.random(len(truth)) < share
+    reference = [int(draw.integers(1000, 2000)) if bad else token for token, bad in zip(truth, wrong, strict=True)]
+    drafter, plain = (Drafter(reference, revise=revise, pass_cost=1000) for revise in (True, False))
+    errors = int(wrong.sum())
+    assert drafted(plain, truth) >= 0.9 * errors
+    assert drafted(drafter, truth) <= 3 + 0.35 * errors and drafter.output == truth
+
+
+def test_a_draft_is_revised_where_the_model_followed_it() -> None:
+    draft, none = np.arange(10, 20), np.full(10, -1)
+    chosen = np.array([99, 98, 12, 13, 94, 93, 17, 17, 18, 19])  # at 0 and 1 it is lost; 14 is replaced, 15 untold, 16 too much
+    tokens, replaced, kept = revised(draft, chosen, none)
+    assert tokens.tolist() == [10, 11, 12, 13, 94, 15, 16, 17, 18, 19] and replaced.tolist() == [-1] * 4 + [14] + [-1] * 5
+    chosen = np.array([10, 11, 13, 13, 14, 15, 16, 17, 18, 19])
+    tokens, replaced, kept = revised(draft, chosen, none)
+    assert tokens.tolist() == [10, 11, 13, 14, 15, 16, 17, 18, 19] and kept.tolist() == [0, 1, 3, 4, 5, 6, 7, 8, 9]
+    was = np.where(draft == 12, 55, -1)  # 12 took the place of 55, which the model now wants behind it
+    tokens, replaced, kept = revised(draft, np.array([10, 11, 12, 55, 14, 15, 16, 17, 18, 19]), was)
+    assert tokens.tolist() == [10, 11, 12, 55, *range(13, 20)] and kept.tolist() == [0, 1, 2, 3, 3, 4, 5, 6, 7, 8, 9]
+
+
+def test_drafts_are_as_long_as_they_are_worth() -> None:
+    lengths = [best_length(run, 16) for run in (0.1, 1.0, 3.0, 30.0, 300.0)]
+    assert lengths == sorted(lengths) and lengths[0] == 1 and 3 <= lengths[2] <= 8 and 20 <= lengths[3] <= 40
+    assert best_length(30.0, 1000) > 2 * best_length(30.0, 16) and best_length(0.0, 16) == 1
 
 
 @examples

@@ -3,7 +3,10 @@
 texts.py     what is read: invented prose, or a file of your own
 render.py    text -> pixels, beside Pillow
 encode.py    pixels -> tokens, by mode and batch size
+planting.py  errors of a known number
 verify.py    tokens -> text: drafted decoding beside plain `generate`
+overlap.py   rendering, encoding and verifying at the same time in one process
+gpu.py       all that on one GPU, in one go
 run.py       the whole way through Ray to committed shards, beside a bare loop in one process
 machine.py   what every result carries, and how it is shown and written to docs/results
 """

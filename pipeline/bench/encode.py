@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline import config as configs
 from pipeline.bench.machine import machine
 from pipeline.bench.texts import bench_pages
@@ -37,7 +39,8 @@ def bench_encode(
 
     Returns:
         A row for each mode and batch: `pages_per_second` of the encoder, `render_pages_per_second`, `render_share` (of the time
-        that both take), `gflop_per_page`, and `matmul_share` (the encoder's FLOP/s over the bf16 matmul rate of this run).
+        that both take), `fast_ratio` (to transformers' encoder; 1 where that is the encoder), `gflop_per_page`, and
+        `matmul_share` (the encoder's FLOP/s over the bf16 matmul rate of this run).
     """
     import torch
 
@@ -51,12 +54,13 @@ def bench_encode(
         torch.set_num_threads(config.placement.threads_per_worker)
     described = machine()
     codec = load_codec(config.codec.name, config.codec.path, **codec_options(config), parts="encoder")
+    plain = load_codec(config.codec.name, config.codec.path, **{**codec_options(config), "fast": "off"}, parts="encoder")
     texts = [page_text for page_text, _ in bench_pages(max(batches), grid, text)]
     rows = []
     for mode in [codec.mode(name) for name in modes] or codec.modes:
-        flop = _flop_per_page(codec, mode)
+        flop = _flop_per_page(plain, mode)
         for batch in batches:
-            render_seconds, encode_seconds = _turns(codec, mode, grid, texts[:batch], seconds)
+            render_seconds, encode_seconds, plain_seconds = _turns(codec, plain, mode, grid, texts[:batch], seconds)
             rate = batch / encode_seconds
             rows.append(
                 {
@@ -67,12 +71,14 @@ def bench_encode(
                     "pages_per_second": rate,
                     "render_pages_per_second": batch / render_seconds,
                     "render_share": render_seconds / (render_seconds + encode_seconds),
+                    "fast_ratio": plain_seconds / encode_seconds if codec.fast_encoder else 1.0,
                     "gflop_per_page": flop / 1e9,
                     "matmul_share": rate * flop / (described["bf16_matmul_tflops"] * 1e12),
                 }
             )
     return {
         "codec": f"{codec.id} {codec.revision}",
+        "encoder": codec.encoder_path,
         "dtype": config.codec.dtype,
         "device": str(codec.device),
         "grid": str(grid),
@@ -83,25 +89,26 @@ def bench_encode(
     }
 
 
-def _turns(codec: Any, mode: Any, grid: Any, texts: Sequence[str], seconds: float) -> tuple[float, float]:
-    """Mean seconds of rendering and of encoding one batch, after a warm-up of both."""
-    spent, turns = [0.0, 0.0], 0
+def _turns(codec: Any, plain: Any, mode: Any, grid: Any, texts: Sequence[str], seconds: float) -> tuple[float, float, float]:
+    """Mean seconds of rendering and encoding one batch, and of transformers' encoder; the three take turns after a warm-up."""
+    spent, turns = np.zeros(3), 0
     for turn in range(1_000_000):
-        started = time.perf_counter()
+        marks = [time.perf_counter()]
         images = render([page for text in texts for page in paginate(text, grid)], grid, mode.px)
-        rendered = time.perf_counter()
-        codec.encode(images, mode).cpu()
-        encoded = time.perf_counter()
+        marks.append(time.perf_counter())
+        for encoder in (codec, plain):
+            encoder.encode(images, mode).cpu()
+            marks.append(time.perf_counter())
         if turn:
-            spent, turns = [spent[0] + rendered - started, spent[1] + encoded - rendered], turns + 1
-        if turns and sum(spent) >= seconds:
+            spent, turns = spent + np.diff(marks), turns + 1
+        if turns and spent.sum() >= seconds:
             break
-    return spent[0] / turns, spent[1] / turns
+    render_seconds, encode_seconds, plain_seconds = (spent / turns).tolist()
+    return render_seconds, encode_seconds, plain_seconds
 
 
 def _flop_per_page(codec: Any, mode: Any) -> float:
     """Floating-point operations of the encoder's products and attentions for one page, as PyTorch counts them."""
-    import numpy as np
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:

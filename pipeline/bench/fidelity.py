@@ -78,8 +78,8 @@ def bench_fidelity(
         changed = replace(changed, verification=replace(changed.verification, share=1.0))
         prepared = prepare(changed)
         stages = (
-            Paginate(prepared.config, prepared.grid, prepared.px),
-            Render(prepared.grid, prepared.px),
+            Paginate(prepared.config, prepared.grid, prepared.policy),
+            Render(prepared.grid),
             Encode(prepared.config, prepared.fingerprint),
             Verify(prepared.config, prepared.fingerprint),
         )

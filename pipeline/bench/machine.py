@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.run import environment
+from pipeline.run_record import environment
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

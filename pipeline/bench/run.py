@@ -128,7 +128,7 @@ def _bare_loops(prepared: Prepared, source: str) -> list[dict[str, Any]]:
 
 def _bare_loop(prepared: Prepared, source: str, threads: int) -> dict[str, Any]:
     config = replace(prepared.config, placement=replace(prepared.config.placement, threads_per_worker=threads))
-    paginate, render = Paginate(config, prepared.grid, prepared.px), Render(prepared.grid, prepared.px)
+    paginate, render = Paginate(config, prepared.grid, prepared.policy), Render(prepared.grid)
     encode, verify = Encode(config, prepared.fingerprint), Verify(config, prepared.fingerprint)
 
     def pages_of(documents: list[pa.Table]) -> Iterator[pa.Table]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline import config as configs
 from pipeline.bench.machine import machine
+from pipeline.bench.planting import ERROR_SHARES, plant_errors
 from pipeline.bench.texts import bench_pages
 from pipeline.config import JobConfig
 from pipeline.memory import keep_freed_memory
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from pipeline.codecs.adapter import Codec
     from pipeline.verification.reading import Decoded
 
-ERROR_SHARES = (0.0, 0.01, 0.03, 0.1, 0.3)
 Value = TypeVar("Value")
 
 
@@ -107,7 +107,8 @@ def bench_verify(
             f"Both sides stop after {max_new_tokens} tokens of a page; whole pages take more, and gain more from drafting.",
             "Planted errors: half of them replace a token, a quarter drops one, a quarter inserts one.",
             "An output that repeats itself takes more passes than errors were planted: where a draft goes on is then ambiguous.",
-            "passes = 1 + disagreements, but one more where a draft ran out, and one less where a disagreement ended the page.",
+            "passes = 1 + disagreements, but one more where a draft ran out (after an error drafts are only as long as they are "
+            "worth), and one less where a disagreement ended the page.",
         ],
         "command": f"palimpsest bench verify --pages {pages}",
         "config": configs.to_json(config),
@@ -158,18 +159,6 @@ class _Reader:
 
     def _slices(self, step: int) -> list[slice]:
         return [slice(start, start + step) for start in range(0, len(self.features), step)]
-
-
-def plant_errors(ids: Sequence[int], share: float, choices: Sequence[int], draw: random.Random) -> list[int]:
-    """`ids` with `share * len(ids)` errors, at least one unless `share` is 0.
-
-    Half of them replace a token with another of `choices`, a quarter drops one, a quarter inserts one.
-    """
-    planted: list[list[int]] = [[token] for token in ids]
-    for place in draw.sample(range(len(ids)), min(len(ids), max(int(share > 0), round(share * len(ids))))):
-        kind, other = draw.random(), draw.choice([token for token in choices if token != ids[place]])
-        planted[place] = [other] if kind < 0.5 else [] if kind < 0.75 else [other, ids[place]]
-    return [token for tokens in planted for token in tokens]
 
 
 def _race(reader: _Reader, drafts: Sequence[list[list[int]]], turns: int) -> tuple[float, list[tuple[float, list[Decoded]]]]:

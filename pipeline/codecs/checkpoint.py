@@ -7,7 +7,7 @@ of noise. So every weight that the half in use needs must come from the file, wi
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,14 +20,17 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from pipeline.codecs.families import FAMILIES
 from pipeline.codecs.presets import CodecPreset
 
 Parts = Literal["encoder", "decoder", "both"]
 PARTS: tuple[Parts, ...] = ("encoder", "decoder", "both")
+SCALE = ".int8_scale"
+ROWS_OF_A_MATRIX = 32  # what has fewer is a position or a constant, and stays as it is
 SHOWN = 12  # weight names in an error
 _TALKATIVE = ("modeling_utils", "configuration_utils", "distributed.tensor_parallel")
 
@@ -78,6 +81,21 @@ def load_checkpoint(
     """
     if parts not in PARTS:
         raise CheckpointError(f"parts {parts!r}: choose one of {', '.join(PARTS)}")
+    directory, found_revision, found_hash = identify(preset, path, revision=revision, content_hash=content_hash)
+    config = read_config(preset, directory, trust_remote_code)
+    model = _load(preset, directory, config, dtype, parts, trust_remote_code)
+    model.requires_grad_(False).eval().to(device)
+    return Checkpoint(model, preset.name, found_revision, found_hash, directory)
+
+
+def identify(
+    preset: CodecPreset, path: str | Path | None = None, *, revision: str | None = None, content_hash: str | None = None
+) -> tuple[Path, str, str]:
+    """Directory, revision and content hash of the checkpoint that `load_checkpoint` would load; nothing is loaded.
+
+    Raises:
+        CheckpointError: there is none, or it is not the pinned one.
+    """
     revision = revision or (preset.revision if path is None else None)
     directory = locate(preset, path, revision)
     found_hash = hash_weights(directory)
@@ -88,10 +106,7 @@ def load_checkpoint(
     ):
         if wanted is not None and wanted != found:
             raise CheckpointError(f"{setting} is pinned to {wanted}, but {directory} holds {found}")
-    config = read_config(preset, directory, trust_remote_code)
-    model = _load(preset, directory, config, dtype, parts, trust_remote_code)
-    model.requires_grad_(False).eval().to(device)
-    return Checkpoint(model, preset.name, found_revision, found_hash, directory)
+    return directory, found_revision, found_hash
 
 
 def locate(preset: CodecPreset, path: str | Path | None, revision: str | None) -> Path:
@@ -133,6 +148,39 @@ def hash_weights(directory: Path) -> str:
 def _file_hash(path: Path, size: int, mtime_ns: int) -> str:
     with path.open("rb") as stream:
         return file_digest(stream, "sha256").hexdigest()
+
+
+def is_packed(directory: Path) -> bool:
+    """Whether `pack_weights` made the weight files of `directory`."""
+    for path in directory.glob("model*.safetensors"):
+        with safe_open(path, "pt") as stored:
+            if any(name.endswith(SCALE) for name in stored.keys()):  # noqa: SIM118 - no mapping
+                return True
+    return False
+
+
+def pack_weights(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights as they ship: matrices as int8 with one float32 scale per row beside them, all else as bfloat16."""
+    packed: dict[str, torch.Tensor] = {}
+    for name, value in weights.items():
+        if value.ndim < 2 or value.shape[0] < ROWS_OF_A_MATRIX:
+            packed[name] = value.to(torch.bfloat16).contiguous()
+            continue
+        rows = value.float().flatten(1)
+        scale = (rows.abs().amax(1, keepdim=True) / 127).clamp(min=1e-12)
+        packed[name] = (rows / scale).round().to(torch.int8).view(value.shape)
+        packed[name + SCALE] = scale.view(-1, *[1] * (value.ndim - 1))
+    return packed
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file by name, those of `pack_weights` unpacked to float32."""
+    stored = load_file(path)
+    return {
+        name: value.float() * stored[name + SCALE] if name + SCALE in stored else value
+        for name, value in stored.items()
+        if not name.endswith(SCALE)
+    }
 
 
 def commit_of(directory: Path) -> str | None:
@@ -177,10 +225,15 @@ def _load(
     elif preset.lean and parts == "decoder":
         _empty(config.vision_config.sam_config)
         _empty(config.vision_config.encoder_config)
+    source: dict[str, Any] = {"pretrained_model_name_or_path": directory}
     with _reported() as report:
         try:
+            if is_packed(directory):
+                files_ = sorted(directory.glob("model*.safetensors"))
+                unpacked = {name: value for path in files_ for name, value in read_weights(path).items()}
+                source = {"pretrained_model_name_or_path": None, "state_dict": unpacked}
             model, info = cls.from_pretrained(
-                directory,
+                **source,
                 config=config,
                 dtype=dtype,
                 output_loading_info=True,
@@ -192,6 +245,8 @@ def _load(
         except (SafetensorError, OSError, RuntimeError) as error:
             names = f"; incomplete: {_some(report.unconverted)}" if report.unconverted else ""
             raise CheckpointError(f"the weights in {directory} cannot be loaded: {error}{names}") from error
+    if source["pretrained_model_name_or_path"] is None and (directory / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(directory)
     _refuse_gaps(directory, info)
     if preset.lean or config.model_type in FAMILIES:
         _drop_unused(model, parts)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.codecs.modes import MODES, Mode
 
@@ -125,3 +128,14 @@ def find_preset(name: str) -> CodecPreset:
     if name not in PRESETS:
         raise ValueError(f"codec.name {name!r}: choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def image_statistics(directory: Path) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation of the checkpoint's image processor; 0.5 where it says nothing."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        path = directory / name
+        if path.is_file():
+            processor = json.loads(path.read_text("utf-8"))
+            processor = processor.get("image_processor", processor)
+            return processor.get("image_mean", HALF), processor.get("image_std", HALF)
+    return HALF, HALF

@@ -37,6 +37,11 @@ _MARK = 0x10000
 _TAIL = _MARK + len(_MARK_INK)
 
 
+def is_drawable(grid: Grid, px: int) -> bool:
+    """Whether the cells of a page of `px` pixels a side are large enough for glyphs."""
+    return px // grid.columns >= 3 and px // grid.rows >= 6
+
+
 class Atlas:
     """The glyphs of one grid at one resolution, and the renderer that places them.
 
@@ -52,7 +57,7 @@ class Atlas:
 
         self.grid, self.px = grid, px
         self.width, self.height = px // grid.columns, px // grid.rows
-        if self.width < 3 or self.height < 6:
+        if not is_drawable(grid, px):
             raise ValueError(f"grid {grid} at {px} px leaves cells of {self.width}x{self.height} px; at least 3x6 are needed")
         size = min((self.width + 0.15) / _ADVANCE, (self.height + 0.5) / _LINE_HEIGHT)
         self._font = ImageFont.truetype(BytesIO(font_bytes("DejaVuSansMono.ttf")), size, layout_engine=ImageFont.Layout.BASIC)

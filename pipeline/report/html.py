@@ -17,10 +17,12 @@ from pipeline.report import plots
 from pipeline.report.gallery import hang
 from pipeline.report.inspect_page import PageView, RenderPage, head, readable
 from pipeline.report.printable import preview, printable
+from pipeline.report.rate_control import rate_control
 from pipeline.report.run_record import RunRecord, read_run
 from pipeline.report.summary import Summary, summarise
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.snapshots import Snapshot
+from pipeline.supply import described
 from pipeline.verification.fidelity import Span
 
 TEXT_LIMIT = 6000  # characters of a page that the gallery shows
@@ -51,6 +53,7 @@ def report_html(
             title=title or summary.corpus.replace("\\", "/").rpartition("/")[2] or "corpus",
             run=run,
             cards=cards(summary, run),
+            rate=rate_control(summary),
             meaning=meaning(summary),
             exhibits=hang(store, snapshot, summary, render_page),
             colours=plots.colours(summary),
@@ -84,6 +87,9 @@ def cards(summary: Summary, run: RunRecord) -> list[tuple[str, str, str]]:
     speed, wall = run.seconds("pages_per_second"), run.seconds("total_seconds") or run.seconds("seconds")
     if speed and wall:
         out.append(("pages per second", f"{speed:,.2f}", f"{_duration(wall)} in all, last run"))
+    known = run.stats.get("supply")
+    if isinstance(known, dict) and isinstance(rate := known.get("supply_pages_per_core_second"), int | float):
+        out.append(("pages/s from a core", f"{rate:,.0f}", "; ".join(described(known)[1:]) or "read, laid out, drawn, written"))
     return out
 
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pipeline.codecs.token_storage import find_storage
 from pipeline.report.measures import Group, Measures, over
 from pipeline.report.quarantine import Quarantine, read_quarantine
+from pipeline.report.rate_control import rate_control
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.shards import TEXT_TIER
 from pipeline.store.snapshots import Snapshot, iter_tables
@@ -112,7 +113,8 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers; without the exhibits and the quarantined records."""
         shown = {name: value for name, value in self.__dict__.items() if name not in ("exhibits", "quarantine")}
-        return {**_plain(shown), "quarantine": dict(self.quarantine.reasons)}
+        rate = rate_control(self)
+        return {**_plain(shown), "quarantine": dict(self.quarantine.reasons), "rate_control": rate and asdict(rate)}
 
 
 def summarise(store: ObjectStore, snapshot: Snapshot) -> Summary:

@@ -11,6 +11,7 @@ from rich.text import Text
 from pipeline.report.inspect_page import PageView, head, readable
 from pipeline.report.measures import Group
 from pipeline.report.printable import printable
+from pipeline.report.rate_control import rate_control
 from pipeline.report.summary import Summary
 
 TEXT_LIMIT = 4000  # characters of a page
@@ -105,6 +106,10 @@ def _counts(summary: Summary) -> Table:
         "quarantine": _listed(summary.quarantine.reasons),
         "stored": f"{summary.shard_bytes:,} bytes, {_number(summary.shard_bytes_per_text_token, 1)} for each text token",
     }
+    rate = rate_control(summary)
+    if rate:
+        spent = f"{rate.context_tokens:,} tokens, {rate.of_best_fixed:.3f} of {rate.best_fixed} for all pages"
+        lines["rate control"] = f"{spent}; {rate.encodes_per_page:.2f} encodes a page, {rate.hit_rate:.1%} right at first"
     for name, line in lines.items():
         if line:
             table.add_row(name, Text(line))

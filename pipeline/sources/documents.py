@@ -41,6 +41,8 @@ class Reason(StrEnum):
     BAD_IMPORTANCE = "bad_importance"
     BAD_CLASS = "bad_class"
 
+    WORKER_KILLED = "worker_killed"  # it ended every process that took it up, without an exception (pipeline/isolation.py)
+
 
 class Unusable(Exception):
     """Something cannot become a document. A reader turns it into a `Rejected`; `record` holds the bytes where they are known."""

@@ -6,6 +6,7 @@ import codecs
 import itertools
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.sources.config import SourceConfig
@@ -40,6 +41,31 @@ class JsonlSource:
                 yield _read_line(line, offset, unit.object, config)
         except Unusable as problem:
             yield reject(problem, unit.object)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LineRecord:
+    """One line as a JSON object, or the problem with it; `excerpt` is the beginning of the line."""
+
+    record: dict[str, Any]
+    problem: Unusable | None
+    excerpt: bytes
+
+
+def read_records(unit: Unit, config: SourceConfig) -> Iterator[LineRecord]:
+    """The lines of a unit as JSON objects, for records that are not one text each. Nothing is raised for bad data."""
+    try:
+        for offset, line in _lines(unit, config):
+            start = excerpt(line or b"")
+            try:
+                if line is None:
+                    raise Unusable(Reason.TOO_LARGE, _too_long(offset, config))
+                yield LineRecord(record=_parse(decode(line, config.encoding)), problem=None, excerpt=start)
+            except Unusable as problem:
+                problem.record = problem.record or start
+                yield LineRecord(record={}, problem=problem, excerpt=start)
+    except Unusable as problem:
+        yield LineRecord(record={}, problem=problem, excerpt=problem.record)
 
 
 def split_lines(chunks: Iterable[bytes], limit: int, stop: int | None = None) -> Iterator[tuple[int, bytes | None]]:
@@ -119,13 +145,16 @@ def _read_line(line: bytes | None, offset: int, item: SourceObject, config: Sour
     record: Any = None
     try:
         if line is None:
-            bound = f"4 × max_document_chars={config.max_document_chars} bytes"
-            raise Unusable(Reason.TOO_LARGE, f"the line at byte {offset} is longer than {bound}")
+            raise Unusable(Reason.TOO_LARGE, _too_long(offset, config))
         record = _parse(decode(line, config.encoding))
         return build_document(record, item, config)
     except Unusable as problem:
         source_id = record.get(config.id_field) if isinstance(record, dict) else None
         return reject(problem, item, source_id=source_id, record=line or b"")
+
+
+def _too_long(offset: int, config: SourceConfig) -> str:
+    return f"the line at byte {offset} is longer than 4 × max_document_chars={config.max_document_chars} bytes"
 
 
 def _parse(line: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import unquote, urlsplit
 
+from pipeline.s3 import redacted
 from pipeline.sources.config import SourceConfig
 from pipeline.sources.formats import format_of, supported_names
 from pipeline.sources.objects import MAGIC, SourceObject, is_hidden, local_object
@@ -45,16 +46,17 @@ def _list(uri: str) -> list[SourceObject]:
     if scheme[1].lower() == "file":
         parts = urlsplit(uri.replace("?", "%3F").replace("#", "%23"))
         if parts.netloc not in ("", "localhost"):
-            raise ValueError(f"source {uri!r} names the host {parts.netloc!r}; a file URI has three slashes: file:///path")
+            said = redacted(uri)
+            raise ValueError(f"source {said!r} names the host {parts.hostname!r}; a file URI has three slashes: file:///path")
         return [local_object(path) for path in _local_paths(unquote(parts.path), uri)]
     if scheme[1].lower() == "s3":
         return list_s3("s3://" + uri[scheme.end() :])
-    raise ValueError(f"source {uri!r} has the unknown scheme {scheme[1]!r}; give {_PLACES}")
+    raise ValueError(f"source {redacted(uri)!r} has the unknown scheme {scheme[1]!r}; give {_PLACES}")
 
 
 def _local_paths(path: str, uri: str) -> list[str]:
     if os.path.isdir(path):
-        return sorted(_walk(os.path.normpath(path), uri))
+        return sorted(walk(os.path.normpath(path), uri))
     if os.path.lexists(path):
         return [os.path.normpath(path)]
     if MAGIC.search(path):
@@ -63,7 +65,9 @@ def _local_paths(path: str, uri: str) -> list[str]:
     raise ValueError(f"source {uri!r} does not exist; give {_PLACES}")
 
 
-def _walk(folder: str, uri: str) -> Iterator[str]:
+def walk(folder: str, uri: str) -> Iterator[str]:
+    """The files below a folder, hidden ones left out, in no promised order. Raises ValueError where a folder cannot be listed."""
+
     def refuse(error: OSError) -> None:
         raise ValueError(f"source {uri!r}: the folder {error.filename!r} cannot be listed: {error.strerror}") from error
 

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.s3 import S3Error
 from pipeline.sources.config import MIB, SourceConfig
 from pipeline.sources.documents import Document, Reason, Rejected, Unusable, decode, excerpt
 from pipeline.sources.fields import build_document, reject
@@ -77,7 +78,7 @@ def _damage(place: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and (error.errno is not None or hasattr(error, "backend_error")):
+        if isinstance(error, S3Error) or (isinstance(error, OSError) and error.errno is not None):
             raise
         raise Unusable(Reason.CORRUPT_PARQUET, f"{place}: {error}") from error
 

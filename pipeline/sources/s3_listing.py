@@ -1,10 +1,12 @@
-"""The objects of a bucket, by boto3. No other file of this room lists remote storage."""
+"""The objects of a bucket. No other file of this room lists remote storage."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
+from pipeline.s3 import list_objects, parse_uri
 from pipeline.sources.objects import MAGIC, SourceObject, is_hidden
 
 _GLOB_TOKEN = re.compile(
@@ -12,43 +14,45 @@ _GLOB_TOKEN = re.compile(
 )
 
 
-def list_s3(uri: str, client: Any = None) -> list[SourceObject]:
+def list_s3(uri: str) -> list[SourceObject]:
     """The objects that `s3://bucket/key` names: that object, a folder's, or a glob's; sorted by key. The version is the ETag.
 
-    Args:
-        client: a boto3 S3 client; by default one with the environment's credentials and endpoint.
-
     Raises:
-        ValueError: no bucket in the URI.
-        botocore.exceptions.ClientError: the service refuses.
+        ValueError: no bucket in the URI, or credentials; or there are no AWS credentials.
+        S3Error: the service refuses, or cannot be reached.
     """
-    bucket, _, key = uri[len("s3://") :].partition("/")
-    if not bucket:
-        raise ValueError(f"source {uri!r} names no bucket; give s3://bucket/key")
+    return sorted({item.key: item for item, _ in stream_s3(uri)}.values(), key=lambda item: item.key)
+
+
+def stream_s3(uri: str) -> Iterator[tuple[SourceObject, float]]:
+    """The same in the service's order, a page in memory at a time, each with the time of its last change (Unix time).
+
+    Raises as `list_s3` does.
+    """
+    bucket, key = parse_uri(uri)
     magic = MAGIC.search(key)
-    objects = _list_prefix(bucket, key[: magic.start()] if magic else key, client)
-    if key in objects:
-        return [objects[key]]
+    for entry in list_objects(bucket, key) if key else ():  # an object of this very name is listed before all longer ones
+        if entry["Key"] == key and not key.endswith("/"):
+            yield _object(bucket, entry)
+            return
+        break
     folder = key.rstrip("/") + "/" if key else ""
-    wanted = _glob_pattern(key) if magic else re.compile(re.escape(folder) + ".*", re.DOTALL)
-    return [objects[name] for name in sorted(objects) if wanted.fullmatch(name) and not is_hidden(name, key)]
+    wanted = glob_pattern(key) if magic else None
+    for entry in list_objects(bucket, key[: magic.start()] if magic else folder):
+        name = entry["Key"]
+        if name.endswith("/") or is_hidden(name, key):  # the placeholder of a folder
+            continue
+        if wanted is None or wanted.fullmatch(name):
+            yield _object(bucket, entry)
 
 
-def _list_prefix(bucket: str, prefix: str, client: Any) -> dict[str, SourceObject]:
-    if client is None:
-        import boto3
-
-        client = boto3.client("s3")
-    found = {}
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        for entry in page.get("Contents", ()):
-            if not entry["Key"].endswith("/"):  # the placeholder of a folder
-                uri, etag = f"s3://{bucket}/{entry['Key']}", entry["ETag"].strip('"')
-                found[entry["Key"]] = SourceObject(uri=uri, key=uri, size=entry["Size"], version=f"etag:{etag}")
-    return found
+def _object(bucket: str, entry: dict[str, Any]) -> tuple[SourceObject, float]:
+    uri, etag = f"s3://{bucket}/{entry['Key']}", entry["ETag"].strip('"')
+    item = SourceObject(uri=uri, key=uri, size=entry["Size"], version=f"etag:{etag}")
+    return item, entry["LastModified"].timestamp()
 
 
-def _glob_pattern(pattern: str) -> re.Pattern[str]:
+def glob_pattern(pattern: str) -> re.Pattern[str]:
     """The rules of a local glob for a bucket's keys: `*` and `?` stay within a folder, `**/` crosses any number of them."""
 
     def rule(token: re.Match[str]) -> str:

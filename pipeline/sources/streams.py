@@ -6,17 +6,16 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
-import smart_open
-
+from pipeline.s3 import CHANGED, MISSING, S3Error, S3Stream, parse_uri
 from pipeline.sources.decompression import COMPRESSIONS, decompress
 from pipeline.sources.documents import Reason, Unusable
 from pipeline.sources.objects import UNREAD, SourceObject
 
 CHUNK_BYTES = 1 << 18
-_S3_REASONS = {"NoSuchKey": Reason.VANISHED, "404": Reason.VANISHED, "AccessDenied": Reason.UNREADABLE, "403": Reason.UNREADABLE}
-_S3_REASONS |= {"PreconditionFailed": Reason.CHANGED, "412": Reason.CHANGED, "InvalidObjectState": Reason.UNREADABLE}
+_S3_REASONS = dict.fromkeys(MISSING, Reason.VANISHED) | dict.fromkeys(CHANGED, Reason.CHANGED)
+_S3_REASONS |= dict.fromkeys(("AccessDenied", "403", "InvalidObjectState"), Reason.UNREADABLE)
 
 
 @contextmanager
@@ -27,24 +26,24 @@ def opened(item: SourceObject) -> Iterator[BinaryIO]:
         Unusable: VANISHED, CHANGED or UNREADABLE, also while the body reads from it. A remote service that is down or refuses
             everybody is no property of the object: its exception goes through, and a rerun reads the object.
     """
-    parameters: dict[str, Any] = {}
     try:
         if item.is_local:
             _check_local(item)
+            with open(item.key, "rb") as file:
+                yield file
         else:
-            condition = {"IfMatch": f'"{item.version.removeprefix("etag:")}"'}
-            parameters = {"transport_params": {"client_kwargs": {"S3.Client.get_object": condition}}}
-        with smart_open.open(item.key, "rb", compression="disable", **parameters) as file:
-            yield cast(BinaryIO, file)
+            bucket, key = parse_uri(item.key)
+            yield cast(BinaryIO, S3Stream(bucket, key, item.size, f'"{item.version.removeprefix("etag:")}"'))
     except FileNotFoundError as error:
         raise Unusable(Reason.VANISHED, f"{item.uri}: {error.strerror}") from error
+    except S3Error as error:
+        if error.code not in _S3_REASONS:
+            raise
+        raise Unusable(_S3_REASONS[error.code], f"{item.uri}: {error.code}") from error
     except OSError as error:
         if item.is_local:
             raise Unusable(Reason.UNREADABLE, f"{item.uri}: {error.strerror or error}") from error
-        code = getattr(getattr(error, "backend_error", None), "response", {}).get("Error", {}).get("Code")
-        if code not in _S3_REASONS:
-            raise
-        raise Unusable(_S3_REASONS[code], f"{item.uri}: {code}") from error
+        raise
 
 
 def read_bytes(item: SourceObject, start: int = 0) -> Iterator[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +49,7 @@ def read_unit_tables(
     left_out: Container[str] = frozenset(),
     max_rows: int = 8192,
     max_chars: int = 8 * MIB,
+    records: Iterable[Document | Rejected] | None = None,
 ) -> Iterator[pa.Table]:
     """The unit as DOCUMENTS tables, in order: kinds "document", "quarantined", "duplicate", and one "unit_end" as the last row.
 
@@ -61,12 +62,13 @@ def read_unit_tables(
         unit_id: the store's id of the unit, in every row.
         left_out: ids of documents that the plan gives to an earlier unit.
         max_rows, max_chars: bounds of a table; one document is never divided, so a table of one row may be bigger.
+        records: the unit's records, where they are read in another way than `read_unit` does.
     """
     rows = _Rows(unit_id, unit.object)
     seen: set[bytes] = set()
     seen_ids: set[bytes] = set()
     counts = Counter(documents_in=0, documents=0, quarantined=0, duplicates=0, repeated_ids=0)
-    for record in read_unit(unit, config):
+    for record in read_unit(unit, config) if records is None else records:
         if len(rows.rows) >= max_rows or (rows.rows and rows.chars + _chars(record) > max_chars):
             yield rows.flush()
         counts["documents_in"] += 1
@@ -88,6 +90,13 @@ def read_unit_tables(
         rows.add_document(record)
     rows.add("unit_end", counts=json.dumps(counts))
     yield rows.flush()
+
+
+def committed_elsewhere(unit: Unit, unit_id: str) -> pa.Table:
+    """What stands for a unit that another run has committed meanwhile: a unit_end row that says so."""
+    rows = _Rows(unit_id, unit.object)
+    rows.add("unit_end", counts=json.dumps({"committed_elsewhere": 1}))
+    return rows.flush()
 
 
 def _chars(record: Document | Rejected) -> int:

@@ -13,13 +13,16 @@ from typing import Literal
 
 from pipeline.store.corpus import KEY as CORPUS_KEY
 from pipeline.store.corpus import NotACorpus, open_corpus
+from pipeline.store.document_index import PREFIX as DOCUMENTS
 from pipeline.store.duplicates import PageCensus
-from pipeline.store.object_store import ObjectStore, StoreError
+from pipeline.store.manifest import PREFIX as MANIFESTS
+from pipeline.store.manifest_check import check_index, check_manifest
+from pipeline.store.object_store import ObjectInfo, ObjectStore, StoreError, Unavailable
 from pipeline.store.shard_check import CodecRegister, check_shard
 from pipeline.store.snapshots import Snapshot, read_snapshot, snapshot_key, snapshot_numbers
 from pipeline.store.units import CommitRecord, NotReconciled, committed_units, read_unit, unit_key
 
-DATA_PREFIXES = ("data/", "quarantine/", "_probe/")
+DATA_PREFIXES = ("data/", "quarantine/", "_probe/", MANIFESTS, DOCUMENTS)
 
 
 @dataclass(frozen=True, order=True)
@@ -32,7 +35,11 @@ class Finding:
 
 
 def fsck(store: ObjectStore) -> list[Finding]:
-    """All findings, errors first; an empty list is a corpus without a fault."""
+    """All findings, errors first; an empty list is a corpus without a fault.
+
+    Raises:
+        Unavailable: the storage cannot be asked any more, so that nobody can tell.
+    """
     return sorted(set(findings(store)))
 
 
@@ -46,13 +53,16 @@ def findings(store: ObjectStore) -> Iterator[Finding]:
     codecs = CodecRegister()
     checked: set[str] = set()
     keys: set[str] = set()
+    records: dict[str, int] = {}
     newest: Snapshot | None = None
     for item in _snapshots(store):
         if isinstance(item, Finding):
             yield item
             continue
+        keys.update(item.keys)
         if newest is None:
             newest = item
+            yield from (Finding("error", key, what) for key, what in check_index(store, newest))
             yield from _check_rows(store, newest, codecs)
             checked.update(unit.unit_id for unit in newest.units)
             keys.update(shard.key for unit in newest.units for shard in unit.objects)
@@ -62,11 +72,13 @@ def findings(store: ObjectStore) -> Iterator[Finding]:
                     checked.add(unit.unit_id)
                     keys.update(shard.key for shard in unit.objects)
                     yield from _check_unit(store, unit, CodecRegister())
-        yield from _check_records(store, item)
+        yield from _check_records(store, item, records)
     for unit_id in committed_units(store):
         if unit_id not in checked:
             try:
                 unit = read_unit(store, unit_id)
+            except Unavailable:
+                raise
             except StoreError as error:
                 yield Finding("error", unit_key(unit_id), str(error))
                 continue
@@ -79,36 +91,50 @@ def _snapshots(store: ObjectStore) -> Iterator[Snapshot | Finding]:
     """All snapshots, newest first, and what is wrong with the chain. The oldest one may have lost its parent to gc."""
     try:
         numbers = snapshot_numbers(store)
+    except Unavailable:
+        raise
     except StoreError as error:
         yield Finding("error", "_snapshots/", str(error))
         return
     for previous, number in zip([None, *numbers], numbers, strict=False):
         if previous is not None and number != previous + 1:
             yield Finding("error", snapshot_key(number), f"follows snapshot {previous}: the chain has a gap")
+    sound: set[str] = set()
     for number in reversed(numbers):
         try:
             snapshot = read_snapshot(store, number)
+        except Unavailable:
+            raise
         except StoreError as error:
             yield Finding("error", snapshot_key(number), str(error))
             continue
         if snapshot.parent != (number - 1 or None):
             yield Finding("error", snapshot_key(number), f"has parent {snapshot.parent}, not {number - 1 or None}")
-        yield snapshot
+        broken = [Finding("error", key, what) for key, what in check_manifest(store, snapshot, sound)]
+        yield from broken
+        if not broken:
+            yield snapshot
 
 
-def _check_records(store: ObjectStore, snapshot: Snapshot) -> Iterator[Finding]:
-    """Each unit of a snapshot has the commit record that the snapshot repeats, and the units that it relies on."""
+def _check_records(store: ObjectStore, snapshot: Snapshot, seen: dict[str, int]) -> Iterator[Finding]:
+    """Each unit of a snapshot has the commit record that the snapshot repeats, and the units that it relies on.
+
+    `seen` maps ids of units whose record was read to its hash: a record is read once, however many snapshots repeat it.
+    """
     key = snapshot_key(snapshot.number)
     present = {unit.unit_id for unit in snapshot.units}
     if len(present) != len(snapshot.units):
         yield Finding("error", key, f"lists {len(snapshot.units)} units, of which only {len(present)} are different ones")
     for unit in snapshot.units:
         try:
-            committed = read_unit(store, unit.unit_id)
+            if unit.unit_id not in seen:
+                seen[unit.unit_id] = hash(read_unit(store, unit.unit_id))
+        except Unavailable:
+            raise
         except StoreError as error:
             yield Finding("error", unit_key(unit.unit_id), f"snapshot {snapshot.number} has this unit: {error}")
             continue
-        if committed != unit:
+        if seen[unit.unit_id] != hash(unit):
             yield Finding("error", unit_key(unit.unit_id), f"is not what snapshot {snapshot.number} says of this unit")
         for name in unit.defers_to:
             if name not in present:
@@ -153,8 +179,11 @@ def _leftovers(store: ObjectStore, known: set[str]) -> Iterator[Finding]:
     for prefix in DATA_PREFIXES:
         for info in store.list(prefix):
             if info.key not in known:
-                yield Finding("warning", info.key, f"orphan of {info.size} bytes: in no commit record")
+                yield Finding("warning", info.key, f"orphan of {info.size} bytes, {_touched(info)}: in no commit record")
     for info in store.unfinished():
-        yield Finding(
-            "warning", info.key, f"unfinished write of {info.size} bytes, last touched {info.modified:%Y-%m-%d %H:%M} UTC"
-        )
+        size = f" of {info.size} bytes" if info.size else ""
+        yield Finding("warning", info.key, f"unfinished write{size}, {_touched(info)}")
+
+
+def _touched(info: ObjectInfo) -> str:
+    return f"last touched {info.modified:%Y-%m-%d %H:%M} UTC"

@@ -15,8 +15,9 @@ from datetime import UTC, datetime, timedelta
 from pipeline.store.corpus import open_corpus
 from pipeline.store.fsck import DATA_PREFIXES
 from pipeline.store.object_store import ObjectStore
+from pipeline.store.shards import ShardRecord
 from pipeline.store.snapshots import PREFIX as SNAPSHOTS
-from pipeline.store.snapshots import read_snapshot, snapshot_key, snapshot_numbers
+from pipeline.store.snapshots import read_snapshot, snapshot_key, snapshot_numbers, units_of
 from pipeline.store.units import CommitRecord, committed_units, read_unit, unit_key
 
 UNUSED_FOR = timedelta(days=7)
@@ -59,21 +60,38 @@ def _expired(store: ObjectStore, before: datetime) -> Iterator[Removal]:
     expired = [
         number for number, successor in zip(numbers, numbers[1:], strict=False) if published[snapshot_key(successor)] < before
     ]
-    last: dict[str, int] = {}
-    for number in numbers:
-        last.update((unit.unit_id, number) for unit in read_snapshot(store, number).units)
+    seen: set[str] = set()
+    only: dict[int, list[tuple[CommitRecord, list[ShardRecord]]]] = {number: [] for number in expired}  # by the last one
+    for number, unit in units_of(store, reversed(numbers) if expired else ()):
+        if unit.unit_id not in seen:
+            seen.add(unit.unit_id)
+            data = [shard for shard in unit.objects if shard.key not in seen]  # a re-tiered unit shares shards with the old one
+            seen.update(shard.key for shard in data)
+            if number in only:
+                only[number].append((unit, data))
+    waiting = {
+        shard.key
+        for unit_id in (committed_units(store) if expired else ())
+        if unit_id not in seen
+        for shard in read_unit(store, unit_id).objects
+    }
+    needed = {key for number in numbers if number not in only for key in read_snapshot(store, number).keys}
     for number in expired:
-        for unit in read_snapshot(store, number).units:
-            if last[unit.unit_id] == number:
-                why = f"unit {unit.unit_id} is only in snapshots up to {number}"
-                yield Removal(unit_key(unit.unit_id), 0, why)
-                yield from (Removal(shard.key, shard.bytes, why) for shard in unit.objects)
+        for unit, data in only[number]:
+            why = f"unit {unit.unit_id} is only in snapshots up to {number}"
+            yield Removal(unit_key(unit.unit_id), 0, why)
+            yield from (Removal(shard.key, shard.bytes, why) for shard in data if shard.key not in waiting)
+        sizes = {segment.key: segment.bytes for segment in read_snapshot(store, number).pieces if segment.key not in needed}
         yield Removal(snapshot_key(number), 0, f"replaced before {before:%Y-%m-%d %H:%M} UTC")
+        # after the snapshot: while it stands, a gc that was cut short must be able to read it
+        yield from (Removal(key, size, f"only in snapshots up to {number}") for key, size in sizes.items())
+        needed.update(sizes)
 
 
 def _orphans(store: ObjectStore, before: datetime) -> Iterator[Removal]:
     """Data of no unit, and unfinished writes, both last touched before `before`."""
     known = {shard.key for unit in _all_units(store) for shard in unit.objects}
+    known.update(key for number in snapshot_numbers(store) for key in read_snapshot(store, number).keys)
     for prefix in DATA_PREFIXES:
         for info in store.list(prefix):
             if info.key not in known and info.modified < before:
@@ -84,8 +102,11 @@ def _orphans(store: ObjectStore, before: datetime) -> Iterator[Removal]:
 
 
 def _all_units(store: ObjectStore) -> Iterator[CommitRecord]:
-    """Units of all snapshots and committed ones; those of both come more than once."""
-    for number in snapshot_numbers(store):
-        yield from read_snapshot(store, number).units
+    """Units of all snapshots, those of several more than once; then the committed ones that are in none."""
+    published: set[str] = set()
+    for _, unit in units_of(store, snapshot_numbers(store)):
+        published.add(unit.unit_id)
+        yield unit
     for unit_id in committed_units(store):
-        yield read_unit(store, unit_id)
+        if unit_id not in published:
+            yield read_unit(store, unit_id)

@@ -17,6 +17,8 @@ from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from pipeline.s3 import redacted
+
 Body = bytes | memoryview | Path
 
 
@@ -28,13 +30,17 @@ class NoSuchObject(StoreError):
     """There is no object with this key."""
 
 
+class Unavailable(StoreError):
+    """The storage could not be asked, or refuses everybody; this says nothing about the object."""
+
+
 class NotExclusive(StoreError):
     """The storage lets two writers create the same object, so nothing can be published on it safely."""
 
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One object of a listing: its key, its size in bytes, and when it was last written (UTC)."""
+    """One object of a listing: its key, its size in bytes (0 for an unfinished upload), and when it was last written (UTC)."""
 
     key: str
     size: int
@@ -74,7 +80,7 @@ class ObjectStore(Protocol):
         ...
 
     def uri(self, key: str) -> str:
-        """What a Parquet reader outside this project opens."""
+        """What a Parquet reader outside this project opens: a path, or s3://bucket/key as it is, nothing escaped."""
         ...
 
     def unfinished(self) -> Iterator[ObjectInfo]:
@@ -86,31 +92,36 @@ class ObjectStore(Protocol):
         ...
 
 
-SCHEMES = ("file",)
+SCHEMES = ("file", "s3")
 
 
 def open_store(uri: str | Path) -> ObjectStore:
-    """The store at a path or URI, found by its scheme. Creates nothing.
+    """The store at a path or URI, found by its scheme. Creates nothing, and asks no service.
 
     Raises:
-        ValueError: for a scheme that has no store.
+        ValueError: for a scheme that has no store, or a URI with credentials in it.
     """
     scheme, separator, _ = str(uri).partition("://")
     if not separator:
         scheme, path = "file", str(uri)
-    else:
-        parts = urlsplit(str(uri))
-        path = url2pathname(parts.path)
-    match scheme:  # a new kind of storage is one file beside local.py and one case here
+    match scheme.lower():  # a new kind of storage is one file beside local.py and one case here
         case "file":
             from pipeline.store.local import LocalStore
 
+            if separator:
+                parts = urlsplit(str(uri))
+                path = url2pathname(parts.path)
             if not path or (separator and parts.netloc not in ("", "localhost")):
-                raise ValueError(f"store {str(uri)!r} names no local path; write file:///an/absolute/path or a plain path")
+                said = redacted(str(uri))
+                raise ValueError(f"store {said!r} names no local path; write file:///an/absolute/path or a plain path")
             return LocalStore(path)
+        case "s3":
+            from pipeline.store.s3 import S3Store
+
+            return S3Store(str(uri))
         case _:
             supported = ", ".join(["a plain path", *(f"{name}://" for name in SCHEMES)])
-            raise ValueError(f"store {str(uri)!r} has the scheme {scheme!r}; supported: {supported}")
+            raise ValueError(f"store {redacted(str(uri))!r} has the scheme {scheme!r}; supported: {supported}")
 
 
 def check_key(key: str) -> str:
@@ -126,19 +137,32 @@ def check_key(key: str) -> str:
     return key
 
 
-def probe(store: ObjectStore, writers: int = 8, rounds: int = 3) -> None:
+def is_key(key: str) -> bool:
+    """Whether `check_key` accepts it."""
+    try:
+        return bool(check_key(key))
+    except ValueError:
+        return False
+
+
+def probe(store: ObjectStore, writers: int = 8, rounds: int = 2) -> None:
     """Race `writers` threads for one key, `rounds` times, and demand one winner whose bytes stay.
 
     Raises:
         NotExclusive: where several writers win, none does, or a later one replaces the winner's bytes.
+        StoreError: the storage cannot be reached or written; the message says why.
+        ValueError: there are no credentials for it.
     """
     token = secrets.token_hex(8)
+    store.exists(f"_probe/{token}")  # what is wrong with an endpoint or its credentials is said once, not by every writer
     for number in range(rounds):
         key = f"_probe/{token}-{number}"
         try:
             _race(store, key, [f"{token} {number} writer {writer}".encode() for writer in range(writers)])
-        finally:
+        except NotExclusive:
             store.delete(key)
+            raise
+        store.delete(key)  # not after other errors: the storage may not answer any more, and gc removes it too
 
 
 def _race(store: ObjectStore, key: str, bodies: list[bytes]) -> None:
@@ -151,7 +175,11 @@ def _race(store: ObjectStore, key: str, bodies: list[bytes]) -> None:
     with ThreadPoolExecutor(len(bodies)) as pool:
         won = list(pool.map(write, bodies))
     if won.count(True) != 1:
-        raise NotExclusive(f"{store.uri(key)}: {won.count(True)} of {len(bodies)} racing writers were told that they won")
+        raise NotExclusive(
+            f"{store.uri(key)}: {won.count(True)} of {len(bodies)} racing writers were told that they won, so this storage "
+            f"{'ignores' if all(won) else 'does not keep'} the condition 'only if absent', and nothing can be published on it "
+            f"safely; use one that keeps it"
+        )
     if store.create(key, b"late"):
         raise NotExclusive(f"{store.uri(key)}: a conditional write to an object that was there was accepted")
     if store.read(key) != bodies[won.index(True)]:

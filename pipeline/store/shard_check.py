@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.records import QUARANTINE, SHARD
 from pipeline.store.duplicates import PageCensus
-from pipeline.store.object_store import ObjectStore, StoreError
+from pipeline.store.object_store import ObjectStore, StoreError, Unavailable
 from pipeline.store.shards import QUARANTINE_TIER, STATUSES, TEXT_TIER, ShardRecord, open_shard
 from pipeline.store.units import CommitRecord
 
@@ -48,9 +48,14 @@ def check_shard(
     """What is wrong with one shard (or quarantine) of a unit; nothing is yielded where it keeps every promise.
 
     `census`, where given, notes the shard's pages under `number`.
+
+    Raises:
+        Unavailable: the storage cannot be asked, so that nobody can tell.
     """
     try:
         stream = open_shard(store, shard, verify=True)
+    except Unavailable:
+        raise
     except StoreError as error:
         yield str(error)
         return

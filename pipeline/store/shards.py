@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ TEXT_TIER = "text"
 QUARANTINE_TIER = "quarantine"
 SHARD_BYTES = 512 << 20
 ROW_GROUP_BYTES = 32 << 20
+KEPT_IN_MEMORY = 64 << 20  # bytes of a verified shard; a bigger one goes to a temporary file
 _PLAIN = ("page_id", "text", "tokens", "token_scales", "tokens_sha256", "decoded_text", "record")
 _PAYLOADS = ("text", "tokens", "token_scales", "decoded_text", "detail", "record")
 _ROW_OVERHEAD = 256  # bytes of the short columns of one row, about
@@ -128,7 +130,8 @@ def read_shard(store: ObjectStore, shard: ShardRecord, columns: Sequence[str] | 
     """
     with open_shard(store, shard, verify=verify) as stream:
         try:
-            return pq.ParquetFile(stream).read(columns=None if columns is None else list(columns), use_threads=False)
+            file = pq.ParquetFile(stream, page_checksum_verification=True)
+            return file.read(columns=None if columns is None else list(columns), use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise Damaged(f"{store.uri(shard.key)} is not readable as Parquet: {error}") from error
 
@@ -136,22 +139,42 @@ def read_shard(store: ObjectStore, shard: ShardRecord, columns: Sequence[str] | 
 def open_shard(store: ObjectStore, shard: ShardRecord, *, verify: bool = False) -> BinaryIO:
     """The shard's bytes as a seekable stream at its beginning; `verify` reads them all once and compares size and hash.
 
+    What is verified is what is then read: bytes that came over a network are kept, in memory or in a temporary file.
+
     Raises:
         NoSuchObject, Damaged.
     """
-    stream = store.open(shard.key)
     if not verify:
-        return stream
+        return store.open(shard.key)
+    try:
+        return _verified(store, shard)
+    except Damaged:
+        return _verified(store, shard)  # they may have been damaged on the way only
+
+
+def _verified(store: ObjectStore, shard: ShardRecord) -> BinaryIO:
+    stream = store.open(shard.key)
+    kept = stream if _is_file(stream) else cast(BinaryIO, tempfile.SpooledTemporaryFile(KEPT_IN_MEMORY))  # noqa: SIM115
     digest, size = hashlib.sha256(), 0
     while block := stream.read(1 << 20):
         digest.update(block)
         size += len(block)
+        if kept is not stream:
+            kept.write(block)
     if size != shard.bytes or digest.hexdigest() != shard.sha256:
-        stream.close()
+        for opened in (stream, kept):
+            opened.close()
         what = f"{size} bytes, not {shard.bytes}" if size != shard.bytes else f"sha256 {digest.hexdigest()}, not {shard.sha256}"
         raise Damaged(f"{store.uri(shard.key)} has {what}")
-    stream.seek(0)
-    return stream
+    kept.seek(0)
+    return kept
+
+
+def _is_file(stream: BinaryIO) -> bool:
+    try:
+        return stream.fileno() >= 0
+    except OSError:
+        return False
 
 
 def _write(store: ObjectStore, table: pa.Table, key: str, tier: str, row_group_bytes: int) -> ShardRecord:

@@ -25,6 +25,7 @@ _ASCII = string.ascii_letters + string.digits + string.punctuation
 _BEYOND_ASCII = "".join(c for c in LATIN if not c.isascii())
 SHARES = {"prose": 0.28, "code": 0.14, "latin": 0.14, "tables": 0.16, "random": 0.28}
 PARTIAL_SHARE = 0.35  # pages that end early
+HELD_OUT = 0.02  # of each class's text, for evaluation
 
 
 @dataclass(frozen=True)
@@ -55,23 +56,26 @@ class PageSampler:
     Args:
         path: JSON lines with `text` and `text_class` (prose, code, latin), as `jobs/gather_codec_text.py` writes them.
         seed: of everything random here.
+        held_out: draw from the last HELD_OUT of each class's text, which the others never see.
     """
 
-    def __init__(self, path: str, seed: int) -> None:
+    def __init__(self, path: str, seed: int, held_out: bool = False) -> None:
         self._random = random.Random(seed)
         texts: dict[str, list[str]] = {}
         with open(path, encoding="utf-8") as lines:
             for line in lines:
                 record = json.loads(line)
                 texts.setdefault(record["text_class"], []).append(normalise(record["text"]))
-        self._texts = {name: "\n".join(parts) for name, parts in texts.items()}
+        whole = {name: "\n".join(parts) for name, parts in texts.items()}
+        cuts = {name: int(len(text) * (1 - HELD_OUT)) for name, text in whole.items()}
+        self._texts = {name: text[cuts[name] :] if held_out else text[: cuts[name]] for name, text in whole.items()}
         missing = {"prose", "code", "latin"} - self._texts.keys()
         if missing:
             raise ValueError(f"{path}: no text of class {', '.join(sorted(missing))}")
 
-    def batch(self, grid: Grid, mode: str, pages: int, stretch: int) -> Batch:
-        """`pages` fresh pages and a stretch of `stretch` ids from each page's target."""
-        classes = self._random.choices(list(SHARES), list(SHARES.values()), k=pages)
+    def batch(self, grid: Grid, mode: str, pages: int, stretch: int, classes: Sequence[str] = ()) -> Batch:
+        """`pages` fresh pages and a stretch of `stretch` ids from each page's target; of `classes`, or of random ones."""
+        classes = classes or self._random.choices(list(SHARES), list(SHARES.values()), k=pages)
         cells = np.stack([self._cells(name, grid) for name in classes])
         images = atlas(grid, MODES[mode].px).render(cells)
         ids = cell_ids(np.where(cells == BLANK, END, cells)).astype(np.int64)

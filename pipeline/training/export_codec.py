@@ -1,4 +1,4 @@
-"""From a training state to the checkpoint that ships: the model as safetensors in bfloat16, its config.json and
+"""From a training state to the checkpoint that ships: the model as safetensors in int8, its config.json and
 tokenizer.json, and the cell reader beside it."""
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from pipeline.codecs.checkpoint import pack_weights, read_weights
 from pipeline.codecs.embedded.cell_reader import FILE
 from pipeline.codecs.embedded.vocabulary import (
     FIRST_CELL,
@@ -41,13 +42,14 @@ def export(state: str | Path, out: str | Path) -> dict[str, Any]:
     trainee.load_state_dict(saved["trainee"])
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    model: Any = trainee.model.bfloat16()
-    model.save_pretrained(folder)
-    save_file(trainee.reader.to(torch.bfloat16).state_dict(), folder / FILE)
+    trainee.model.save_pretrained(folder)
+    weights = read_weights(folder / "model.safetensors")
+    save_file(pack_weights(weights), folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(pack_weights(trainee.reader.state_dict()), folder / FILE)
     for path in folder.iterdir():
         path.chmod(0o644)
     tokenizer().save(str(folder / "tokenizer.json"), pretty=False)
-    return {"step": saved["step"], "parameters": sum(p.numel() for p in model.parameters())}
+    return {"step": saved.get("step", 0), "parameters": sum(p.numel() for p in trainee.model.parameters())}
 
 
 def tokenizer() -> Tokenizer:

@@ -1,8 +1,10 @@
-"""Where the decoder should look, as an extra loss while it learns to read.
+"""Where the decoder should look, as an extra loss while it learns to read, and the weights from which it begins.
 
-A decoder that must find the visual token of every character by trial and error needs millions of pages. The addresses say where
-each character lies, so two attentions can be taught directly: in the first layer the id of a visual token looks at that token, in
-the second a cell looks at the id of the token that it lies in. The model that ships is the stock class.
+A decoder that must find the visual token of every character by trial and error needs millions of pages. The addresses say where each
+character lies, so the first two attentions can be taught directly. In the first, the id of a visual token looks at that token, and half
+of the heads of what follows look at the id of its row. In the second, what reads a cell looks back at the id of its token, with
+only those heads which carry the patches that the cell lies in; the other heads rest on BOS. What arrives is then the cell's
+own patches, and the layers behind read them. The model that ships is the stock class.
 """
 
 from __future__ import annotations
@@ -11,38 +13,100 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from pipeline.codecs.embedded.vocabulary import FIRST_TOKEN, first_token_ids
+from pipeline.codecs.embedded.cell_reader import PATCHES
+from pipeline.codecs.embedded.vocabulary import FIRST_ROW, FIRST_TOKEN, first_token_ids
 from pipeline.codecs.modes import MODES
+from pipeline.pages.grid import Grid
 
 # N pages, L ids of the stretch, S = prefix + L positions of the sequence, H heads
-LOOKING_HEADS = (8, 6)  # of the first two layers; the rest are free
+HEADS = 8  # each carries two neighbouring patches of a token: (upper/lower half, left/right half, upper/lower patch)
+ROW_HEADS = 4  # of the first layer: these look at the id of the row, the rest are free to count
+FREE = -1
+WORTH = 0.25
 
 
-def places_to_look(given: Tensor, mode: str, prefix: int) -> tuple[Tensor, Tensor]:
-    """For each given id, the sequence position that its first two attentions should look at, -1 where they are free.
+def places_to_look(given: Tensor, grid: Grid, mode: str, prefix: int) -> tuple[Tensor, Tensor]:
+    """For each given id and head, the sequence position that its first two attentions should look at, FREE where they may choose.
 
     Args:
         given: int64 `[N, L]`, padded with -100; each row begins with the id of a token.
         prefix: positions before the first id.
 
     Returns:
-        for the first layer the visual token of its id, for the second the id of a cell's token; int64 `[N, L]` each.
+        int64 `[N, H, L]` each.
     """
     side = MODES[mode].grid
+    token_row, token_column = (_token_of(torch.arange(count), count, side) for count in (grid.rows, grid.columns))
+    first_row = torch.searchsorted(token_row, torch.arange(side)).to(given.device)
+    first_column = torch.searchsorted(token_column, torch.arange(side)).to(given.device)
     is_token = given >= FIRST_TOKEN
-    token = given - first_token_ids()[mode]
-    visual = 1 + torch.div(token, side, rounding_mode="floor") * (side + 1) + token % side
     at = torch.arange(given.shape[1], device=given.device).expand_as(given)
     leading = torch.where(is_token, at, torch.zeros_like(at)).cummax(1).values
+    token = given.gather(1, leading) - first_token_ids()[mode]
+    visual = 1 + torch.div(token, side, rounding_mode="floor") * (side + 1) + token % side
     reads = (given >= 0) & ~is_token  # the row id reads the first cell, a cell the next one
-    free = torch.full_like(given, -1)
-    return torch.where(is_token, visual, free), torch.where(reads, prefix + leading, free)
+    row_at = (leading + 1).clamp(max=given.shape[1] - 1)
+    row_in_token = given.gather(1, row_at) - FIRST_ROW
+
+    row = first_row[torch.div(token, side, rounding_mode="floor").clamp(0, side - 1)] + row_in_token.clamp(0, 7)
+    column = first_column[(token % side).clamp(0, side - 1)] + (at - leading - 1).clamp(min=0)
+    beyond = _token_of(column, grid.columns, side) != token % side  # the last cell of a token reads no other
+    patches = side * PATCHES
+    inside = [
+        _overlap(place.clamp(max=count - 1), count, patches, origin)
+        for place, count, origin in (
+            (row, grid.rows, torch.div(token, side, rounding_mode="floor") * PATCHES),
+            (column, grid.columns, token % side * PATCHES),
+        )
+    ]  # [N, L, 4] each: does the cell lie, to a part worth having, in each patch row and column of its token?
+    patch = inside[0][..., :, None] & inside[1][..., None, :]
+    # [.., dy2, dy1, dx2, dx1] -> any of a head's two patches, in the order (dy2, dx2, dy1) of the token's channels
+    carries = patch.view(*given.shape, 2, 2, 2, 2).any(-1).transpose(-1, -2).flatten(-3)
+
+    first = torch.full((*given.shape, HEADS), FREE, device=given.device)
+    first = torch.where(is_token[..., None], visual[..., None], first)
+    row_heads = torch.arange(HEADS, device=given.device) < ROW_HEADS
+    first = torch.where(reads[..., None] & row_heads, (prefix + row_at)[..., None], first)
+    second = torch.full_like(first, FREE)
+    second = torch.where((reads & ~beyond)[..., None], torch.where(carries, (prefix + leading)[..., None], 0), second)
+    return first.transpose(1, 2), second.transpose(1, 2)
+
+
+def _token_of(place: Tensor, count: int, side: int) -> Tensor:
+    """The token row (or column) that holds the centre of text row (or column) `place` of `count`."""
+    return torch.div((2 * place + 1) * side, 2 * count, rounding_mode="floor")
+
+
+def _overlap(place: Tensor, count: int, patches: int, origin: Tensor) -> Tensor:
+    """Which of the 4 patch rows (or columns) from `origin` on hold at least WORTH of text row (or column) `place`."""
+    begin, end = place * patches / count, (place + 1) * patches / count
+    low = origin[..., None] + torch.arange(PATCHES, device=place.device)
+    shared = torch.minimum(end[..., None], low + 1.0) - torch.maximum(begin[..., None], low.float())
+    return shared >= WORTH * patches / count
+
+
+@torch.no_grad()
+def begin_reading(model: Any, spread: Tensor, seed: int = 0) -> None:
+    """Give the decoder of `UnlimitedOcrForConditionalGeneration` weights with which looking as above carries patches to cells.
+
+    Args:
+        spread: `[D, D]`, the cell reader's unpacking of a token into patches; the values of the first attention.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    first, second = (layer.self_attn for layer in model.model.language_model.layers[:2])
+    dim = spread.shape[0]
+    first.v_proj.weight.copy_(spread)
+    first.o_proj.weight.copy_(torch.eye(dim))
+    second.v_proj.weight.copy_(torch.eye(dim))
+    # heads of the upper and the lower half of a token write to the same place: no cell needs both for the same patch row parity
+    narrow = torch.linalg.qr(torch.randn(dim, dim // 2, generator=generator)).Q
+    second.o_proj.weight.copy_(2.0 * narrow.repeat(1, 2))
 
 
 def guided_forward(
-    decoder: Any, inputs: Tensor, positions: Tensor, look: tuple[Tensor, Tensor], prefix: int
+    decoder: nn.Module, inputs: Tensor, positions: Tensor, look: tuple[Tensor, Tensor], prefix: int
 ) -> tuple[Tensor, Tensor]:
     """The decoder's last hidden states `[N, S, D]` and the guidance loss; the same arithmetic as the stock forward pass.
 
@@ -55,11 +119,11 @@ def guided_forward(
     from transformers.models.unlimited_ocr.modeling_unlimited_ocr import apply_rotary_pos_emb
 
     hidden = inputs
-    cos, sin = decoder.rotary_emb(hidden, position_ids=positions)
+    cos, sin = decoder.rotary_emb(hidden, position_ids=positions)  # type: ignore[operator]
     length = inputs.shape[1]
     future = torch.ones(length, length, dtype=torch.bool, device=inputs.device).triu(1)
     loss = inputs.new_zeros((), dtype=torch.float32)
-    for number, layer in enumerate(decoder.layers):
+    for number, layer in enumerate(decoder.layers):  # type: ignore[arg-type]
         attention = layer.self_attn
         normed = layer.input_layernorm(hidden)
         shape = (*normed.shape[:-1], -1, attention.head_dim)
@@ -70,12 +134,9 @@ def guided_forward(
         query, key = apply_rotary_pos_emb(query, key, cos, sin)
         scores = (query @ key.transpose(-1, -2)).float() * attention.scaling
         scores = scores.masked_fill(future, -1e4)
-        if number < len(LOOKING_HEADS):
-            wanted = look[number]
-            rows = scores[:, : LOOKING_HEADS[number], prefix:]
-            targets = wanted[:, None].expand(-1, rows.shape[1], -1)
-            loss = loss + F.cross_entropy(rows.flatten(0, 2), targets.flatten(), ignore_index=-1)
+        if number < len(look):
+            loss = loss + F.cross_entropy(scores[:, :, prefix:].flatten(0, 2), look[number].flatten(), ignore_index=FREE)
         mixed = scores.softmax(-1).to(value.dtype) @ value
         hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))
         hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-    return decoder.norm(hidden), loss
+    return decoder.norm(hidden), loss  # type: ignore[operator]

@@ -12,7 +12,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,10 @@ from pipeline.codecs.modes import MODES
 from pipeline.pages.characters import END
 from pipeline.pages.grid import Grid
 from pipeline.training.codec_pages import Batch, PageSampler
-from pipeline.training.guidance import guided_forward, places_to_look
+from pipeline.training.compress import begin_tokens
+from pipeline.training.curves import plot
+from pipeline.training.evaluation import evaluate
+from pipeline.training.guidance import begin_reading, guided_forward, places_to_look
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,11 @@ class TrainConfig:
         text: JSON lines, as `jobs/gather_codec_text.py` writes them.
         out: folder of the training state and the log.
         start: folder of a checkpoint to begin with, instead of a fresh model; a saved state in `out` goes before it.
+        patch_steps: for so many steps only the patches and the head on them learn; then the compressor and the cell reader begin with
+            what that head looks at (`compress.py`), and learn too.
+        decoder_from: the decoder learns from this step on, and begins then with weights that carry patches to cells (`guidance.py`).
+        patch_weight: of that head's loss afterwards; 0 leaves it out.
+        hold: for so many steps the layers before the compressor stay as they are, while what begins afresh behind them settles.
     """
 
     text: str = ""
@@ -68,14 +76,19 @@ class TrainConfig:
     steps: int = 10_000
     learning_rate: float = 1e-3
     warmup: int = 100
+    hold: int = 0
     final_learning_rate: float = 0.05
     stretch: int = 320
     cells: int = 1280
     decoder_weight: float = 1.0
     guidance_weight: float = 0.3
+    patch_weight: float = 0.5
+    patch_steps: int = 0
+    decoder_from: int = 0
     blends: tuple[Blend, ...] = field(default_factory=tuple)
     save_every: int = 200
     log_every: int = 20
+    evaluate_every: int = 1000
     device: str = "cpu"
     compile: bool = True
 
@@ -98,9 +111,16 @@ class Trainee(torch.nn.Module):
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.model = fresh_model(seed)
-        self.patch_head = CellHead(PATCH_DIM)
+        self.patch_head = CellHead(PATCH_DIM, 384)
         self.reader = CellReader(TOKEN_DIM)
         self.places: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+
+    def hold(self, still: bool) -> None:
+        """Freeze the layers before the compressor, or let them learn."""
+        sam = self.model.model.vision_tower.sam_encoder
+        for part in (sam.patch_embed, sam.layers):
+            part.requires_grad_(not still)
+        sam.pos_embed.requires_grad_(not still)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 `[N, px, px]` -> patch features `[N, P, P, C]` and visual tokens `[N, G * G, D]`."""
@@ -116,29 +136,32 @@ class Trainee(torch.nn.Module):
         both = torch.cat([mixed, compressed.flatten(2).transpose(1, 2)], -1)
         return hidden, self.model.model.multi_modal_projector(both)
 
-    def read(self, patches: Tensor, tokens: Tensor, index: Tensor, waves: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        by_patch, by_token = self.patch_head(patches.flatten(1, 2), index, waves), self.reader(tokens, index, waves)
-        flat = targets.flatten()
-        losses = [F.cross_entropy(logits.flatten(0, 1).float(), flat) for logits in (by_patch, by_token)]
+    @staticmethod
+    def read(
+        head: torch.nn.Module, features: Tensor, index: Tensor, waves: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Loss of a dense head, and the share of inked cells that it gets right."""
+        logits = head(features, index, waves)
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
         seen = (targets != 0) & (targets != SYMBOLS.index(END))
-        right = [((logits.argmax(-1) == targets) & seen).sum() / seen.sum() for logits in (by_patch, by_token)]
-        return (*losses, *right)
+        return loss, ((logits.argmax(-1) == targets) & seen).sum() / seen.sum()
 
-    def decode(self, tokens: Tensor, grid_id: int, mode: str, stretch: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def decode(self, tokens: Tensor, grid: Grid, mode: str, stretch: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, guidance loss and cell accuracy of the decoder on `stretch`, int64 `[N, L]`, from `starts` of the target on."""
         model = self.model.model
         features = self.features(tokens)
         embed = model.language_model.embed_tokens
         count = len(tokens)
         bos = embed(torch.full((count, 1), BOS, device=tokens.device))
-        grid = embed(torch.full((count, 1), grid_id, device=tokens.device))
+        grid_id = FIRST_GRID + GRIDS.index(f"{grid.columns}x{grid.rows}")
+        named = embed(torch.full((count, 1), grid_id, device=tokens.device))
         given = embed(stretch[:, :-1].clamp(min=0))
         dtype = features.dtype
-        inputs = torch.cat([bos.to(dtype), features, grid.to(dtype), given.to(dtype)], 1)
+        inputs = torch.cat([bos.to(dtype), features, named.to(dtype), given.to(dtype)], 1)
         prefix = features.shape[1] + 2
         ahead = torch.arange(prefix, device=tokens.device).expand(count, -1)
         positions = torch.cat([ahead, prefix + starts[:, None] + torch.arange(given.shape[1], device=tokens.device)], 1)
-        look = places_to_look(stretch[:, :-1], mode, prefix)
+        look = places_to_look(stretch[:, :-1], grid, mode, prefix)
         hidden, guidance = guided_forward(model.language_model, inputs, positions, look, prefix)
         logits = self.model.lm_head(hidden[:, prefix:]).float()
         expected = stretch[:, 1:]
@@ -189,8 +212,14 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * (1 - (1 - config.final_learning_rate) * progress)
 
 
-def train(config: TrainConfig) -> None:
-    """Train until `steps`, or until told to stop (SIGTERM, SIGINT: the state is saved first)."""
+def train(config: TrainConfig, watch: Callable[[dict[str, Any]], None] = lambda row: None) -> None:
+    """Train until `steps`, or until told to stop (SIGTERM, SIGINT: the state is saved first).
+
+    `out` gets state.pt, log.jsonl, evaluation.jsonl and curves.png.
+
+    Args:
+        watch: called with every row of the log, and with every row of the evaluation (these have a `text_class`).
+    """
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     trainee = Trainee(config.seed).to(config.device)
@@ -200,7 +229,7 @@ def train(config: TrainConfig) -> None:
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
     step = 0
     if config.start and not (out / "state.pt").exists():
-        _begin_with(trainee, Path(config.start))
+        watch({"step": 0, "begins_afresh": _begin_with(trainee, Path(config.start))})
     if (out / "state.pt").exists():
         state = torch.load(out / "state.pt", map_location=config.device, weights_only=True)
         trainee.load_state_dict(state["trainee"])
@@ -219,6 +248,7 @@ def train(config: TrainConfig) -> None:
     while step < config.steps and not stopping.is_set():
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(config, step)
+        trainee.hold(step < config.hold)
         blend, batch = supply.batches.get()
         device = config.device
         index, waves = trainee.place(batch.grid, batch.mode, device)
@@ -233,13 +263,17 @@ def train(config: TrainConfig) -> None:
             record: dict[str, Tensor] = {}
             loss = torch.zeros((), device=device)
             if blend.encoder:
-                patch_loss, token_loss, patch_right, token_right = read(patches, tokens, index, waves, targets)
-                loss = 0.5 * patch_loss + token_loss
-                record = {"patch": patch_right, "token": token_right, "token_loss": token_loss}
-            if blend.decoder:
+                if step >= config.patch_steps:
+                    token_loss, token_right = read(trainee.reader, tokens, index, waves, targets)
+                    loss = token_loss
+                    record = {"token": token_right, "token_loss": token_loss}
+                if step < config.patch_steps or config.patch_weight:
+                    patch_loss, patch_right = read(trainee.patch_head, patches.flatten(1, 2), index, waves, targets)
+                    loss = loss + (config.patch_weight if step >= config.patch_steps else 1.0) * patch_loss
+                    record["patch"] = patch_right
+            if blend.decoder and step >= config.decoder_from:
                 stretch, starts = (torch.from_numpy(a).to(device) for a in (batch.targets, batch.starts))
-                grid_id = FIRST_GRID + GRIDS.index(blend.grid)
-                written_loss, guidance, written_right = decode(tokens, grid_id, batch.mode, stretch, starts)
+                written_loss, guidance, written_right = decode(tokens, batch.grid, batch.mode, stretch, starts)
                 loss = loss + config.decoder_weight * written_loss + config.guidance_weight * guidance
                 record |= {"written": written_right, "written_loss": written_loss, "guidance": guidance}
         optimiser.zero_grad(set_to_none=True)
@@ -247,23 +281,52 @@ def train(config: TrainConfig) -> None:
         torch.nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
         optimiser.step()
         step += 1
+        if step == config.patch_steps:
+            begin_tokens(trainee, patches.detach().float().flatten(0, 2))
+            optimiser.state.clear()
+        if step == config.decoder_from:
+            begin_reading(trainee.model, trainee.reader.spread.weight)
         if step % config.log_every == 0:
             row = {"step": step, "seconds": round(time.time() - begun, 1), "blend": f"{blend.grid}/{blend.mode}"}
             row |= {name: round(float(value.detach()), 4) for name, value in record.items()}
-            with open(out / "log.jsonl", "a") as log:
-                log.write(json.dumps(row) + "\n")
-            print(json.dumps(row), flush=True)
+            _append(out / "log.jsonl", row)
+            watch({**row, "steps": config.steps})
         if step % config.save_every == 0 or stopping.is_set() or step == config.steps:
             _save(out, trainee, optimiser, step)
+            plot(out / "log.jsonl", out / "curves.png")
+        if step % config.evaluate_every == 0 or step == config.steps:
+            settings = dict.fromkeys((blend.grid, blend.mode) for blend in config.blends)
+            for found in evaluate(trainee, settings, config.text, device=config.device):
+                _append(out / "evaluation.jsonl", {"step": step, **found})
+                watch({"step": step, **found})
 
 
-def _begin_with(trainee: Trainee, folder: Path) -> None:
-    """Take over a checkpoint that `export` wrote; only the head on the patches begins afresh."""
+def _append(path: Path, row: dict[str, Any]) -> None:
+    with open(path, "a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _begin_with(trainee: Trainee, folder: Path) -> list[str]:
+    """Take over what fits of a checkpoint that `export` wrote, or of another run's state; returns the names of what begins afresh.
+
+    The head on the patches is not part of a checkpoint. A model of other widths keeps the layers that have the same shape.
+    """
     from pipeline.codecs.adapter import load_codec
-    from pipeline.codecs.embedded.cell_reader import load_reader
+    from pipeline.codecs.checkpoint import read_weights
+    from pipeline.codecs.embedded.cell_reader import FILE
 
-    trainee.model.load_state_dict(load_codec("embedded", folder, dtype=torch.float32).model.state_dict())
-    trainee.reader.load_state_dict(load_reader(folder, torch.float32, "cpu").state_dict())
+    own = trainee.state_dict()
+    if folder.is_file():
+        fitting = torch.load(folder, map_location="cpu", weights_only=True)["trainee"]
+        fitting = {name: value for name, value in fitting.items() if name in own and own[name].shape == value.shape}
+        trainee.load_state_dict(fitting, strict=False)
+        return sorted(own.keys() - fitting.keys())
+    reader = {f"reader.{name}": value for name, value in read_weights(folder / FILE).items()}
+    loaded = load_codec("embedded", folder, dtype=torch.float32).model.state_dict()
+    model = {f"model.{name}": value for name, value in loaded.items()}
+    fitting = {name: value.float() for name, value in (model | reader).items() if name in own and own[name].shape == value.shape}
+    trainee.load_state_dict(fitting, strict=False)
+    return sorted(own.keys() - fitting.keys())
 
 
 def _save(out: Path, trainee: Trainee, optimiser: torch.optim.Optimizer, step: int) -> None:

@@ -1,20 +1,29 @@
 """Guess what a decoder will write next, from the reference text and from what it wrote already.
 
 A bad guess costs a forward pass, never a wrong token: `greedy` keeps only what the model itself would have written.
+
+Two things make guesses good. A pass over a draft also says what the model would have written *behind* its first disagreement:
+where it follows the draft again, its further corrections are taken over at once, so that a page with many errors does not cost
+one pass each (`revised`). And a draft is only as long as it is worth: `best_length` weighs the tokens that will be agreed upon
+against the price of a pass and of a token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
 TAIL = 8  # output tokens that are aligned: enough to tell a slip from a skip, few enough to forget an old error
 JUMP = 3  # edits that starting far from the expected place costs, so that a single common token is no reason to jump
 REACH = 256  # reference tokens before and after the expected place that are searched
-HORIZON = 8  # a draft is this many times the page's mean run between disagreements (one longer than that is rare: exp(−8)) …
-PRIOR = 128  # … to which this many agreed tokens are added, so that an early error does not count for more than it is …
-SHORTEST = 64  # … but at least this long; the first draft is the whole reference
+NEAR = 2  # an alignment of so few edits lies so near to the expected place: nothing further away has to be searched
+FOLLOWED = 0.5  # share of the draft behind a disagreement that the model must follow for its corrections there to count
+UNMENDED = 0.3  # share of the disagreements that remain where corrections were taken over: two in three are plain replacements
+FIRST_RUN = 64.0  # tokens between two errors before anything is known
+AGAIN = 64  # tokens of the output's own repetition that are drafted
+LONGEST = 1 << 14
 
 
 def align(tail: Sequence[int], reference: np.ndarray, expected: int, reach: int = REACH) -> tuple[int, int]:
@@ -31,6 +40,24 @@ def align(tail: Sequence[int], reference: np.ndarray, expected: int, reach: int 
     Returns:
         The index of the reference token to draft next, in [0, n], and the edits that the alignment needs.
     """
+    if _replaces(tail, reference, expected):
+        return expected, 1
+    near = _align(tail, reference, expected, NEAR + 1)
+    return near if near[1] <= NEAR else _align(tail, reference, expected, reach)
+
+
+def _replaces(tail: Sequence[int], reference: np.ndarray, expected: int) -> bool:
+    """Whether the last token is a substitution and nothing else can be: the case that nearly always is."""
+    start, last = expected - len(tail), tail[-1]
+    return (
+        2 <= expected < len(reference)
+        and start >= 0
+        and last not in reference[expected - 2 : expected + 1].tolist()
+        and reference[start : expected - 1].tolist() == list(tail[:-1])
+    )
+
+
+def _align(tail: Sequence[int], reference: np.ndarray, expected: int, reach: int) -> tuple[int, int]:
     low, high = max(0, expected - reach - len(tail)), min(len(reference), expected + reach)
     window = reference[low:high]
     steps = np.arange(len(window) + 1)
@@ -61,39 +88,148 @@ def repetition(output: Sequence[int], length: int, longest: int = 4) -> list[int
     return []
 
 
-class Drafter:
-    """Follows one page's output along its reference and drafts the continuation."""
+@lru_cache(maxsize=4096)
+def best_length(run: float, pass_cost: int) -> int:
+    """The draft that gives the most tokens for its price, at least one token.
 
-    def __init__(self, reference: Sequence[int]) -> None:
+    With a mean run of `run` agreed tokens, a draft of n is agreed upon for run · (1 − (run / (1 + run))^n) tokens on average, one
+    more is the model's own, and the pass costs as much as `pass_cost` + n + 1 drafted tokens.
+    """
+    lengths = np.unique(np.geomspace(1, LONGEST, 120).astype(np.int64))
+    gain = 1 + run * (1 - (run / (1 + run)) ** lengths)
+    return int(lengths[np.argmax(gain / (pass_cost + lengths + 1))])
+
+
+def revised(draft: np.ndarray, chosen: np.ndarray, replaced: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A draft with the model's corrections: what it chose behind the draft's own tokens.
+
+    Only the first of several disagreements in a row counts, as the others saw a token that the model would not have written. A
+    choice that is the draft's next token drops the token between; one that an earlier correction replaced is put back behind it;
+    any other replaces.
+
+    Args:
+        draft: tokens `[n]`.
+        chosen: the model's choice for each, given the draft's tokens before it.
+        replaced: the token that an earlier correction replaced, or −1.
+
+    Returns:
+        The new draft, its `replaced`, and the place in `draft` of each of its tokens.
+    """
+    right = chosen == draft
+    mended = ~right & np.concatenate(([False], right[:-1]))
+    following = np.concatenate((draft[1:], [-1]))
+    dropped = mended & (chosen == following)
+    back = mended & (chosen == np.concatenate(([-1], replaced[:-1]))) & ~dropped
+    swapped = mended & ~dropped & ~back
+    tokens = np.where(swapped, chosen, draft)
+    was = np.where(swapped, draft, replaced)
+    put, kept = np.flatnonzero(back), np.arange(len(draft))
+    tokens, was, kept = np.insert(tokens, put, chosen[put]), np.insert(was, put, -1), np.insert(kept, put, put)
+    left = ~np.insert(dropped, put, False)
+    return tokens[left], was[left], kept[left]
+
+
+class Drafter:
+    """Follows one page's output along its reference and drafts the continuation.
+
+    Args:
+        reference: ids of the page's text.
+        pass_cost: price of a forward pass in drafted tokens.
+        revise: take over the model's own corrections.
+    """
+
+    def __init__(self, reference: Sequence[int], *, pass_cost: int = 128, revise: bool = True) -> None:
         self.reference = np.asarray(reference, np.int64)
         self.output: list[int] = []
         self.disagreements = 0
-        self._place = 0
-        self._lost = False
-        self._draft: list[int] = self.reference.tolist()
+        self._pass_cost, self._revise = pass_cost, revise
+        self._tokens = self.reference  # with corrections
+        self._replaced = np.full(len(self.reference), -1, np.int64)
+        self._origin = np.arange(len(self.reference))
+        self._upheld, self._refuted, self._trusted = 0, 0, True
+        self._place, self._lost, self._own = 0, False, False
+        self._run = FIRST_RUN
+        self.draft = self.reference
 
-    @property
-    def draft(self) -> list[int]:
-        """The tokens to try after the output so far; may be empty."""
-        return self._draft
+    def accept(self, tokens: Sequence[int], agreed: int, chosen: np.ndarray) -> None:
+        """Append the model's tokens and draft again.
 
-    def accept(self, tokens: Sequence[int], agreed: int) -> None:
-        """Append the model's `tokens`, of which the first `agreed` are the draft's, and draft again."""
-        self.disagreements += any(token != drafted for token, drafted in zip(tokens[agreed:], self._draft[agreed:], strict=False))
+        Args:
+            tokens: what it wrote in this pass.
+            agreed: how many of the draft's tokens it agreed with, in a row from the first.
+            chosen: its choice after each prefix of what was drafted, the empty one included; `chosen[agreed + 1:]` is what it
+                would have written behind its disagreement.
+        """
+        differs = len(tokens) > agreed < len(self.draft) and tokens[agreed] != int(self.draft[agreed])
+        self.draft = self.draft[: len(chosen) - 1]  # a page near its limit was not given all of it
+        self.disagreements += differs
+        if not self._own:
+            self._count_corrections(agreed, differs)
         self.output.extend(tokens)
-        followed = self._place + len(tokens)
-        if not self._lost and followed <= len(self.reference) and self.reference[followed - 1] == self.output[-1]:
-            self._place = followed
-        else:
-            tail = self.output[-TAIL:]
-            self._place, edits = align(tail, self.reference, min(followed, len(self.reference)))
-            self._lost = 2 * edits > len(tail) and len(tail) == TAIL
-        self._draft = self._next()
+        share = self._learn(agreed, chosen) if differs and self._revise and not self._own else None
+        self._measure_run(agreed, differs, share)
+        self._follow(len(tokens))
+        self.draft = self._next()
 
-    def _next(self) -> list[int]:
-        room = max(SHORTEST, HORIZON * (PRIOR + len(self.output)) // (1 + self.disagreements))
-        if self._lost or self._place == len(self.reference):
-            again = repetition(self.output, SHORTEST)
+    def _follow(self, count: int) -> None:
+        """Move the place behind `count` new tokens of output, or search it where they left the reference."""
+        followed = self._place + count
+        if not self._lost and followed <= len(self._tokens) and self._tokens[followed - 1] == self.output[-1]:
+            self._place = followed
+            return
+        tail = self.output[-TAIL:]
+        self._place, edits = align(tail, self._tokens, min(followed, len(self._tokens)))
+        self._lost = 2 * edits > len(tail) and len(tail) == TAIL
+
+    def _learn(self, agreed: int, chosen: np.ndarray) -> float | None:
+        """Take over what the model chose behind its disagreement, where it followed the draft again.
+
+        Returns:
+            The share of the draft that it did not follow there, or None where nothing was taken over.
+        """
+        start = self._place + agreed + 1
+        stop = self._place + len(self.draft)
+        if stop <= start or not self._trusted:
+            return None
+        later = chosen[agreed + 1 : -1]
+        share = float(np.mean(later != self._tokens[start:stop]))
+        if share > 1 - FOLLOWED:
+            return None
+        tokens, replaced, kept = revised(self._tokens[start:stop], later, self._replaced[start:stop])
+        self._tokens = np.concatenate((self._tokens[:start], tokens, self._tokens[stop:]))
+        self._replaced = np.concatenate((self._replaced[:start], replaced, self._replaced[stop:]))
+        self._origin = np.concatenate((self._origin[:start], self._origin[start:stop][kept], self._origin[stop:]))
+        return share
+
+    def _count_corrections(self, agreed: int, differs: bool) -> None:
+        """Were the corrections right? Where too many were not, the reference itself is drafted again."""
+        self._upheld += int(np.count_nonzero(self._replaced[self._place : self._place + agreed] >= 0))
+        at = self._place + agreed
+        if not (differs and at < len(self._replaced) and self._replaced[at] >= 0):
+            return
+        self._refuted += 1
+        if self._trusted and self._refuted > 1 + self._upheld // 4:
+            self._trusted = False
+            origin = self._origin[at]
+            self._tokens = np.concatenate((self._tokens[:at], self.reference[origin:]))
+            self._replaced = np.full(len(self._tokens), -1, np.int64)
+            self._origin = np.concatenate((self._origin[:at], np.arange(origin, len(self.reference))))
+
+    def _measure_run(self, agreed: int, differs: bool, share: float | None) -> None:
+        """Update the mean run that is expected of the next draft."""
+        if not differs:
+            self._run = 2.0 * max(self._run, len(self.draft))
+            return
+        self._run = (min(self._run, 16.0 * (agreed + 4)) + agreed) / 2
+        if share is not None and not self._upheld + self._refuted:  # the first corrections: what came before says nothing
+            self._run = max(self._run, 1 / (UNMENDED * share + 1 / LONGEST))
+
+    def _next(self) -> np.ndarray:
+        room = best_length(round(self._run, 1 if self._run < 10 else None), self._pass_cost)
+        self._own = False
+        if self._lost or self._place == len(self._tokens):
+            again = repetition(self.output, min(AGAIN, room))
             if again:
-                return again
-        return self.reference[self._place : self._place + room].tolist()
+                self._own = True
+                return np.asarray(again, np.int64)
+        return self._tokens[self._place : self._place + room]

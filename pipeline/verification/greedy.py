@@ -1,13 +1,12 @@
 """Batched, drafted, exact greedy decoding.
 
 One forward pass over [prompt | draft] gives the decoder's argmax after every prefix. Up to the first disagreement the greedy
-output *is* the draft (by induction); at the disagreement the model's token is taken, the draft re-aligned, and the next pass
-goes on from the cache.
+output *is* the draft (by induction); at the disagreement the model's token is taken, the draft corrected and re-aligned, and the
+next pass goes on from the cache.
 
-The batch is ragged: every page keeps another number of tokens per pass. So the cache is never cropped. Each of its columns
-carries its place in the page's sequence, or −1 where a token was rejected (or is padding); a query at place q sees the columns
-at places 0 … q. Columns may stand in any order, which also makes it cheap to drop finished pages and rejected columns once they
-are the larger part.
+First passes are taken by length, a bounded number of tokens at once; then all pages go on together, each with a draft of its own
+length at places of its own (`slots`). Nothing that a page does depends on the pages beside it. What the host does per page and
+pass are a few array operations, one upload and one download.
 
 What "exact" means: token for token what `generate(do_sample=False)` without n-gram bans, penalties or suppressed tokens returns,
 up to rounding. A pass over many tokens and one over a single token add the same numbers in another order. On small random models
@@ -22,21 +21,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from pipeline.verification.drafting import Drafter
+from pipeline.verification.masks import Masks
 from pipeline.verification.reading import Cut, Decoded, DraftedPage, Stop
+from pipeline.verification.slots import GROWTH, Slots
 
 HEAD_BYTES = 256 << 20  # of logits held at once
-NEAR_TIE = {
-    torch.float32: 64
-}  # margins within this many rounding steps of the best logit are near ties; measured errors: 28 and …
+FIRST_TOKENS = 32_768  # tokens of a first pass, padding included, unless a single page has more
+PASS_COST = {"cpu": 16, "cuda": 128}  # what a pass costs, in drafted tokens (measured on the embedded codec; estimated)
+NEAR_TIE = {torch.float32: 64}  # margins within this many rounding steps of the best logit are near ties; measured: 28 and …
 NEAR_TIE_HALF = 8  # … in half precision, whose sums are kept in float32, 3
-LAYER_TYPES = ("full_attention", "sliding_attention", "reference_sliding_attention")
-ATTENTION = ("sdpa", "eager")
 
 
 class Decoder(Protocol):
@@ -76,15 +76,21 @@ def decode(
     image_inputs: ImageInputs = image_list,
     bidirectional_images: bool = False,
     head_bytes: int = HEAD_BYTES,
+    first_tokens: int = FIRST_TOKENS,
+    pass_cost: int | None = None,
+    revise: bool = True,
 ) -> list[Decoded]:
     """Greedy output of every page of one batch, in order.
 
     Args:
         decoder: model and special ids.
-        pages: a batch that fits into memory: the first pass is as wide as the longest prompt plus draft.
+        pages: a batch whose keys and values fit into memory together.
         image_inputs: how this architecture's forward takes stored visual tokens.
         bidirectional_images: visual tokens of one image see each other (Gemma 3), as the model's own masks do.
         head_bytes: bound of the logits in memory at once; changes nothing else.
+        first_tokens: bound of the tokens in one first pass, padding included.
+        pass_cost: price of a pass in drafted tokens, which bounds the drafts; by default the device's.
+        revise: take over the model's corrections of a draft behind a disagreement. Both change the number of passes only.
 
     Raises:
         ValueError: for layers or an attention implementation that masks cannot express, a prompt whose image ids do not match its
@@ -94,12 +100,19 @@ def decode(
         return []
     for number, page in enumerate(pages):
         _check(page, number, decoder)
-    batch = _Batch(decoder, pages, bidirectional_images, head_bytes)
-    batch.step([[*row.page.prompt_ids, *row.draft] for row in batch.rows], **image_inputs([page.features for page in pages]))
+    cost = pass_cost or PASS_COST.get(decoder.model.device.type, PASS_COST["cuda"])
+    rows = [_Row(page, number, Drafter(page.draft_ids, pass_cost=cost, revise=revise)) for number, page in enumerate(pages)]
+    rows.sort(key=lambda row: -row.length)  # stable: pages of one length stay in order
+    batch = _Batch(decoder, rows, bidirectional_images, head_bytes)
+    start = 0
+    while start < len(rows):
+        stop = min(len(rows), start + max(1, first_tokens // rows[start].length))
+        batch.first(start, stop, image_inputs([row.page.features for row in rows[start:stop]]))
+        start = stop
     while any(row.live for row in batch.rows):
         batch.compact()
-        batch.step([[row.pending, *row.draft] if row.live else [] for row in batch.rows])
-    return [row.result() for row in batch.all_rows]
+        batch.next()
+    return [row.result() for row in sorted(rows, key=lambda row: row.number)]
 
 
 @dataclass(slots=True)
@@ -107,155 +120,172 @@ class _Row:
     """One page's progress."""
 
     page: DraftedPage
-    drafter: Drafter = field(init=False)
+    number: int
+    drafter: Drafter
     stored: int = 0  # places of the page that the cache holds
     passes: int = 0
-    margins: list[float] = field(default_factory=list)
-    near: list[bool] = field(default_factory=list)
+    margins: list[np.ndarray] = field(default_factory=list)
+    near: list[np.ndarray] = field(default_factory=list)
     stopped: Stop | None = None
     cut: Cut | None = None
-
-    def __post_init__(self) -> None:
-        self.drafter = Drafter(self.page.draft_ids)
 
     @property
     def live(self) -> bool:
         return self.stopped is None
 
     @property
-    def draft(self) -> list[int]:
+    def draft(self) -> np.ndarray:
         return self.drafter.draft[: self.page.limit - len(self.drafter.output) - 1]
 
     @property
-    def pending(self) -> int:
-        return self.drafter.output[-1]
+    def length(self) -> int:
+        """Tokens of the first pass."""
+        return len(self.page.prompt_ids) + len(self.draft)
 
-    def accept(self, best: list[int], margins: list[float], near: list[bool], eos_ids: set[int]) -> int:
+    def accept(self, draft: np.ndarray, best: np.ndarray, margins: np.ndarray, near: np.ndarray, eos: np.ndarray) -> int:
         """Take the model's choices after each drafted prefix; returns how many drafted tokens stay in the cache."""
-        draft, self.passes = self.draft, self.passes + 1
-        agreed = next((k for k, token in enumerate(draft) if best[k] != token), len(draft))
-        taken = best[: agreed + 1]
-        end = next((k + 1 for k, token in enumerate(taken) if token in eos_ids), None)
-        taken = taken[:end]
-        self.margins += margins[: len(taken)]
-        self.near += near[: len(taken)]
-        self.drafter.accept(taken, agreed)
+        self.passes += 1
+        differing = np.flatnonzero(best[: len(draft)] != draft)
+        agreed = int(differing[0]) if len(differing) else len(draft)
+        ends = np.flatnonzero(np.isin(best[: agreed + 1], eos))
+        count = int(ends[0]) + 1 if len(ends) else agreed + 1
+        self.margins.append(margins[:count])
+        self.near.append(near[:count])
+        self.drafter.accept(best[:count].tolist(), agreed, best)
         output = self.drafter.output
         self.cut = next((cut for watch in self.page.watches if (cut := watch(output))), None)
         if self.cut:
             self.stopped = "early"
-        elif end:
+        elif len(ends):
             self.stopped = "eos"
         elif len(output) >= self.page.limit:
             self.stopped = "length"
             self.cut = Cut(length=len(output), reason="length", detail=f"no end within {len(output)} tokens")
-        return min(agreed, len(taken))
+        return min(agreed, count)
 
     def result(self) -> Decoded:
         assert self.stopped is not None
         ids = self.drafter.output[: self.cut.length if self.cut else None]
+        margins, near = np.concatenate(self.margins)[: len(ids)], np.concatenate(self.near)[: len(ids)]
         return Decoded(
             ids=tuple(ids),
             passes=self.passes,
             disagreements=self.drafter.disagreements,
             stopped=self.stopped,
             cut=self.cut,
-            min_margin=min(self.margins[: len(ids)], default=float("inf")),
-            near_ties=sum(self.near[: len(ids)]),
+            min_margin=float(margins.min(initial=np.inf)),
+            near_tie_places=tuple(np.flatnonzero(near).tolist()),
         )
 
 
 class _Batch:
     """The pages in flight: one cache, one row per page that is still in it."""
 
-    def __init__(self, decoder: Decoder, pages: Sequence[DraftedPage], bidirectional_images: bool, head_bytes: int) -> None:
-        self.model, self.eos_ids, self.image_id = decoder.model, decoder.eos_ids, decoder.image_token_id
+    def __init__(self, decoder: Decoder, rows: list[_Row], bidirectional_images: bool, head_bytes: int) -> None:
+        self.model, self.image_id, self.eos = decoder.model, decoder.image_token_id, np.array(sorted(decoder.eos_ids))
         self.device, self.head_bytes, self.bidirectional = self.model.device, head_bytes, bidirectional_images
-        self.masks = _Masks(self.model)
-        self.all_rows = [_Row(page) for page in pages]
-        self.rows = self.all_rows
-        self.cache = DynamicCache()  # without a config every layer keeps all columns: windows are cut by the masks
-        self.places = torch.empty(len(pages), 0, dtype=torch.long, device=self.device)
-        self.prompts = self._tensor([[len(page.prompt_ids)] for page in pages])
-        starts = [0 if page.positions is None else int(page.positions.max()) + 1 - len(page.prompt_ids) for page in pages]
-        self.shifts = self._tensor([[start] for start in starts])
+        self.masks, self.rows = Masks(self.model), rows
+        self.slots = Slots(len(rows), rows[0].length + GROWTH)
+        self.cache = self.slots.cache()
+        self.prompts = torch.tensor([[len(row.page.prompt_ids)] for row in rows], device=self.device)
+        stated = [(row.page.positions, len(row.page.prompt_ids)) for row in rows]
+        starts = [[0 if positions is None else int(positions.max()) + 1 - length] for positions, length in stated]
+        self.shifts = torch.tensor(starts, device=self.device)
 
-    def step(self, inputs: list[list[int]], **image_inputs: Any) -> None:
-        """One forward pass: append `inputs` to each row, score the draft at its end, keep what the model agrees with."""
-        width = max(map(len, inputs))
-        ids = self._tensor([row + [0] * (width - len(row)) for row in inputs])
-        lengths = self._tensor([[len(row)] for row in inputs])
-        steps = torch.arange(width, device=self.device).expand(len(inputs), -1)
-        stored = self._tensor([[row.stored] for row in self.rows])
-        queries = torch.where(steps < lengths, stored + steps, -1)
-        self.places = torch.cat([self.places, queries], dim=1)
-        blocks = self._blocks(ids) if self.bidirectional and image_inputs else None
+    def first(self, start: int, stop: int, image_inputs: dict[str, Any]) -> None:
+        """The first pass of some rows: prompt and draft, padded on the right."""
+        rows = self.rows[start:stop]
+        inputs = [np.concatenate((np.asarray(row.page.prompt_ids, np.int64), row.draft)) for row in rows]
+        ids, lengths = _padded(inputs)
+        step = np.arange(ids.shape[1])
+        scored = [len(row.draft) + 1 for row in rows]
+        ids_d, wanted = self._upload(ids, _ends(lengths, scored, ids.shape[1]))
+        places = torch.arange(ids.shape[1], device=self.device)
+        blocks = self._blocks(ids_d) if self.bidirectional else None
+        mask = self.masks.causal() if blocks is None else None
+        if mask is None:
+            queries = torch.from_numpy(np.where(step < lengths[:, None], step, 0)).to(self.device)
+            mask = self.masks.build(queries, places, self.prompts[start:stop], blocks)
+        positions = self._positions(places.expand(len(rows), -1), start, stop)
+        for number, row in enumerate(rows):
+            if (prompt := row.page.positions) is not None:
+                positions[..., number, : prompt.shape[-1]] = prompt.to(self.device)
+        self.slots.filling = (start, stop)
+        for row in rows:
+            row.stored = len(row.page.prompt_ids) + len(row.draft)
+        self._forward(rows, scored, ids_d, wanted, mask, positions, **image_inputs)
+
+    def next(self) -> None:
+        """One more pass of all rows: each one's last token and its draft."""
+        inputs = [np.concatenate(([row.drafter.output[-1]], row.draft)) if row.live else _NOTHING for row in self.rows]
+        ids, lengths = _padded(inputs)
+        stored = np.array([row.stored for row in self.rows])
+        step = np.arange(ids.shape[1])
+        inside = step < lengths[:, None]
+        places = np.where(inside, stored[:, None] + step, 0)
+        width = int((stored + lengths).max())
+        self.slots.grow(width)
+        spare = self.slots.columns - 1
+        flat = np.arange(len(self.rows))[:, None] * self.slots.columns + np.where(inside, places, spare)
+        scored = [len(row) for row in inputs]
+        ids_d, queries, flat_d, wanted = self._upload(ids, places, flat, np.flatnonzero(inside))
+        self.slots.filling, self.slots.flat, self.slots.width = None, flat_d.flatten(), width
+        mask = self.masks.build(queries, torch.arange(width, device=self.device), self.prompts)
+        for row, count in zip(self.rows, scored, strict=True):
+            row.stored += count
+        self._forward(self.rows, scored, ids_d, wanted, mask, self._positions(queries, 0, len(self.rows)))
+
+    def _forward(
+        self, rows: list[_Row], scored: list[int], ids: Tensor, wanted: Tensor, mask: Any, positions: Tensor, **image_inputs: Any
+    ) -> None:
+        """One forward pass; each live row takes what the model chose at its last `scored` tokens."""
         hidden = self.model.base_model(
-            input_ids=ids,
-            attention_mask=self.masks.build(queries.clamp(min=0), self.places, self.prompts, blocks),
-            position_ids=self._positions(queries.clamp(min=0), first=bool(image_inputs)),
-            past_key_values=self.cache,
-            use_cache=True,
-            **image_inputs,
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache, use_cache=True, **image_inputs
         ).last_hidden_state
-        scored = [len(row.draft) + 1 if row.live else 0 for row in self.rows]
-        wanted = (steps < lengths) & (steps >= lengths - self._tensor([[count] for count in scored]))
-        best, margins, near = ([piece.tolist() for piece in part.split(scored)] for part in self._choose(hidden[wanted]))
-        for number, (row, count) in enumerate(zip(self.rows, scored, strict=True)):
+        chosen = self._choose(hidden.flatten(0, 1).index_select(0, wanted))
+        best, margins, near = chosen[0].astype(np.int64), chosen[1], chosen[2] > 0
+        start = 0
+        for row, count in zip(rows, scored, strict=True):
             if count:
-                kept = row.accept(best[number], margins[number], near[number], self.eos_ids)
-                row.stored += len(inputs[number]) - (count - 1) + kept
-        held = self._tensor([[row.stored if row.live else 1] for row in self.rows])  # one: a row that sees nothing becomes NaN
-        self.places = torch.where(self.places < held, self.places, -1)
+                part, start = slice(start, start + count), start + count
+                draft = row.draft
+                row.stored += row.accept(draft, best[part], margins[part], near[part], self.eos) - len(draft)
 
     def compact(self) -> None:
-        """Drop finished pages and rejected columns when they fill more than half of the cache."""
-        rows = [number for number, row in enumerate(self.rows) if row.live]
-        width = max(self.rows[number].stored for number in rows)
-        if 2 * len(rows) * width > self.places.numel():
+        """Drop finished pages when they are half of the rows."""
+        live = [number for number, row in enumerate(self.rows) if row.live]
+        if 2 * len(live) > len(self.rows):
             return
-        chosen = self._tensor(rows)
-        columns = (self.places[chosen] < 0).int().argsort(dim=1, stable=True)[:, :width]
-        layers: list[Any] = self.cache.layers
-        for layer in layers:
-            if layer.is_initialized:
-                index = columns[:, None, :, None]
-                layer.keys = layer.keys[chosen].gather(2, index.expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3]))
-                layer.values = layer.values[chosen].gather(2, index.expand(-1, layer.values.shape[1], -1, layer.values.shape[3]))
-        self.places = self.places[chosen].gather(1, columns)
+        chosen = torch.tensor(live, device=self.device)
+        self.slots.keep(chosen)
         self.prompts, self.shifts = self.prompts[chosen], self.shifts[chosen]
-        self.rows = [self.rows[number] for number in rows]
+        self.rows = [self.rows[number] for number in live]
 
-    def _choose(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Best id, margin to the second best logit and "is a near tie" for hidden states `[n, H]`, in chunks of bounded size.
+    def _choose(self, hidden: Tensor) -> np.ndarray:
+        """Best id, margin to the second best logit and "is a near tie" for hidden states `[n, H]`, float32 `[3, n]`.
 
-        Softcapping and scaling of logits, which some models put behind the head, keep their order and are left out.
+        In chunks of bounded size. Softcapping and scaling of logits, which some models put behind the head, keep their order and
+        are left out. Ids are exact in float32 up to 2^24.
         """
         head = self.model.get_output_embeddings()
         chunk = max(1, self.head_bytes // (4 * head.weight.shape[0]))
         steps = NEAR_TIE.get(hidden.dtype, NEAR_TIE_HALF)
-        best, margins, near = [], [], []
+        parts = []
         for part in hidden.split(chunk):
             logits = head(part)
-            top = logits.topk(2).values.float()
-            best.append(logits.argmax(-1))
-            margins.append(top[:, 0] - top[:, 1])
-            near.append(margins[-1] <= steps * torch.finfo(logits.dtype).eps * top.abs().amax(-1))
-        return torch.cat(best).cpu(), torch.cat(margins).cpu(), torch.cat(near).cpu()
+            best = logits.argmax(-1, keepdim=True)
+            top = logits.gather(-1, best).float()
+            second = logits.scatter_(-1, best, float("-inf")).amax(-1, keepdim=True).float()
+            near = top - second <= steps * torch.finfo(logits.dtype).eps * torch.maximum(top.abs(), second.abs())
+            parts.append(torch.cat([best.float(), top - second, near.float()], -1))
+        return torch.cat(parts).T.cpu().numpy()
 
-    def _positions(self, places: Tensor, *, first: bool) -> Tensor:
+    def _positions(self, places: Tensor, start: int, stop: int) -> Tensor:
         """Rotary positions `[rows, n]`, or `[axes, rows, n]` where a page states its prompt's own."""
-        positions = places + self.shifts
-        stated = [row.page.positions for row in self.rows]
+        positions = places + self.shifts[start:stop]
+        stated = [row.page.positions for row in self.rows[start:stop]]
         axes = next((p.shape[0] for p in stated if p is not None and p.ndim == 2), None)
-        if axes is not None:
-            positions = positions.expand(axes, -1, -1).clone()
-        if first:
-            for number, prompt in enumerate(stated):
-                if prompt is None:
-                    continue
-                positions[..., number, : prompt.shape[-1]] = prompt.to(self.device)
-        return positions
+        return positions if axes is None else positions.expand(axes, -1, -1).clone()
 
     def _blocks(self, ids: Tensor) -> Tensor:
         """A number for each run of image ids, −1 elsewhere, `[rows, n]`."""
@@ -263,52 +293,31 @@ class _Batch:
         starts = image & ~torch.nn.functional.pad(image, (1, 0))[:, :-1]
         return torch.where(image, starts.cumsum(1), -1)
 
-    def _tensor(self, values: list) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=self.device)
+    def _upload(self, *arrays: np.ndarray) -> list[Tensor]:
+        """Arrays of integers on the device, in one copy."""
+        whole = torch.from_numpy(np.concatenate([array.ravel() for array in arrays]))
+        if self.device.type == "cuda":
+            whole = whole.pin_memory()
+        parts = whole.to(self.device, non_blocking=True).split([array.size for array in arrays])
+        return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
 
 
-class _Masks:
-    """Attention masks from places, for the layer types whose reach a place can tell."""
+_NOTHING = np.zeros(0, np.int64)
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        config = model.config.get_text_config(decoder=True)
-        self.types = set(getattr(config, "layer_types", None) or ["full_attention"])
-        unknown = sorted(self.types.difference(LAYER_TYPES))
-        if unknown:
-            name = type(model).__name__
-            raise ValueError(f"layer_types of {name} contain {unknown}; drafted decoding can mask {list(LAYER_TYPES)} only")
-        attention = config._attn_implementation
-        if attention not in ATTENTION:
-            raise ValueError(
-                f"attn_implementation is {attention!r}; drafted decoding needs masks: choose one of {list(ATTENTION)}"
-            )
-        self.window = getattr(config, "sliding_window", None)
-        self.additive = attention == "eager"
-        self.dtype = model.dtype
 
-    def build(self, queries: Tensor, places: Tensor, prompts: Tensor, blocks: Tensor | None) -> Tensor | dict[str, Tensor]:
-        """Masks `[rows, 1, queries, columns]`, one per layer type if there are others than full attention.
+def _padded(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of different length as one array, zeros behind them, and their lengths."""
+    lengths = np.array([len(row) for row in rows])
+    ids = np.zeros((len(rows), lengths.max()), np.int64)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = row
+    return ids, lengths
 
-        A padding query stands at place 0 and sees the first token only, so that its values stay finite.
-        """
-        q, k = queries[:, None, :, None], places[:, None, None, :]
-        full = (k >= 0) & (k <= q)
-        masks = {"full_attention": full}
-        if self.window is not None:
-            near = q - k < self.window
-            masks["sliding_attention"] = full & near
-            masks["reference_sliding_attention"] = full & (near | (k < prompts[:, :, None, None]))
-        if blocks is not None:
-            together = (blocks[:, None, :, None] == blocks[:, None, None, :]) & (blocks >= 0)[:, None, :, None]
-            masks = {name: mask | together for name, mask in masks.items()}
-        masks = {name: self._finish(masks[name]) for name in self.types}
-        return masks["full_attention"] if self.types == {"full_attention"} else masks
 
-    def _finish(self, allowed: Tensor) -> Tensor:
-        if not self.additive:
-            return allowed
-        lowest = torch.finfo(self.dtype).min
-        return torch.zeros(allowed.shape, dtype=self.dtype, device=allowed.device).masked_fill_(~allowed, lowest)
+def _ends(lengths: np.ndarray, counts: Sequence[int], width: int) -> np.ndarray:
+    """Flat places of the last `counts` tokens of every row."""
+    pieces = zip(lengths, counts, strict=True)
+    return np.concatenate([row * width + np.arange(length - count, length) for row, (length, count) in enumerate(pieces)])
 
 
 def _check(page: DraftedPage, number: int, decoder: Decoder) -> None:

@@ -79,8 +79,8 @@ class Decoded:
         stopped: "eos", "length" (the limit was reached) or "early" (a watch cut the page).
         cut: where and why, unless stopped is "eos".
         min_margin: smallest difference between the best and the second best logit over the output.
-        near_ties: output tokens whose margin is within rounding error of the dtype: there a one-token-at-a-time decode in the
-            same dtype may choose differently.
+        near_tie_places: places in `ids` of the tokens whose margin is within rounding error of the dtype: there a
+            one-token-at-a-time decode in the same dtype may choose differently.
     """
 
     ids: tuple[int, ...]
@@ -89,4 +89,9 @@ class Decoded:
     stopped: Stop
     cut: Cut | None = None
     min_margin: float = float("inf")
-    near_ties: int = 0
+    near_tie_places: tuple[int, ...] = ()
+
+    @property
+    def near_ties(self) -> int:
+        """How many of them there are."""
+        return len(self.near_tie_places)

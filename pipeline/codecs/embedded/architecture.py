@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import UnlimitedOcrConfig, UnlimitedOcrForConditionalGeneration
 
-TOKEN_DIM = 512
+TOKEN_DIM = 1024
 PATCH_DIM = 256
 PATCH_CHANNELS = TOKEN_DIM // 16
 
@@ -41,9 +41,9 @@ def configuration() -> UnlimitedOcrConfig:
             },
             "encoder_config": {
                 "hidden_size": TOKEN_DIM,
-                "intermediate_size": 1024,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 8,
+                "intermediate_size": 512,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 16,
                 "image_size": 8 * 14,
                 "patch_size": 14,
             },
@@ -51,7 +51,7 @@ def configuration() -> UnlimitedOcrConfig:
         text_config={
             "vocab_size": vocabulary_size(),
             "hidden_size": TOKEN_DIM,
-            "intermediate_size": 1024,
+            "intermediate_size": 768,
             "num_hidden_layers": 3,
             "num_attention_heads": 8,
             "num_key_value_heads": 8,

@@ -17,7 +17,7 @@ from pipeline.codecs.modes import MODES
 from pipeline.pages.characters import END, ESC, LATIN, MARK_BASE, NEWLINE, PAD, RUN, TAB
 
 BOS, EOS, PADDING, IMAGE = 0, 1, 2, 3
-GRIDS = ("64x32", "80x40", "96x32", "96x48", "96x64", "128x64")
+GRIDS = ("64x32", "80x40", "96x32", "96x48", "96x64", "128x64", "112x56", "160x80", "192x96", "224x112")
 FIRST_GRID, FIRST_CELL, FIRST_ROW, FIRST_TOKEN = 4, 16, 400, 512
 SYMBOLS = tuple(dict.fromkeys([*map(ord, LATIN), NEWLINE, TAB, RUN, ESC, END, PAD]))
 MAX_ROWS = 64

@@ -1,0 +1,215 @@
+"""`palimpsest bench ingest`: what a night costs when nothing or one object changed, and what a publish costs among many units.
+
+Nights: real files and the real pass, on a corpus whose units stand for files that were ingested (their records hold no pages, for
+a pass does not look at them). Publishing: a manifest of invented units. Each is measured in a process of its own, for its memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pipeline.config import JobConfig
+from pipeline.ingest import ingest
+from pipeline.run import identify, located
+from pipeline.store import manifest
+from pipeline.store.corpus import create_corpus
+from pipeline.store.manifest import Units, write_segment
+from pipeline.store.object_store import ObjectStore, open_store
+from pipeline.store.shards import ShardRecord
+from pipeline.store.snapshots import Snapshot, latest, publish, snapshot_key
+from pipeline.store.stable_json import to_bytes
+from pipeline.store.units import CommitRecord, Counts, unit_id
+
+PER_FOLDER = 1000
+
+
+def bench_ingest(config: JobConfig, *, objects: int = 100_000, units: int = 1_000_000) -> dict[str, Any]:
+    """Seconds, requests and peak memory.
+
+    Args:
+        objects: files of the nights.
+        units: units of the corpus that one unit is published into.
+    """
+    nights: list[dict[str, Any]] = []
+    with TemporaryDirectory(prefix="palimpsest-bench-") as place:
+        folder = Path(place)
+        config = located(replace(config, sources=(str(folder / "in"),), out=str(folder / "corpus")))
+        _files(folder / "in", objects)
+        _published(config, objects)
+        for name in ("first look, every file read", "quiet night", "quiet night, its memory lost", "one object changed"):
+            if name.startswith("one"):
+                (folder / "in" / "000" / "7.txt").write_text("this one was rewritten")
+            if name.endswith("lost"):
+                for info in list(open_store(config.out).list("_ingest/")):
+                    if info.key.endswith("settled.json"):
+                        open_store(config.out).delete(info.key)
+            nights.append({"what": name, **_apart(_night, config)})
+        store = open_store(folder / "many")
+        began = time.monotonic()
+        _many(store, units)
+        written = round(time.monotonic() - began, 2)
+        publishing = [
+            {"what": what, **_apart(measure, str(folder / "many"))}
+            for what, measure in (("one unit published", _publish_one), ("all units read", _read_all))
+        ]
+        sizes = _sizes(store)
+    return {
+        "objects": objects, "units": units, "segment_units": manifest.SEGMENT_UNITS, "manifest_written_whole_seconds": written,
+        **sizes, "nights": nights, "publishing": publishing,
+    }  # fmt: skip
+
+
+def _asked(store: CountedStore) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in sorted(store.asked.items()))
+
+
+class CountedStore:
+    """A store that counts the requests and bytes that go through it."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self.asked: Counter[str] = Counter()
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._store, name)
+        if name not in ("create", "put", "read", "open", "list", "exists", "delete"):
+            return method
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.asked[name] += 1
+            if name in ("create", "put"):
+                body = args[1]
+                self.asked["bytes written"] += body.stat().st_size if isinstance(body, Path) else len(body)
+            return method(*args, **kwargs)
+
+        return counted
+
+
+def _files(folder: Path, objects: int) -> None:
+    for number in range(objects):
+        path = folder / f"{number // PER_FOLDER:03d}" / f"{number % PER_FOLDER}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"the text of object {number}")
+
+
+def _published(config: JobConfig, objects: int) -> None:
+    """A corpus that looks as if it had ingested the files."""
+    fingerprint = identify(config).fingerprint
+
+    def records() -> Iterator[CommitRecord]:
+        for number in range(objects):
+            path = Path(config.sources[0]) / f"{number // PER_FOLDER:03d}" / f"{number % PER_FOLDER}.txt"
+            yield _record(str(path), "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest(), fingerprint, shard=False)
+
+    _write(open_store(config.out), sorted(records(), key=manifest.order))
+
+
+def _many(store: ObjectStore, units: int) -> None:
+    _write(store, (_record(f"s3://texts/2026/{n:09d}.jsonl", f"etag:{n:032x}", "f" * 16, shard=True) for n in range(units)))
+
+
+def _record(source: str, version: str, fingerprint: str, *, shard: bool) -> CommitRecord:
+    name = unit_id(source, version, "", fingerprint)
+    attempt, digest = name[:12], hashlib.sha256(name.encode()).hexdigest()
+    shards = (ShardRecord(key=f"data/tiny/{name}-{attempt}-0.parquet", tier="tiny", rows=900, bytes=10**7, sha256=digest),)
+    return CommitRecord(
+        unit_id=name,
+        run_id="20261123T000000-abcdef",
+        attempt=attempt,
+        source_uri=source,
+        source_version=version,
+        slice="",
+        fingerprint=fingerprint,
+        shards=shards if shard else (),
+        counts=Counts(pages_in=900, pages_committed=900, rows=900, bytes=10**7) if shard else Counts(),
+    )
+
+
+def _write(store: ObjectStore, records: Any) -> None:
+    create_corpus(store)
+    segments, waiting = [], []
+    for record in records:
+        waiting.append(record)
+        if len(waiting) == manifest.SEGMENT_UNITS:
+            segments.append(write_segment(store, waiting))
+            waiting = []
+    if waiting:
+        segments.append(write_segment(store, waiting))
+    snapshot = Snapshot(number=1, parent=None, run_id="bench", units=Units(store, tuple(segments)), documents=())
+    store.create(snapshot_key(1), to_bytes(snapshot.to_json()))
+
+
+def _night(config: JobConfig) -> dict[str, Any]:
+    store = CountedStore(open_store(config.out))
+    result = ingest(config, store=store)  # type: ignore[arg-type]
+    changes = ", ".join(f"{count:,} {kind}" for kind, count in result.changes.items() if count)
+    phases = ", ".join(f"{name} {seconds}" for name, seconds in result.seconds.items())
+    return {"changes": changes, "units_new": result.units_new, "phases": phases, "requests": _asked(store)}
+
+
+def _publish_one(place: str) -> dict[str, Any]:
+    store = CountedStore(open_store(place))
+    publish(store, "bench-2", [_record("s3://texts/2026/000500000a.jsonl", "etag:0", "f" * 16, shard=False)])  # type: ignore[arg-type]
+    return {"requests": _asked(store)}
+
+
+def _read_all(place: str) -> dict[str, Any]:
+    store = CountedStore(open_store(place))
+    snapshot = latest(store)  # type: ignore[arg-type]
+    assert snapshot is not None
+    assert sum(1 for _ in snapshot.units) == len(snapshot.units)
+    return {"requests": _asked(store)}
+
+
+def _sizes(store: ObjectStore) -> dict[str, int]:
+    snapshot = latest(store)
+    assert snapshot is not None
+    first = [unit for _, unit in zip(range(1000), snapshot.units, strict=False)]
+    return {
+        "segments": len(snapshot.segments),
+        "manifest_bytes": sum(segment.bytes for segment in snapshot.segments),
+        "snapshot_bytes": len(store.read(snapshot_key(snapshot.number))),
+        "format_1_bytes_per_unit": round(sum(len(to_bytes(asdict(unit))) for unit in first) / len(first)),
+    }
+
+
+def _apart(measure: Callable[[Any], dict[str, Any]], argument: Any) -> dict[str, Any]:
+    """Run in a new process; adds its seconds and memory in MB: before the measurement, and at its peak."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_measured, args=(there, measure, argument))
+    process.start()
+    there.close()
+    try:
+        found: dict[str, Any] | str = here.recv()
+    except EOFError:
+        found = "it ended without an answer"
+    process.join()
+    if isinstance(found, str):
+        raise RuntimeError(f"bench ingest, {measure.__name__}: {found}")
+    return found
+
+
+def _measured(answer: Connection, measure: Callable[[Any], dict[str, Any]], argument: Any) -> None:
+    try:
+        import torch  # noqa: F401  # what identifies a codec imports it; its memory is none of the measurement's
+
+        before, began = _peak_mb(), time.monotonic()
+        found = measure(argument)
+        answer.send({"seconds": round(time.monotonic() - began, 2), "mb_before": before, "mb_peak": _peak_mb(), **found})
+    except Exception as error:
+        answer.send(f"{type(error).__name__}: {error}")
+
+
+def _peak_mb() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10

@@ -1,0 +1,9 @@
+"""The DeepEncoder, fast: the same numbers as transformers' classes up to rounding, for uint8 pages of one gray channel.
+
+Read in this order:
+
+    attention       SAM's attention with decomposed relative positions, in four ways that are equal but for rounding
+    grid_kernel     the fourth way: a Triton kernel that adds the positions tile by tile
+    deepencoder     the encoder as functions of tensors: what depends on a mode alone is computed once
+    runner          static shapes, compiled and captured; pinned copies that overlap with computing
+"""

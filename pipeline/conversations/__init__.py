@@ -1,0 +1,15 @@
+"""Conversations as memory samples: what was said long ago as visual tokens, the last turns as text, the next reply as the target.
+
+    settings.py      the budget, and how old a turn is where nobody wrote down when it was said
+    turns.py         a record of chat JSON lines -> a conversation, or the reason why it is none
+    transcript.py    a conversation -> one text and its pages, each drawn alike in every sample that shows it
+    compose.py       pages, ages, a tier policy and a budget -> what stands how in the context: pure functions
+    bank.py          pages of a conversation, drawn, encoded and read back at most once in each mode
+    records.py       the row of a memory sample
+    units.py         what one slice of a source became, committed and published by conditional writes
+    writer.py        rows to Parquet, in bounded memory
+    build.py         `palimpsest conversations`: sources in, a published set of samples out
+    loader.py        samples -> ids, labels and embeddings for a decoder
+
+The rows hold references; the tokens stand once per page and mode in shards with the row contract of every corpus.
+"""

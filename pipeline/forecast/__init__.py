@@ -1,0 +1,6 @@
+"""What a corpus will take, before a machine is rented; and what becomes the limit when there are many.
+
+rates.py reads what was measured (docs/results) and refuses what was not; workload.py counts pages, or samples a real corpus;
+estimate.py makes hours, machines, bytes and cost of both. scaling.py says where the store, the manifest or the driver becomes the
+limit, simulation.py plays the same job through, event by event. Nothing here loads a model or starts Ray.
+"""

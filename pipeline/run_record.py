@@ -1,0 +1,80 @@
+"""What a run leaves beside the corpus, in `runs/<run_id>/`: its configuration, its environment, and what became of it.
+
+`stats.json` is written whatever the end: `outcome` is "published", "nothing" (there was nothing to do, or nothing to publish) or
+"failed", with the reason. It is written by the driver into the store, so it outlives the cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from pipeline import config as configs
+from pipeline.config import JobConfig
+from pipeline.store.object_store import ObjectStore, StoreError
+from pipeline.store.stable_json import to_bytes
+
+PUBLISHED, NOTHING, FAILED = "published", "nothing", "failed"
+_PACKAGES = ("palimpsest", "ray", "torch", "transformers", "pyarrow", "numpy", "pillow", "tokenizers", "safetensors")
+
+
+def new_run_id() -> str:
+    """A name that no other run has; names sort by the time at which the runs began."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+
+
+def began_at(run_id: str) -> datetime | None:
+    """When the run of this name began, UTC; None for a name of another kind."""
+    try:
+        return datetime.strptime(run_id.partition("-")[0], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def record_configuration(store: ObjectStore, config: JobConfig, run_id: str) -> None:
+    """Write the configuration and the environment: before the snapshot, which is read with them."""
+    store.put(f"runs/{run_id}/config.toml", configs.to_toml(config).encode())
+    store.put(f"runs/{run_id}/environment.json", to_bytes(environment()))
+
+
+def record_stats(store: ObjectStore, run_id: str, stats: Mapping[str, Any]) -> None:
+    """Write `stats.json`: what was done, with counts, rates and reasons."""
+    store.put(f"runs/{run_id}/stats.json", to_bytes({"run_id": run_id, **stats}))
+
+
+def record_failure(store: ObjectStore, run_id: str, error: BaseException, stats: Mapping[str, Any]) -> None:
+    """Write `stats.json` of a run that failed; where the store is what failed, there is nothing to write to."""
+    with suppress(StoreError, OSError):
+        reason = f"{type(error).__name__}: {error}".strip()
+        record_stats(store, run_id, {**stats, "outcome": FAILED, "reason": reason[:4000]})
+
+
+def stage_seconds() -> dict[str, dict[str, float]]:
+    """By stage, the seconds of all its workers in the last flow of this process; nothing where Ray was never started."""
+    flow = sys.modules.get("pipeline.flow")
+    return dict(getattr(flow, "stage_seconds", {}))
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the run record."""
+    versions = {name: metadata.version(name) for name in _PACKAGES if _installed(name)}
+    return {"python": sys.version.split()[0], "platform": platform.platform(), "processors": _processors(), "packages": versions}
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

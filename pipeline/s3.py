@@ -1,0 +1,357 @@
+"""Talking to S3: one client with bounded patience, what its errors mean, and objects as streams.
+
+Endpoint, region and credentials come from the usual AWS settings (environment, profile, instance role); nothing of them is ever
+part of a message. botocore repeats what failed before an answer began; a body that ends too early or fails its checksum is
+fetched again here. Every read after the first names the ETag of the first, so that one stream never mixes two versions.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 60.0  # without a single byte
+ATTEMPTS = 8  # of a request, and of a body; AWS_MAX_ATTEMPTS (or max_attempts of the profile) changes it
+CONNECTIONS = 16
+PAGE_ENTRIES = 1000  # of a listing; services give no more
+FIRST_BYTES = 1 << 16  # of a stream: the size and the ETag come with them
+MOST_BYTES = 8 << 20  # read ahead at most, reached by doubling while the reads follow each other
+
+_LATER = "it stayed so over all tries; run the same command again, what was committed is kept"
+_KEYS = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
+_RENEW = "the credentials have expired: renew them and run the same command again, what was committed is kept"
+_RIGHTS = "these credentials may not do that; a corpus needs the rights to list, get, put and delete below its prefix"
+_REGION = "set AWS_DEFAULT_REGION to the bucket's region"
+HINTS = {
+    **dict.fromkeys(("AccessDenied", "Forbidden", "403", "AllAccessDisabled"), _RIGHTS),
+    **dict.fromkeys(("InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthFailure", "401", "Unauthorized"), _KEYS),
+    **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "RequestExpired"), _RENEW),
+    **dict.fromkeys(("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"), _REGION),
+    **dict.fromkeys(("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "500", "503"), _LATER),
+    "NoSuchBucket": "create the bucket, or mend its name or AWS_ENDPOINT_URL",
+    "RequestTimeTooSkewed": "this machine's clock is wrong",
+    "InvalidObjectState": "the object is archived: restore it first",
+    "400": "the service says no more than that; expired credentials are a common reason",
+}
+MISSING = ("NoSuchKey", "404", "NotFound")
+CHANGED = ("PreconditionFailed", "412")
+_making = threading.Lock()
+
+
+class S3Error(OSError):
+    """The service could not or would not do it; the message names the object, the cause and what helps. `code` is S3's."""
+
+    code: str = ""
+
+
+class UnusableSettings(ValueError):
+    """There are no AWS credentials, or the AWS settings contradict themselves."""
+
+
+def parse_uri(uri: str) -> tuple[str, str]:
+    """Bucket and key of `s3://bucket/key`, which is taken as it is: nothing in it is decoded.
+
+    Raises:
+        ValueError: no bucket, or credentials in the URI (which the message does not repeat).
+    """
+    bucket, _, key = uri.partition("://")[2].partition("/")
+    if "@" in bucket or (":" in bucket and "@" in key):  # a secret may hold slashes
+        raise ValueError(f"{redacted(uri)!r} holds credentials; give them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", bucket):
+        raise ValueError(f"{redacted(uri)!r} names no bucket; give s3://bucket/key")
+    return bucket, key
+
+
+def redacted(text: str) -> str:
+    """`text` without what stands before an @ in a URI: up to the last one, because secrets may hold slashes."""
+    return re.sub(r"(://)\S*@", r"\1***@", text)
+
+
+def client() -> Any:
+    """The boto3 client of this process for the AWS settings as they are now. Safe for threads, made once.
+
+    Raises:
+        UnusableSettings.
+    """
+    settings = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
+    with _making:  # it takes a third of a second, and threads that want the first one should not each make their own
+        return _client(os.getpid(), CONNECT_SECONDS, READ_SECONDS, settings)
+
+
+@lru_cache(maxsize=8)
+def _client(process: int, connect_seconds: float, read_seconds: float, settings: tuple[tuple[str, str], ...]) -> Any:
+    import boto3
+    import botocore.session
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
+
+    core = botocore.session.get_session()
+    try:
+        if core.get_credentials() is None:
+            raise UnusableSettings(
+                "there are no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE), and "
+                "AWS_ENDPOINT_URL for a service other than Amazon's; on a cluster, on every node"
+            )
+        attempts = core.get_config_variable("max_attempts") or ATTEMPTS
+        config = Config(
+            connect_timeout=connect_seconds,
+            read_timeout=read_seconds,
+            max_pool_connections=CONNECTIONS,
+            tcp_keepalive=True,
+            retries={"mode": "standard", "total_max_attempts": attempts},
+        )
+        made = boto3.session.Session(botocore_session=core).client("s3", config=config)
+    except (BotoCoreError, ValueError) as error:
+        if isinstance(error, UnusableSettings):
+            raise
+        raise UnusableSettings(f"the AWS settings cannot be used: {redacted(str(error))}") from None
+    if urlsplit(made.meta.endpoint_url).username is not None:
+        raise UnusableSettings(
+            f"the endpoint {redacted(made.meta.endpoint_url)!r} holds credentials; give them in AWS_ACCESS_KEY_ID and "
+            f"AWS_SECRET_ACCESS_KEY instead"
+        )
+    return made
+
+
+def attempts() -> int:
+    """How often a request is tried."""
+    return int(client().meta.config.retries["total_max_attempts"])
+
+
+def pause(attempt: int) -> None:
+    """Wait before try number `attempt` + 1: up to 2^attempt seconds, by chance, at most 20."""
+    time.sleep(random.random() * min(20.0, 2.0**attempt))
+
+
+def code_of(error: Exception) -> str:
+    """S3's code of an answer that was a refusal; "" for anything else."""
+    return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
+
+
+def was_repeated(error: Exception) -> bool:
+    """Whether botocore had sent the request before the one that was refused, so that an earlier one may have been carried out."""
+    return bool(getattr(error, "response", {}).get("ResponseMetadata", {}).get("RetryAttempts", 0))
+
+
+@contextmanager
+def explained(action: str, uri: str) -> Iterator[None]:
+    """Raise what boto3 says as S3Error, or UnusableSettings where it is about credentials that are not there."""
+    from botocore import exceptions as boto
+    from botocore.parsers import ResponseParserError
+
+    try:
+        yield
+    except boto.ClientError as error:
+        code = code_of(error)
+        said = str(error.response.get("Error", {}).get("Message") or "")
+        hint = f" ({HINTS[code]})" if code in HINTS else ""
+        raise _error(f"cannot {action} {uri}: {code}{f': {said}' if said and said != code else ''}{hint}", code) from error
+    except (
+        boto.NoCredentialsError,
+        boto.PartialCredentialsError,
+        boto.CredentialRetrievalError,
+        boto.TokenRetrievalError,
+    ) as error:
+        raise UnusableSettings(f"cannot {action} {uri}: {redacted(str(error))}; set AWS credentials") from error
+    except boto.ParamValidationError as error:
+        raise ValueError(f"cannot {action} {uri}: {str(error).strip()}") from error
+    except (boto.BotoCoreError, ResponseParserError) as error:
+        raise _error(f"cannot {action} {uri}: {_of_the_network(error)} ({_LATER})", type(error).__name__) from error
+
+
+def _of_the_network(error: Exception) -> str:
+    from botocore import exceptions as boto
+
+    endpoint = redacted(client().meta.endpoint_url)
+    if isinstance(error, boto.EndpointConnectionError | boto.ConnectTimeoutError):
+        return f"{endpoint} cannot be reached"
+    if isinstance(error, boto.ReadTimeoutError):
+        return f"{endpoint} did not answer within {READ_SECONDS:g} s"
+    return f"{endpoint}: {redacted(str(error))}"
+
+
+def _error(message: str, code: str) -> S3Error:
+    error = S3Error(message)
+    error.code = code
+    return error
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Bytes of an object; `size` and `etag` ("" from a service that has none) are the whole object's."""
+
+    body: bytes
+    size: int
+    etag: str
+
+
+def fetch(bucket: str, key: str, start: int = 0, length: int | None = None, etag: str | None = None) -> Fetched:
+    """The whole object (its checksum compared where the service keeps one), or `length` of its bytes from `start` on.
+
+    Args:
+        etag: read only this version; S3Error with a code of CHANGED where there is another one.
+
+    Raises:
+        S3Error: with a code of MISSING where there is no such object.
+    """
+    from botocore import exceptions as boto
+
+    wanted: dict[str, str] = {} if length is None else {"Range": f"bytes={start}-{start + length - 1}"}
+    if etag:
+        wanted["IfMatch"] = etag
+    uri, tries = f"s3://{bucket}/{key}", attempts()
+    for attempt in range(tries):
+        with explained("read", uri):
+            try:
+                answer = client().get_object(Bucket=bucket, Key=key, **wanted)
+            except boto.ClientError as error:
+                if code_of(error) == "InvalidRange" and start == 0:  # an empty object has no first byte
+                    return fetch(bucket, key, etag=etag)
+                raise
+            try:
+                body = answer["Body"].read()
+                if len(body) == answer["ContentLength"]:
+                    return _checked(Fetched(body, *_extent(answer, len(body))), answer, start, length, uri)
+                raise boto.IncompleteReadError(actual_bytes=len(body), expected_bytes=answer["ContentLength"])
+            except (boto.HTTPClientError, boto.IncompleteReadError, boto.FlexibleChecksumError):
+                if attempt == tries - 1:
+                    raise
+        pause(attempt)
+    raise AssertionError("unreachable")
+
+
+def _extent(answer: dict[str, Any], got: int) -> tuple[int, str]:
+    _, _, total = answer.get("ContentRange", "").rpartition("/")
+    return int(total) if total.isdecimal() else got, answer.get("ETag", "")
+
+
+def _checked(got: Fetched, answer: dict[str, Any], start: int, length: int | None, uri: str) -> Fetched:
+    """What was asked for; a service that ignores ranges has sent everything."""
+    if length is None:
+        return got
+    if "ContentRange" not in answer:
+        return Fetched(got.body[start : start + length], len(got.body), got.etag)
+    first = answer["ContentRange"].removeprefix("bytes").strip().partition("-")[0]
+    if first != str(start) or len(got.body) != min(length, got.size - start):
+        raise _error(f"cannot read {uri}: asked for {length} bytes from {start} on, it sent {answer['ContentRange']}", "BadRange")
+    return got
+
+
+def list_objects(bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+    """The entries (Key, Size, ETag, LastModified) below a prefix, a page in memory at a time. Raises S3Error."""
+    asked = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": PAGE_ENTRIES}
+    yield from _pages("list_objects_v2", "Contents", asked, {"ContinuationToken": "NextContinuationToken"})
+
+
+def list_uploads(bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+    """The unfinished multipart uploads (Key, UploadId, Initiated) below a prefix. Raises S3Error."""
+    asked = {"Bucket": bucket, "Prefix": prefix, "MaxUploads": PAGE_ENTRIES}
+    marks = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"}
+    yield from _pages("list_multipart_uploads", "Uploads", asked, marks)
+
+
+def _pages(operation: str, entries: str, asked: dict[str, Any], marks: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """Pages of a listing. `marks`: what a request gives to go on -> where the answer before has it."""
+    from botocore.parsers import ResponseParserError
+
+    uri = f"s3://{asked['Bucket']}/{asked['Prefix']}"
+    place: dict[str, str] = {}
+    while True:
+        with explained("list", uri):
+            for attempt in range(tries := attempts()):
+                try:
+                    page = getattr(client(), operation)(**asked, **place)
+                    break
+                except ResponseParserError:  # damaged on its way
+                    if attempt == tries - 1:
+                        raise
+                    pause(attempt)
+        yield from page.get(entries, ())
+        if not page.get("IsTruncated"):
+            return
+        on = {name: page[source] for name, source in marks.items() if page.get(source)}
+        if not on or on == place:
+            raise _error(f"cannot list {uri}: the service says that there is more, but not where", "BadListing")
+        place = on
+
+
+class S3Stream(io.RawIOBase):
+    """An object as a seekable stream of ranged reads.
+
+    No connection is held between reads. What is read ahead begins with FIRST_BYTES and doubles up to MOST_BYTES while the reads
+    follow each other; a jump starts small again, so that Parquet costs about one request per column chunk.
+
+    Args:
+        size, etag: of the object, where a listing told them; otherwise the first read, at once, finds them.
+
+    Raises:
+        S3Error: from every read; `code` in CHANGED when the object was replaced meanwhile.
+    """
+
+    def __init__(self, bucket: str, key: str, size: int | None = None, etag: str | None = None) -> None:
+        super().__init__()
+        self.bucket, self.key = bucket, key
+        self._at, self._ahead = 0, FIRST_BYTES
+        self._start, self._window = 0, b""
+        if size is None or etag is None:
+            first = self._fetch(0, FIRST_BYTES, None)
+            self._window, self.size, self.etag = first.body, first.size, first.etag
+        else:
+            self.size, self.etag = size, etag
+
+    def _fetch(self, start: int, length: int, etag: str | None) -> Fetched:
+        return fetch(self.bucket, self.key, start, length, etag)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"negative seek position {base + offset}")
+        self._at = base + offset
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        """`size` bytes, fewer only at the end of the object."""
+        stop = self.size if size is None or size < 0 else min(self._at + size, self.size)
+        if self._at >= stop:
+            return b""
+        end = self._start + len(self._window)
+        have = self._window[self._at - self._start : stop - self._start] if self._start <= self._at < end else b""
+        missing = stop - self._at - len(have)
+        if missing:
+            follows = self._at + len(have) == end
+            self._ahead = min(2 * self._ahead, MOST_BYTES) if follows else FIRST_BYTES
+            start = self._at + len(have)
+            body = self._fetch(start, min(max(missing, self._ahead), self.size - start), self.etag).body
+            have += body[:missing]
+            self._start, self._window = (start, body) if len(body) <= MOST_BYTES else (start + len(body), b"")
+        self._at += len(have)
+        return have
+
+    def readall(self) -> bytes:
+        return self.read()
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        got = self.read(len(view))
+        view[: len(got)] = got
+        return len(got)

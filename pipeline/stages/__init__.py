@@ -1,0 +1,41 @@
+"""The stages: plain classes that map one Arrow table to others. They know nothing of Ray; `flow.py` chains them.
+
+    read.py       Read          units -> DOCUMENTS
+    paginate.py   Paginate      DOCUMENTS -> PAGES
+    render.py     Render        PAGES -> IMAGES
+    model.py      Model         what the stages with a codec share
+    encode.py     Encode        IMAGES -> TOKENS
+    verify.py     Verify        TOKENS -> VERDICTS
+    rate.py       RateControl   PAGES -> VERDICTS, several modes tried where one does not do
+    reread.py     Reread        shards -> PAGES: what a new tier is due, taken out of a published corpus
+    write.py      Write         VERDICTS -> shards, WRITTEN
+    tables.py     what they do to tables
+
+Rows of a kind other than "page" (quarantined records, duplicates, ends of units) pass through every stage untouched.
+"""
+
+from pipeline.stages.encode import Encode
+from pipeline.stages.model import Model, codec_options, stored_tokens
+from pipeline.stages.paginate import Paginate
+from pipeline.stages.rate import RateControl
+from pipeline.stages.read import Read
+from pipeline.stages.render import Render
+from pipeline.stages.tables import TEXT_TIER, UNITS, WRITTEN
+from pipeline.stages.verify import Verify
+from pipeline.stages.write import Write
+
+__all__ = [
+    "TEXT_TIER",
+    "UNITS",
+    "WRITTEN",
+    "Encode",
+    "Model",
+    "Paginate",
+    "RateControl",
+    "Read",
+    "Render",
+    "Verify",
+    "Write",
+    "codec_options",
+    "stored_tokens",
+]

@@ -1,0 +1,18 @@
+"""Memory that fades: which tier a page gets, and how many visual tokens it may cost.
+
+    ladder.py        the tiers of a codec, from plain text down to its blurriest mode
+    clock.py         durations, dates and ages: what time it is is a setting, never the machine's clock
+    policy.py        the seam: what a policy knows of a page, the protocol, and policies found by name and chained
+    fixed.py         every page in the same mode
+    age.py           the older, the blurrier: DeepSeek-OCR's figure
+    importance.py    holds a document back, or pins it as text
+    forget.py        drops the text of what is very old; only when it is asked for by name
+    fidelity.py      rate control: the cheapest mode whose verdict meets the target
+    predictor.py     how well a page will be read in each mode, from cheap features of its text
+    fit.py           makes a predictor from measured verdicts
+    rungs/           the predictors that come with Palimpsest, by codec revision
+
+A policy is a pure function of what is known of a page: its age and importance, its size, and the verdicts on modes that were
+tried. `[tiers] policy` names one, or several joined by "+": each takes what the one before it proposes. Adding one is one file
+with a `build` function, and its name in `policy.RANKS`.
+"""

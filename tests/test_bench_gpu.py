@@ -1,0 +1,123 @@
+"""`palimpsest bench gpu` on a CPU with a tiny model: every section runs, what it says adds up, and a failure harms no other."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner
+
+from pipeline.bench import gpu
+from pipeline.codecs.full_size import chain, full_config, prompt, random_codec, tiny_config, useful_flop
+from pipeline.bench.gpu import Bench, bench_gpu
+from pipeline.cli import app
+
+RUN = CliRunner()
+
+
+def test_the_command_measures_everything_and_writes_it(tmp_path: Path) -> None:
+    ran = RUN.invoke(app, ["bench", "gpu", "--tiny", "--device", "cpu", "--out", str(tmp_path), "--json"])
+    assert ran.exit_code == 0, ran.output
+    (page,) = tmp_path.glob("gpu_*.md")
+    result = json.loads(page.with_suffix(".json").read_text())
+    assert [row["section"] for row in result["sections"]] == ["matmul", "model", "encode", "attention", "verify", "pipeline"]
+    assert result["failed_sections"] == 0 and all(row["outcome"] == "done" for row in result["sections"])
+    assert result["command"] == "palimpsest bench gpu --device cpu --tiny" and "torch" in result["machine"]["packages"]
+    for row in result["encode"]:
+        assert row["fast_pages_per_second"] > 0 and row["mean_difference"] < 0.03 and row["matmul_share"] > 0
+        assert row["ratio"] == pytest.approx(row["fast_pages_per_second"] / row["transformers_pages_per_second"])
+    assert {row["way"] for row in result["attention"] if row["error"] is None} >= {"augmented", "augmented-flash", "bias"}
+    rows = result["verify"]
+    assert [row["planted_errors"] for row in rows[::2]] == ["0%", "1%", "3%", "10%", "30%"]
+    assert all(row["identical"] == row["pages"] == 3 and row["near_ties"] == 0 for row in rows)
+    assert all(row["passes_per_page"] == 1 for row in rows[:2]) and result["generate_wrote_the_chain"] == "3 of 3"
+    assert all(
+        with_["passes_per_page"] <= without["passes_per_page"] + 1 for with_, without in zip(rows[::2], rows[1::2], strict=True)
+    )
+    (line,) = result["pipeline"]
+    right, pages = line["right"].split(" of ")
+    assert right == pages and int(pages) >= 2 and line["pages"].startswith("rendered") and line["pages_per_second"] > 0
+    assert "| 30% | yes | 3 | 3 |" in page.read_text()
+
+
+def test_a_section_that_fails_or_comes_too_late_is_named_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(bench: Bench) -> dict[str, object]:
+        raise ValueError("no such kernel\nsecond line")
+
+    for name in ("_encode", "_verify"):
+        monkeypatch.setattr(gpu, name, broken)
+    result = bench_gpu("cpu", tiny=True)
+    outcomes = {row["section"]: row["outcome"] for row in result["sections"]}
+    assert outcomes["encode"] == outcomes["verify"] == "ValueError: no such kernel" and outcomes["pipeline"] == "done"
+    assert result["failed_sections"] == 2 and "pipeline" in result and "encode" not in result
+    late = bench_gpu("cpu", tiny=True, seconds=-1)
+    assert all(row["outcome"].startswith("skipped: ") for row in late["sections"]) and late["failed_sections"] == 6
+
+
+def test_the_batch_is_halved_until_memory_suffices() -> None:
+    bench, tried = Bench("cpu", True, 1.0), []
+
+    def work(size: int) -> str:
+        tried.append(size)
+        if size > 3:
+            raise torch.OutOfMemoryError("too much")
+        return "done"
+
+    assert bench.fitting(16, work, "pages,") == (2, "done") and tried == [16, 8, 4, 2]
+    assert bench.notes == [f"out of memory: pages, went on with {size}" for size in (8, 4, 2)]
+    with pytest.raises(torch.OutOfMemoryError):
+        bench.fitting(8, lambda size: work(size + 4), "pages,")
+
+
+def test_a_gpu_that_is_not_there_is_an_error() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    ran = RUN.invoke(app, ["bench", "gpu", "--device", "cuda"])
+    assert ran.exit_code == 2 and "--device cuda: PyTorch finds no GPU here" in ran.output
+
+
+def test_the_model_writes_a_chain_of_its_own_for_every_page() -> None:
+    codec = random_codec(tiny_config(), "cpu", torch.bfloat16)
+    mode = codec.mode("tiny")
+    prompts = [prompt(codec, mode, page) for page in range(3)]
+    features = list(torch.randn(3, mode.num_context_tokens, codec.token_dim).bfloat16())
+    written = codec.generate(features, prompts, 30)
+    assert written == [chain(codec, ids, 30) for ids in prompts]
+    assert all(len(set(ids)) == 30 for ids in written) and len({tuple(ids) for ids in written}) == 3
+
+
+def test_flops_are_those_that_pytorch_counts_where_nothing_is_wasted() -> None:
+    config = tiny_config()
+    config.vision_config.sam_config.window_size = 8  # divides the page: no padding in transformers either
+    codec = random_codec(config, "cpu", torch.float32)
+    side = 32
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # the CPU's fused attention is not counted
+        codec._encode_plainly(gpu._noise(1, 512), codec.mode("tiny"))
+    sam = config.vision_config.sam_config
+    terms = 4 * side**2 * sam.hidden_size * (2 * 8 + side)  # position terms: two blocks with windows, one without
+    channels = 2 * 2 * side**2 * sam.patch_size**2 * sam.hidden_size  # the second and third channel
+    assert counter.get_total_flops() == pytest.approx(sum(useful_flop(config, 512).values()) + terms + channels, rel=1e-6)
+    assert 0.9e12 < sum(useful_flop(full_config(), 1024).values()) < 1.2e12
+    assert 0.3e12 < sum(useful_flop(full_config(), 640).values()) < 0.4e12
+
+
+def test_it_needs_no_ray_and_runs_as_a_module(tmp_path: Path) -> None:
+    """In this process's own modules nothing can be unloaded, so a fresh one is asked what it loaded."""
+    import subprocess
+
+    script = (
+        "import sys; sys.modules.update(dict.fromkeys(('ray', 'pyarrow', 'typer', 'rich')))\n"
+        "from pipeline.bench import gpu; gpu._encode = gpu._attention = gpu._verify = lambda bench: {}\n"
+        f"gpu.main(['--tiny', '--device', 'cpu', '--out', {str(tmp_path)!r}])"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert ran.returncode == 0, ran.stderr
+    result = json.loads(ran.stdout)
+    assert result["failed_sections"] == 0, result["sections"]
+    (path,) = tmp_path.glob("*.json")
+    assert json.loads(path.read_text())["sections"] == result["sections"]

@@ -1,0 +1,197 @@
+"""The fast encoder against transformers': the same tokens in every mode, for both versions of DeepEncoder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_codec import write_tiny_codec
+from transformers import (
+    DeepseekOcr2Config,
+    DeepseekOcr2ForConditionalGeneration,
+    PreTrainedModel,
+    UnlimitedOcrConfig,
+    UnlimitedOcrForConditionalGeneration,
+)
+
+from pipeline.codecs.adapter import load_codec
+from pipeline.codecs.fast.attention import WAYS, biased
+from pipeline.codecs.fast.deepencoder import DeepEncoder, unfit
+from pipeline.codecs.fast.runner import FastEncoder, probe_page
+from pipeline.codecs.modes import MODES
+
+HALF = (0.5, 0.5, 0.5)
+ON_CPU = ("augmented", "augmented-flash", "bias")  # the others need a GPU or a compiler: see below and `palimpsest bench gpu`
+
+
+def _sam(window: int, globals_: tuple[int, ...]) -> dict[str, object]:
+    """Two blocks of 16 features a head, so that a page of 1280 px takes no time."""
+    return dict(
+        hidden_size=32, output_channels=16, num_hidden_layers=2, num_attention_heads=2, image_size=1024, patch_size=16,
+        window_size=window, global_attn_indexes=list(globals_), mlp_dim=32, downsample_channels=[16, 32],
+    )  # fmt: skip
+
+
+def version_1(window: int = 14, globals_: tuple[int, ...] = (1,)) -> PreTrainedModel:
+    mixer = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=224, patch_size=14)
+    text = dict(vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=0, num_attention_heads=2, layer_types=[])
+    config = UnlimitedOcrConfig(
+        vision_config=dict(sam_config=_sam(window, globals_), encoder_config=mixer),
+        text_config={**text, "num_key_value_heads": 2, "mlp_layer_types": []},
+        image_token_id=3,
+    )
+    return UnlimitedOcrForConditionalGeneration(config)
+
+
+def version_2() -> PreTrainedModel:
+    mixer = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
+    text = dict(vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    config = DeepseekOcr2Config(
+        vision_config=dict(sam_config=_sam(14, (1,)), encoder_config=mixer),
+        text_config={**text, "num_key_value_heads": 2, "mlp_layer_types": ["dense"]},
+        image_token_id=3,
+    )
+    return DeepseekOcr2ForConditionalGeneration(config)
+
+
+BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
+    "v1": version_1,
+    "v1, windows that fit": lambda: version_1(window=8, globals_=()),
+    "v2": version_2,
+}
+MODES_OF = {"v2": (768, 1024)}
+
+
+@cache
+def model(name: str, dtype: torch.dtype) -> PreTrainedModel:
+    torch.manual_seed(3)
+    made = BUILDERS[name]().eval().requires_grad_(False)
+    for weight in made.parameters():  # positions and biases start at zero, which would hide a missing one
+        torch.nn.init.normal_(weight, std=0.2) if weight.ndim > 1 else weight.data.add_(torch.randn_like(weight) * 0.2)
+    return made.to(dtype)
+
+
+def plain(name: str, images: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+    """Visual tokens as transformers computes them from three normalised channels, without newline and separator rows."""
+    pixels = ((torch.from_numpy(images).float() / 255 - 0.5) / 0.5)[:, None].expand(-1, 3, -1, -1).to(dtype)
+    rows = torch.stack(list(model(name, dtype).get_image_features(pixels, return_dict=True).pooler_output))[:, :-1]
+    side = images.shape[1] // 64
+    return rows if name == "v2" else rows.unflatten(1, (side, side + 1))[:, :, :-1].flatten(1, 2)
+
+
+def pages(px: int, count: int = 2) -> np.ndarray:
+    return np.random.default_rng(px).integers(0, 256, (count, px, px), np.uint8)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("way", ON_CPU)
+def test_tokens_equal_transformers_in_float32(name: str, way: str) -> None:
+    fast = FastEncoder(DeepEncoder(model(name, torch.float32), HALF, HALF), ways=(way, way))
+    for px in MODES_OF.get(name, [mode.px for mode in MODES.values()]):
+        if way != "augmented-flash" and px > 640:
+            continue  # the big ones once
+        expected, found = plain(name, pages(px), torch.float32), fast.encode(pages(px), px)
+        assert found.shape == expected.shape
+        assert (found - expected).abs().max() < 1e-4 * expected.abs().max(), (name, px)
+        assert expected.std(1).mean() > 0.05 * expected.abs().mean()  # the tokens of a page differ from each other
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_tokens_equal_transformers_within_rounding_in_bfloat16(name: str) -> None:
+    """Both are compared with float32: the fast encoder may not be further from it than transformers' own bfloat16 is."""
+    fast = FastEncoder(DeepEncoder(model(name, torch.bfloat16), HALF, HALF))
+    px = 768 if name == "v2" else 640
+    exact = plain(name, pages(px), torch.float32)
+    theirs = (plain(name, pages(px), torch.bfloat16).float() - exact).abs()
+    ours = (fast.encode(pages(px), px).float() - exact).abs()
+    assert ours.mean() < 1.3 * theirs.mean() < 0.1 * exact.abs().mean()
+    assert ours.quantile(0.99) < 1.5 * theirs.quantile(0.99)
+
+
+def test_channels_that_are_normalised_apart_are_folded_into_one() -> None:
+    mean, std = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+    network, images = model("v1", torch.float32), pages(512)
+    channels = torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
+    pixels = (torch.from_numpy(images).float()[:, None] / 255 - channels[0]) / channels[1]
+    rows = torch.stack(list(network.get_image_features(pixels, return_dict=True).pooler_output))
+    expected = rows[:, :-1].unflatten(1, (8, 9))[:, :, :-1].flatten(1, 2)
+    found = FastEncoder(DeepEncoder(network, mean, std)).encode(images, 512)
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_a_page_encodes_the_same_whatever_stands_beside_it() -> None:
+    fast = FastEncoder(DeepEncoder(model("v1", torch.float32), HALF, HALF))
+    alone = torch.cat([fast.encode(page[None], 512) for page in pages(512, 3)])
+    torch.testing.assert_close(fast.encode(pages(512, 3), 512), alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [5, 14, 40])
+def test_positions_as_features_are_positions_as_bias(side: int) -> None:
+    torch.manual_seed(side)
+    q, k, v = torch.randn(3, 2, 3, side * side, 16, dtype=torch.float64)
+    tables = torch.randn(2, side, side, 16, dtype=torch.float64)
+    expected = biased(q, k, v, *tables)
+    without = biased(q, k, v, *torch.zeros_like(tables))
+    assert (expected - without).abs().max() > 0.1
+    for name in ("augmented", "augmented-flash"):
+        torch.testing.assert_close(WAYS[name](q, k, v, *tables), expected)
+
+
+@pytest.mark.slow
+def test_the_tiled_kernel_equals_the_bias() -> None:
+    """In Triton's interpreter, in a process of its own because it is chosen before Triton is imported; float32, as the
+    interpreter multiplies no bfloat16."""
+    if find_spec("triton") is None:
+        pytest.skip("triton is not installed: it comes with PyTorch for CUDA; `pip install triton` runs this on a CPU too")
+    script = (
+        "import torch\n"
+        "from pipeline.codecs.fast.attention import biased, tiled\n"
+        "for heads, side, dim in ((3, 14, 64), (2, 8, 32), (1, 20, 16)):\n"
+        "    torch.manual_seed(side)\n"
+        "    q, k, v = torch.randn(2, side * side, 3, heads, dim).permute(2, 0, 3, 1, 4)\n"
+        "    tables = torch.randn(2, side, side, dim) * 0.3\n"
+        "    torch.testing.assert_close(tiled(q, k, v, *tables), biased(q, k, v, *tables), rtol=1e-4, atol=1e-5)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
+    eager = version_1()
+    eager.config.vision_config.encoder_config._attn_implementation = "eager"
+    assert "attn_implementation is 'eager'" in (unfit(eager) or "")
+    eager.model.vision_tower = None
+    assert unfit(eager) == "the encoder was not loaded"
+    path = write_tiny_codec(tmp_path)
+    codec = load_codec("embedded", path)
+    assert codec.encoder_path.startswith("fast (attention")
+    assert load_codec("embedded", path, fast="off").encoder_path == "transformers (codec.fast is off)"
+    decoder = load_codec("embedded", path, parts="decoder", fast="on")
+    with pytest.raises(ValueError, match="codec.fast = 'on': .* the encoder was not loaded"):
+        decoder.encode(probe_page(512), decoder.mode("tiny"))
+    with pytest.raises(ValueError, match="codec.fast = 'yes': choose one of auto, on, off"):
+        load_codec("embedded", path, fast="yes")  # type: ignore[arg-type]
+
+
+def test_an_encoder_that_errs_is_not_trusted(tmp_path: Path) -> None:
+    """The comparison that a GPU makes before it encodes: right weights pass, a wrong one does not."""
+    codec = load_codec("embedded", write_tiny_codec(tmp_path))
+    mode, fast = codec.mode("tiny"), codec.fast_encoder
+    assert fast is not None
+    page = probe_page(mode.px)
+    expected = load_codec("embedded", tmp_path, fast="off").encode(page, mode)
+    assert fast.trust(page, mode.px, expected) < 0.02 and mode.px in fast.trusted
+    fast.gpu, fast.trusted = True, set()
+    fast.encode = lambda images, px: torch.flip(expected, [1])  # type: ignore[method-assign]
+    assert torch.equal(codec.encode(page, mode), expected)
+    assert codec.encoder_path.startswith("transformers (its tokens differ by")

@@ -1,0 +1,48 @@
+"""Rate control and re-tiering through Ray: the rows of one process, whatever is spread where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import flow
+from pipeline.config import PlacementConfig
+from pipeline.retier import retier
+from pipeline.run import run
+from pipeline.store.fsck import fsck
+from pipeline.store.local import LocalStore
+from tests import flow_in_process
+from tests.conftest import JobFactory
+from tests.test_flow import OBJECT_STORE
+from tests.test_retier import DAY, NOW, after, dated, rows, write_documents
+
+pytestmark = pytest.mark.cluster
+MODES = 'tiers.modes=["tiny", "small"]'
+MEASURED = ("tiers.policy=fidelity", MODES, "verification.target_precision=0.05", "tiers.cheap_text=false")
+FADING = ("tiers.policy=age", MODES, f"tiers.as_of={NOW.isoformat()}")
+
+
+def test_ray_and_one_process_measure_and_fade_alike(job: JobFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = [dated(2, 20 * DAY, seed=1), dated(1, seed=2), {"text": None}]
+    folder = write_documents(tmp_path / "in", documents)
+    whole = ("verification.share=1.0", "verification.control_share=0.0")
+    spread = ("placement.encode_workers=1", "placement.verify_workers=1", "placement.render_batch=2", "placement.shard_batch=2")
+
+    def both(name: str, *overrides: str) -> None:
+        climbed = job(folder, tmp_path / f"{name}-climbed", *whole, *MEASURED, *overrides)
+        faded = job(folder, tmp_path / f"{name}-faded", *whole, *FADING, *overrides)
+        run(climbed)
+        run(faded)
+        result = retier(faded.out, (f"placement.{spread[2].split('.')[1]}",), as_of=after(15 * DAY))
+        assert (result.moves, result.findings) == ({"text → small": result.due}, False) and result.due
+        assert fsck(LocalStore(faded.out)) == [] == fsck(LocalStore(climbed.out))
+
+    with flow.cluster(PlacementConfig(object_store_bytes=OBJECT_STORE)):
+        both("ray", *spread)
+    flow_in_process.without_ray(monkeypatch)
+    both("alone")
+    for kind in ("climbed", "faded"):
+        ray, alone = (rows(job(folder, tmp_path / f"{name}-{kind}")) for name in ("ray", "alone"))
+        assert ray == alone and len(ray) >= 4
+    assert {row["reason"] for row in alone} <= {None, "policy"}

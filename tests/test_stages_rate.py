@@ -1,0 +1,126 @@
+"""Rate control with the codec that ships, on a grid of 160x80: it reads base; in tiny, a cell has 3x6 pixels."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from pipeline.config import JobConfig, parse
+from pipeline.pages.grid import Grid
+from pipeline.records import DOCUMENTS, VERDICTS
+from pipeline.report.rate_control import rate_control
+from pipeline.report.summary import summarise
+from pipeline.report.text_tables import summary_table
+from pipeline.run import run
+from pipeline.stages import Paginate, RateControl
+from pipeline.stages.reread import readings_of
+from pipeline.store.local import LocalStore
+from pipeline.store.snapshots import latest
+from pipeline.tiers.policy import PageFacts, Policy, Reading, policy_of
+from tests import flow_in_process
+from tests.conftest import JobFactory
+from tests.mixed_sources import prose
+
+GRID = Grid.parse("160x80", "latin")
+TEXTS = [prose(9000, 1), prose(9000, 2), "0123456789 " * 900, "Short.", "船の絵。" * 60]
+
+
+def job_of(target: float, **tiers: Any) -> tuple[JobConfig, Policy]:
+    settings = {
+        "layout": {"grid": "160x80", "alphabet": "latin"},
+        "verification": {"reader": "cells", "control_share": 0.0, "target_precision": target},
+        "tiers": {"policy": "fidelity", "modes": ["tiny", "base"], "predictor": "none", **tiers},
+    }
+    return policy_of(parse(settings), GRID, "none")
+
+
+@pytest.fixture(scope="module")
+def pages() -> pa.Table:
+    rows: list[dict[str, Any]] = [
+        {"unit_id": "u", "kind": "document", "doc_id": f"{n:032}", "text": text} for n, text in enumerate(TEXTS)
+    ]
+    rows.append({"unit_id": "u", "kind": "unit_end", "counts": "{}"})
+    return pa.concat_tables(Paginate(*job_of(0.9)[:1], GRID, job_of(0.9)[1])(pa.Table.from_pylist(rows, DOCUMENTS)))
+
+
+@pytest.fixture(scope="module")
+def stage() -> RateControl:
+    config, policy = job_of(0.95)
+    return RateControl(config, "f" * 16, GRID, policy)
+
+
+def judged(stage: RateControl, pages: pa.Table, policy: Policy) -> list[dict[str, Any]]:
+    stage.policy = policy
+    return stage(pages).to_pylist()
+
+
+def test_every_page_gets_the_cheapest_mode_that_meets_the_target_or_stays_text(stage: RateControl, pages: pa.Table) -> None:
+    table = stage(pages)
+    assert table.schema.equals(VERDICTS) and table["page_id"].to_pylist() == pages["page_id"].to_pylist()
+    rows = table.to_pylist()
+    full = [row for row in rows if row["kind"] == "page" and row["num_text_tokens"] > 273 and row["reason"] != "not_covered"]
+    assert {(row["tier"], row["reason"]) for row in full} == {("base", "tried:tiny")}
+    assert all(row["status"] == "verified" and row["precision"] >= 0.95 and row["image_px"] == 1024 for row in full)
+    by_text = {row["text"]: row for row in rows}
+    assert (by_text["Short."]["tier"], by_text["Short."]["reason"]) == ("text", "text_is_cheaper")
+    assert {row["reason"] for row in rows if row["text"] and "船" in row["text"]} == {"not_covered"}
+    assert rows[-1]["kind"] == "unit_end" and rows[-1]["tier"] is None
+
+
+def test_the_same_bytes_whatever_arrives_together(stage: RateControl, pages: pa.Table) -> None:
+    whole = stage(pages)
+    assert pa.concat_tables([stage(pages.slice(at, 1)) for at in range(pages.num_rows)]).equals(whole)
+    assert stage(pages.slice(0, 0)).num_rows == 0
+
+
+def test_below_every_rung_a_page_is_text(pages: pa.Table) -> None:
+    config, policy = job_of(1.0, modes=["tiny"])
+    rows = RateControl(config, "f" * 16, GRID, policy)(pages.slice(0, 2)).to_pylist()
+    assert {(row["tier"], row["status"], row["reason"], row["tokens"]) for row in rows} == {
+        ("text", "text", "below_every_rung:tiny", None)
+    }
+
+
+def test_a_rung_below_is_tried_where_a_policy_asks_for_it(stage: RateControl, pages: pa.Table) -> None:
+    """What was tried and is sharper met the target, what is blurrier did not: the row's reason tells them apart."""
+
+    class FromAbove:
+        def tier(self, page: PageFacts, proposed: str | None) -> str:
+            return "tiny" if "base" in page.readings else "base"
+
+    own = job_of(0.01)[1]
+    rows = judged(stage, pages.slice(0, 1), Policy(**{**vars(own), "parts": (FromAbove(),), "names": ("fidelity",)}))
+    assert (rows[0]["tier"], rows[0]["reason"]) == ("tiny", "tried:base")
+    readings = readings_of({**rows[0], "status": "verified"}, own)
+    assert readings["base"].met and readings["tiny"] == Reading(rows[0]["precision"], True)
+
+
+def test_the_report_says_what_rate_control_spent(job: JobFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flow_in_process.without_ray(monkeypatch)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text("".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(TEXTS)))
+    config, _ = job_of(0.95)
+    made = run(replace(config, sources=(str(folder),), out=str(tmp_path / "corpus"), limits=job(folder, folder).limits))
+    store = LocalStore(made.out)
+    snapshot = latest(store)
+    assert snapshot is not None
+    summary = summarise(store, snapshot)
+    rate = rate_control(summary)
+    assert rate is not None and rate.best_fixed == "base" and rate.of_best_fixed == 1.0
+    visual = summary.by_tier["base"]
+    assert rate.encodes_per_page == pytest.approx(2 * visual / rate.pages) and rate.hit_rate == pytest.approx(
+        1 - visual / rate.pages
+    )
+    assert rate.context_tokens == 273 * visual + sum(g.text_tokens for g in summary.modes if g.mode == "text")
+    assert summary.to_json()["rate_control"]["pages"] == rate.pages
+    shown = io.StringIO()
+    Console(width=200, file=shown).print(summary_table(summary))
+    assert "encodes a page" in shown.getvalue()
