@@ -14,6 +14,7 @@ The data's way through the rooms, and the order in which to read them:
     plan.py          which units are new, and which of them stores a document that several hold
     stages/          the stages, plain classes from Arrow table to Arrow table
     tally.py         when is a unit complete, and does everything that went in come out?
+    batching.py      how many pages a model takes at a time; supply.py, whether cores and models keep up with each other
     isolation.py     a child process for records that killed their worker
     flow.py          chains the stages over Ray Data; flow_workers.py is what runs there. Only these two and submit.py import ray
     run.py           `palimpsest run`, from plan to snapshot; run_record.py what it leaves beside the corpus
@@ -22,6 +23,7 @@ The data's way through the rooms, and the order in which to read them:
     reverify.py      `palimpsest verify`: decode again what is stored
     training/        how the embedded codec is made
     report/          a corpus for people to look at; inspection.py draws its pages again
+    forecast/        what a corpus will take, from measured rates; where a big cluster stops growing
     bench/           what this machine can do
     submit.py        `palimpsest submit`: a job for a running cluster
     cli.py           the commands; console.py how they speak; logs.py, metrics.py what they tell machines

@@ -11,6 +11,8 @@ import typer
 
 from pipeline import console, logs
 from pipeline.commands.bench_gpu import bench_gpu
+from pipeline.commands.bench_scaling import bench_scaling
+from pipeline.commands.bench_memory import bench_memory
 from pipeline.commands.bench_tiers import bench_retier, bench_tiers
 from pipeline.commands.conversations import conversations
 from pipeline.commands.ingest import ingest
@@ -419,7 +421,9 @@ app.command("retier")(retier)
 app.command("conversations")(conversations)
 app.command("plan")(plan)
 bench_app.command("tiers")(bench_tiers)
+bench_app.command("scaling")(bench_scaling)
 bench_app.command("retier")(bench_retier)
+bench_app.command("memory")(bench_memory)
 bench_app.command("gpu")(bench_gpu)
 
 

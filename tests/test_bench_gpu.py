@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from pipeline.bench import gpu
-from pipeline.codecs.full_size import chain, full_config, prompt, random_codec, tiny_config, useful_flop
 from pipeline.bench.gpu import Bench, bench_gpu
 from pipeline.cli import app
+from pipeline.codecs.full_size import chain, full_config, prompt, random_codec, tiny_config, useful_flop
 
 RUN = CliRunner()
 

@@ -105,7 +105,7 @@ class TwoNodes:
         for node in ray.nodes():
             if node["Alive"]:
                 url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-                with urllib.request.urlopen(url, timeout=30) as answer:
+                with suppress(OSError), urllib.request.urlopen(url, timeout=30) as answer:  # Ray notices a dead node late
                     texts.append(answer.read().decode())
         return "\n".join(texts)
 

@@ -35,6 +35,7 @@ CHANGED: dict[str, Any] = {
     "codec.dtype": "float32",
     "codec.device": "cuda",
     "codec.trust_remote_code": True,
+    "codec.fast": "off",
     "tiers.policy": "age",
     "tiers.mode": "small",
     "tiers.modes": ("tiny",),

@@ -24,7 +24,7 @@ FADING = ("tiers.policy=age", MODES, f"tiers.as_of={NOW.isoformat()}")
 
 
 def test_ray_and_one_process_measure_and_fade_alike(job: JobFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    documents = [dated(2, 20 * DAY, seed=1), dated(1, seed=2), {"text": None}]
+    documents = [dated(3, 20 * DAY, seed=1), dated(2, seed=2), {"text": None}]
     folder = write_documents(tmp_path / "in", documents)
     whole = ("verification.share=1.0", "verification.control_share=0.0")
     spread = ("placement.encode_workers=1", "placement.verify_workers=1", "placement.render_batch=2", "placement.shard_batch=2")

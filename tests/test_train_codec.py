@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.codecs.embedded.cell_reader import CellReader, cell_places
+from pipeline.codecs.embedded.architecture import PATCH_CHANNELS, TOKEN_DIM
+from pipeline.codecs.embedded.cell_reader import DIRECTIONS, CellHead, CellReader, cell_places
 from pipeline.codecs.embedded.target import AddressedTarget
 from pipeline.codecs.modes import MODES
 from pipeline.pages.grid import Grid
 from pipeline.training.codec_pages import PageSampler
+from pipeline.training.compress import principal_projection
 from pipeline.training.train_codec import Blend, TrainConfig, Trainee, learning_rate, train
 
 WORDS = "The quick brown fox jumps over the lazy dog; 42 élèves, no more.\n"
@@ -78,14 +80,12 @@ def test_the_cell_reader_begins_as_the_inverse_of_the_compressor() -> None:
     """With an untouched compressor, unpacking a token gives back the patches that went into it, in their places."""
     trainee = Trainee(0)
     sam = trainee.model.model.vision_tower.sam_encoder
-    reader = CellReader(512)
-    torch.nn.init.zeros_(reader.refine[2].weight)
-    torch.nn.init.zeros_(reader.refine[2].bias)
+    reader = CellReader(TOKEN_DIM)
     for conv in (sam.proj.conv1, sam.proj.conv2):
         with torch.no_grad():
             conv.weight[conv.weight.abs() < 0.5] = 0.0
             conv.weight[conv.weight.abs() >= 0.5] = 1.0
-    patches = torch.randn(2, 32, 8, 8)
+    patches = torch.randn(2, PATCH_CHANNELS, 8, 8)
     tokens = sam.proj(patches).flatten(2).transpose(1, 2)
     unpacked = reader.unpacked(tokens)
     torch.testing.assert_close(unpacked, patches.flatten(2).transpose(1, 2))
@@ -93,10 +93,25 @@ def test_the_cell_reader_begins_as_the_inverse_of_the_compressor() -> None:
 
 def test_cells_lie_in_the_patch_that_holds_their_centre() -> None:
     index, waves = cell_places(Grid(80, 40), 8)
-    assert index.shape == (3200,) and waves.shape == (3200, 64)
-    assert index[0] == 0 and index[-1] == 32 * 32 - 1
-    assert int(index[79]) == 31  # the last cell of the first row
-    assert int(index[40 * 80 // 2]) // 32 == 16  # the first cell of the lower half
+    assert index.shape == (3200, 4) and waves.shape == (3200, 64)
+    patch = index // len(DIRECTIONS)
+    assert patch[0, 0] == 0 and patch[-1, 0] == 32 * 32 - 1
+    assert int(patch[79, 0]) == 31  # the last cell of the first row
+    assert int(patch[40 * 80 // 2, 0]) // 32 == 16  # the first cell of the lower half
+    third_row = patch[2 * 80]  # its centre lies on the border of the second and the third row of patches
+    assert third_row[0] // 32 == 2 and third_row[1] // 32 == 1
+    assert DIRECTIONS[int(index[2 * 80, 1]) % len(DIRECTIONS)] == (-1, 0)
+
+
+def test_the_projection_keeps_what_a_head_looks_at() -> None:
+    torch.manual_seed(0)
+    head, features = CellHead(256, 24), torch.randn(3000, 256) * torch.linspace(0.1, 3, 256)
+    torch.nn.init.normal_(head.what.weight)
+    down, up = principal_projection(head, features, 24)
+    seen, kept = features @ head.what.weight.T, features @ (head.what.weight @ up @ down).T
+    torch.testing.assert_close(kept, seen, rtol=1e-3, atol=2e-2)
+    fewer, back = principal_projection(head, features, 4)
+    assert (features @ (head.what.weight @ back @ fewer).T - seen).norm() > 0.3 * seen.norm()
 
 
 def test_the_learning_rate_warms_up_and_decays() -> None:

@@ -49,7 +49,7 @@ def bench_tiers(
             tiers=replace(config.tiers, modes=tuple(mode or config.tiers.modes)),
         )
         result = measure(config, read_classes(texts), fit=fit, max_pages=max_pages)
-    _show("tiers", result, write, as_json)
+    _show(f"tiers-{grid}", result, write, as_json)
 
 
 def bench_retier(

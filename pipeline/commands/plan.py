@@ -89,14 +89,14 @@ def forecast(
     """
     from pipeline.codecs.modes import MODES
     from pipeline.codecs.presets import find_preset
-    from pipeline.config import ConfigError, load
+    from pipeline.config import ConfigError, JobConfig, load
     from pipeline.forecast.estimate import Speeds, Terms, estimate, sensitivity
     from pipeline.forecast.workload import given_workload, sampled_workload
     from pipeline.pages.grid import Grid
     from pipeline.tiers.clock import parse_duration
     from pipeline.tiers.policy import policy_of
 
-    config = load(preset, overrides)
+    config = load(preset, overrides, JobConfig)
     codec = find_preset(config.codec.name)
     alphabet = codec.alphabet if config.layout.alphabet == "codec" else config.layout.alphabet
     grid = Grid.parse(config.layout.grid, alphabet)

@@ -138,7 +138,7 @@ def find_rate(
         if rate.mode == mode:
             return rate
     if extrapolate and stage != "job":
-        nearest = sorted(here or like, key=lambda rate: abs(MODES[rate.mode].px - MODES[mode].px))
+        nearest = sorted(reversed(here or like), key=lambda rate: abs(MODES[rate.mode].px - MODES[mode].px))
         for rate in nearest:
             if made := _extrapolated(rate, device, mode, rates, tflops, other_device=not here):
                 return made

@@ -1,7 +1,7 @@
 """The job of scaling.py, event by event: devices that make blocks, a store that takes so many puts and bytes, one driver.
 
-What the formula leaves out is here: blocks take different times, a device waits when too much lies behind it, shards come in waves,
-a unit ends with its last shard, and the driver does one thing at a time.
+What the formula leaves out is here: blocks take different times, a device waits when too much lies behind it, shards come in
+waves, a unit ends with its last shard, and the driver does one thing at a time.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ from pipeline.pages.characters import BLANK
 from pipeline.pages.grid import Grid, lay_out, read_back
 
 ALPHABET = "latin"
+ROWS_PER_TOKEN = 8
 
 
 @lru_cache(maxsize=32)
@@ -85,4 +86,9 @@ class AddressedTarget:
         name = f"{columns}x{rows}"
         if name not in GRIDS:
             raise ValueError(f"layout.grid {name}: the embedded codec reads {', '.join(GRIDS)}")
+        if rows > ROWS_PER_TOKEN * mode.grid:
+            raise ValueError(
+                f"layout.grid {name} in mode {mode.name}: a visual token would hold more than {ROWS_PER_TOKEN} text rows; "
+                f"choose a sharper mode or a coarser grid"
+            )
         return [BOS, *[IMAGE] * mode.num_context_tokens, FIRST_GRID + GRIDS.index(name)]
