@@ -39,10 +39,10 @@ from pipeline.tiers.policy import PageFacts, Policy, Reading, find_policy
 AS_OF = datetime(2026, 1, 1, tzinfo=UTC)
 BANDS = ("under 1 h", "1 h to 1 d", "1 d to 1 w", "1 w to 1 mo", "1 mo to 1 y", "over 1 y")
 _EDGES = tuple(timedelta(minutes=minutes).total_seconds() for minutes in (1, 60, 1440, 10_080, 43_200, 525_600, 1_051_200))
-SHARES = (0.1, 0.2, 0.4)  # default budgets, of what the conversation costs as text
+SHARES = (0.05, 0.1, 0.3)  # default budgets, of what the conversation costs as text
 TRUNCATION, ALL_TEXT = "truncation", "all text, no budget"
 FADING, CONTROLLED = "fading", "fading, rate control"
-_BETTER = 0.002  # a mode that reads no better than a cheaper one by this much is of no use
+_BETTER = 0.8  # a mode is of use where it makes at most this share of the errors of every cheaper one
 
 
 @dataclass
@@ -212,7 +212,7 @@ def _listen(told: Told, table: pa.Table) -> list[tuple[int, int]]:
 def _mode_table(prepared: Prepared, told: Sequence[Told]) -> list[dict[str, Any]]:
     """Modes from the cheapest on; one that reads no better than a cheaper one is of no use to a memory."""
     rows: list[dict[str, Any]] = []
-    best = 0.0
+    least = 1.0 / _BETTER
     for mode in reversed(prepared.policy.ladder.modes):
         seen = [(one, number) for one in told for number, name in one.readings if name == mode.name]
         if not seen:
@@ -226,10 +226,10 @@ def _mode_table(prepared: Prepared, told: Sequence[Told]) -> list[dict[str, Any]
                 "ratio": round(tokens / mode.num_context_tokens, 2),
                 "precision": round(precision, 4),
                 "pages_at_target": round(sum(one.readings[number, mode.name].met for one, number in seen) / len(seen), 4),
-                "useful": precision > best + _BETTER,
+                "useful": least > 0 and 1 - precision <= _BETTER * least,
             }
         )
-        best = max(best, precision)
+        least = min(least, 1 - precision)
     return rows
 
 

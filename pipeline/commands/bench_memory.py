@@ -16,7 +16,7 @@ from pipeline.console import err, explained, out, print_json
 def bench_memory(
     grid: Annotated[str, typer.Option(help="COLUMNSxROWS: one on which the codec's modes differ.")] = "80x40",
     budget: Annotated[
-        list[int] | None, typer.Option(help="Context tokens; may be repeated. 10, 20 and 40 % of the text where none is named.")
+        list[int] | None, typer.Option(help="Context tokens; may be repeated. 5, 10 and 30 % of the text where none is named.")
     ] = None,
     target: Annotated[float, typer.Option(help="Precision below which rate control does not keep a page.")] = 0.97,
     mode: Annotated[list[str] | None, typer.Option(help="A mode to compare; may be repeated. All where none is named.")] = None,
