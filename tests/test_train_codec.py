@@ -13,11 +13,18 @@ import torch
 from pipeline.codecs.embedded.architecture import PATCH_CHANNELS, TOKEN_DIM
 from pipeline.codecs.embedded.cell_reader import DIRECTIONS, CellHead, CellReader, cell_places
 from pipeline.codecs.embedded.target import AddressedTarget
+from pipeline.codecs.embedded.vocabulary import FIRST_CELL, SYMBOLS
 from pipeline.codecs.modes import MODES
+from pipeline.codecs.token_storage import pack, unpack
+from pipeline.pages.atlas import atlas
+from pipeline.pages.characters import BLANK
 from pipeline.pages.grid import Grid
+from pipeline.training.batches import Blend, batches
 from pipeline.training.codec_pages import PageSampler
 from pipeline.training.compress import principal_projection
-from pipeline.training.train_codec import Blend, TrainConfig, Trainee, learning_rate, train
+from pipeline.training.painting import Painter
+from pipeline.training.train_codec import TrainConfig, learning_rate, train
+from pipeline.training.trainee import Trainee
 
 WORDS = "The quick brown fox jumps over the lazy dog; 42 élèves, no more.\n"
 
@@ -33,7 +40,16 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
 def small(text: str, out: Path, steps: int) -> TrainConfig:
     blends = (Blend(grid="64x32", mode="tiny", weight=1.0, pages=1),)
     return TrainConfig(
-        text=text, out=str(out), steps=steps, blends=blends, save_every=1, log_every=1, cells=64, stretch=32, compile=False
+        text=text,
+        out=str(out),
+        steps=steps,
+        blends=blends,
+        save_every=1,
+        log_every=1,
+        cells=64,
+        stretch=32,
+        compile=False,
+        workers=0,
     )
 
 
@@ -60,13 +76,46 @@ def test_pages_and_targets_say_the_same(text: str) -> None:
     sampler = PageSampler(text, seed=3)
     batch = sampler.batch(Grid(64, 32, "latin"), "tiny", 6, stretch=40)
     again = PageSampler(text, seed=3).batch(Grid(64, 32, "latin"), "tiny", 6, stretch=40)
-    assert (batch.images == again.images).all() and (batch.targets == again.targets).all()
+    assert (batch.drawn == again.drawn).all() and (batch.stretches == again.stretches).all()
     target = AddressedTarget()
-    for cells, stretch, start in zip(batch.cells, batch.targets, batch.starts, strict=True):
-        page = target.decode(cells.tolist())
+    for symbols, stretch, start in zip(batch.symbols, batch.stretches, batch.starts, strict=True):
+        page = target.decode((symbols + FIRST_CELL).tolist())
         whole = target.encode(page, 64, 32, MODES["tiny"])
         piece = [int(i) for i in stretch if i >= 0]
         assert whole[start : start + len(piece)] == piece
+    for symbols, stretch in zip(
+        *(getattr(sampler.batch(Grid(64, 32, "latin"), "tiny", 3, 0), n) for n in ("symbols", "stretches")), strict=True
+    ):
+        page = target.decode((symbols + FIRST_CELL).tolist())
+        assert [int(i) for i in stretch if i >= 0] == target.encode(page, 64, 32, MODES["tiny"])
+
+
+@pytest.mark.parametrize(("name", "mode"), [("64x32", "tiny"), ("80x40", "tiny"), ("112x56", "small"), ("128x64", "base")])
+def test_pages_drawn_on_the_device_are_those_of_the_atlas(text: str, name: str, mode: str) -> None:
+    grid = Grid.parse(name, "latin")
+    batch = PageSampler(text, seed=4).batch(grid, mode, 3, stretch=8)
+    codes = np.array([*SYMBOLS, BLANK], np.uint32)[batch.drawn]
+    expected = atlas(grid, MODES[mode].px).render(codes)
+    drawn = Painter(grid, MODES[mode].px, "cpu")(torch.from_numpy(batch.drawn)).numpy()
+    assert (drawn == expected).all() and (drawn < 255).any()
+
+
+def test_workers_make_the_same_batches_again(text: str) -> None:
+    blends = [Blend(grid="64x32", mode="tiny", weight=1.0, pages=2), Blend(grid="80x40", mode="small", weight=1.0, pages=1)]
+    first, again = (batches(text, 5, blends, stretch=16, workers=1) for _ in range(2))
+    for _ in range(4):
+        (blend, batch), (other, twin) = next(first), next(again)
+        assert blend == other and (batch.drawn == twin.drawn).all() and (batch.stretches == twin.stretches).all()
+
+
+def test_tokens_are_trained_on_as_they_are_stored() -> None:
+    tokens = torch.randn(2, 64, 32, dtype=torch.bfloat16)
+    stored = unpack("int8", pack("int8", tokens), 64, 32)
+    wanting = tokens.float().requires_grad_()
+    seen = Trainee.stored(wanting)
+    assert (seen.bfloat16() - stored).abs().max() <= 2e-2 and not torch.equal(seen.bfloat16(), tokens)
+    seen.sum().backward()
+    assert torch.equal(wanting.grad, torch.ones_like(wanting))
 
 
 def test_a_missing_text_class_is_named(tmp_path: Path) -> None:
@@ -118,3 +167,6 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
     config = replace(TrainConfig(), steps=1000, warmup=100, learning_rate=1.0, final_learning_rate=0.1)
     assert learning_rate(config, 0) < learning_rate(config, 50) < learning_rate(config, 99) == 1.0
     assert learning_rate(config, 1000) == pytest.approx(0.1)
+    timed = replace(config, steps=1_000_000, seconds=60.0)
+    assert learning_rate(timed, 200, 0.0) > learning_rate(timed, 200, 30.0) > learning_rate(timed, 200, 60.0)
+    assert learning_rate(timed, 200, 60.0) == pytest.approx(0.1)

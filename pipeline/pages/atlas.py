@@ -96,6 +96,11 @@ class Atlas:
             self._render_page(codes, page)
         return pages
 
+    def glyphs(self, codes: np.ndarray) -> np.ndarray:
+        """The bitmaps of cell values (uint32 `[n]`), uint8 `[n, height, width]`."""
+        slots = self._slots(codes)  # draws what is missing, into an array that may be a new one
+        return np.ascontiguousarray(self._glyphs[:, slots].transpose(1, 0, 2))
+
     def _render_page(self, codes: np.ndarray, page: np.ndarray) -> None:
         slots = self._slots(codes).reshape(self.grid.rows, self.grid.columns)
         even_columns, even_rows = self.px == self.grid.columns * self.width, self.px == self.grid.rows * self.height

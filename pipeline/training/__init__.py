@@ -1,8 +1,10 @@
 """From corpora to models.
 
 codec_pages.py   the pages that the embedded codec is trained on: licensed text, numbers, random strings, rendered by our own code
+painting.py      drawn on the device that learns; batches.py makes them ahead, in processes of their own
 guidance.py      where the decoder should look, while it learns
-train_codec.py   the training loop: resumable, bf16, compiled
+trainee.py       the model with its heads, and their losses
+train_codec.py   the training loop: resumable, bf16, compiled; evaluation.py how far it is
 export_codec.py  a training state -> the checkpoint that ships
 curves.py        its curves
 """

@@ -6,6 +6,7 @@ A quarter of the pages is random characters, which no language model can guess: 
 from __future__ import annotations
 
 import json
+import lzma
 import random
 import string
 from collections.abc import Sequence
@@ -14,9 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.codecs.embedded.target import ALPHABET, template
-from pipeline.codecs.embedded.vocabulary import EOS, FIRST_TOKEN, cell_ids
-from pipeline.codecs.modes import MODES
-from pipeline.pages.atlas import atlas
+from pipeline.codecs.embedded.vocabulary import EOS, FIRST_CELL, FIRST_TOKEN, SYMBOLS, cell_ids
 from pipeline.pages.characters import BLANK, END, LATIN
 from pipeline.pages.grid import Grid, lay_out
 from pipeline.pages.normalise import normalise
@@ -26,6 +25,8 @@ _BEYOND_ASCII = "".join(c for c in LATIN if not c.isascii())
 SHARES = {"prose": 0.28, "code": 0.14, "latin": 0.14, "tables": 0.16, "random": 0.28}
 PARTIAL_SHARE = 0.35  # pages that end early
 HELD_OUT = 0.02  # of each class's text, for evaluation
+PAPER = len(SYMBOLS)  # the symbol of a cell behind the end of a page
+_END = SYMBOLS.index(END)
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,8 @@ class Batch:
     """Pages of one grid in one mode.
 
     Attributes:
-        images: uint8 `[n, px, px]`.
-        cells: int64 `[n, rows * columns]`, cell ids; END wherever the page is blank, so that a missed END costs one character.
-        targets: int64 `[n, length]`, what the decoder should write for a stretch of each page (padded with -100); the
+        drawn: int16 `[n, rows * columns]`, place of each cell in SYMBOLS, PAPER behind the end; what `painting.Painter` draws.
+        stretches: int64 `[n, length]`, what the decoder should write for a stretch of each page (padded with -100); the
             first id of a row is given, not predicted.
         starts: int64 `[n]`, the position of each stretch in the page's whole target.
         classes: text class of each page.
@@ -43,11 +43,15 @@ class Batch:
 
     grid: Grid
     mode: str
-    images: np.ndarray
-    cells: np.ndarray
-    targets: np.ndarray
+    drawn: np.ndarray
+    stretches: np.ndarray
     starts: np.ndarray
     classes: Sequence[str]
+
+    @property
+    def symbols(self) -> np.ndarray:
+        """What is to be read, int64 `[n, rows * columns]`: END wherever the page is blank, so that a missed one costs a character."""
+        return np.where(self.drawn == PAPER, _END, self.drawn).astype(np.int64)
 
 
 class PageSampler:
@@ -62,7 +66,7 @@ class PageSampler:
     def __init__(self, path: str, seed: int, held_out: bool = False) -> None:
         self._random = random.Random(seed)
         texts: dict[str, list[str]] = {}
-        with open(path, encoding="utf-8") as lines:
+        with (lzma.open if path.endswith(".xz") else open)(path, "rt", encoding="utf-8") as lines:
             for line in lines:
                 record = json.loads(line)
                 texts.setdefault(record["text_class"], []).append(normalise(record["text"]))
@@ -73,15 +77,22 @@ class PageSampler:
         if missing:
             raise ValueError(f"{path}: no text of class {', '.join(sorted(missing))}")
 
+    def reseed(self, seed: int) -> None:
+        """Draw from here on what a sampler of that seed draws from the start."""
+        self._random.seed(seed)
+
     def batch(self, grid: Grid, mode: str, pages: int, stretch: int, classes: Sequence[str] = ()) -> Batch:
-        """`pages` fresh pages and a stretch of `stretch` ids from each page's target; of `classes`, or of random ones."""
+        """`pages` fresh pages and a stretch of `stretch` ids from each page's target; of `classes`, or of random ones.
+
+        A `stretch` of 0 is the whole target of each page, from its beginning.
+        """
         classes = classes or self._random.choices(list(SHARES), list(SHARES.values()), k=pages)
         cells = np.stack([self._cells(name, grid) for name in classes])
-        images = atlas(grid, MODES[mode].px).render(cells)
-        ids = cell_ids(np.where(cells == BLANK, END, cells)).astype(np.int64)
-        used = (cells != BLANK).sum(1)
-        targets, starts = self._stretches(ids, used, grid, mode, stretch)
-        return Batch(grid, mode, images, ids, targets, starts, classes)
+        blank = cells == BLANK
+        ids = cell_ids(np.where(blank, END, cells))
+        stretches, starts = self._stretches(ids, (~blank).sum(1), grid, mode, stretch)
+        drawn = np.where(blank, PAPER, ids - FIRST_CELL).astype(np.int16)
+        return Batch(grid, mode, drawn, stretches, starts, classes)
 
     def _cells(self, name: str, grid: Grid) -> np.ndarray:
         text = self._text(name, grid.cells + grid.cells // 2 + 200)
@@ -101,15 +112,17 @@ class PageSampler:
     def _stretches(self, ids: np.ndarray, used: np.ndarray, grid: Grid, mode: str, stretch: int) -> tuple[np.ndarray, np.ndarray]:
         whole, positions = template(grid.columns, grid.rows, mode)
         addresses = np.flatnonzero(whole >= FIRST_TOKEN)
-        targets = np.full((len(ids), stretch), -100, np.int64)
+        length = stretch or len(whole) + 1
+        targets = np.full((len(ids), length), -100, np.int64)
         starts = np.zeros(len(ids), np.int64)
         for row, (page, cells, out) in enumerate(zip(ids, used.tolist(), targets, strict=True)):
             full = whole.copy()
             full[positions[:cells]] = page[:cells]
             full = np.append(full[: positions[cells - 1] + 1], EOS)
-            candidates = addresses[addresses < max(1, len(full) - stretch // 2)]
-            start = 0 if self._random.random() < 0.1 else int(candidates[self._random.randrange(len(candidates))])
-            piece = full[start : start + stretch]
+            candidates = addresses[addresses < max(1, len(full) - length // 2)]
+            anywhere = stretch and self._random.random() >= 0.1
+            start = int(candidates[self._random.randrange(len(candidates))]) if anywhere else 0
+            piece = full[start : start + length]
             out[: len(piece)], starts[row] = piece, start
         return targets, starts
 

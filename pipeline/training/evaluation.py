@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,42 +15,49 @@ from pipeline.codecs.text_tokens import count_tokens
 from pipeline.pages.characters import END
 from pipeline.pages.grid import Grid, read_back
 from pipeline.training.codec_pages import SHARES, PageSampler
+from pipeline.training.trainee import Trainee
 
 _END = SYMBOLS.index(END)
 
 
 @torch.no_grad()
-def evaluate(trainee: Any, settings: Iterable[tuple[str, str]], text: str, pages: int = 4, device: str = "cpu") -> list[dict[str, Any]]:
-    """Read `pages` held-out pages of every class with the cell reader.
+def evaluate(
+    trainee: Trainee, settings: Iterable[tuple[str, str]], text: str, pages: int = 4, device: str = "cpu"
+) -> Iterator[dict[str, Any]]:
+    """Read `pages` held-out pages of every class with the cell reader and, told every id before it, with the decoder.
 
     Args:
-        trainee: `train_codec.Trainee`.
         settings: (grid, mode).
         text: the training text; its held-out end is used, and always the same pages.
 
     Returns:
-        for each setting and class: the share of inked cells read right, and the ratio of text tokens to context tokens.
+        for each setting and class: the shares of inked cells that the two read right, and the ratio of text tokens to context
+        tokens.
     """
-    rows = []
+    sampler = PageSampler(text, seed=20, held_out=True)
     for grid_name, mode in settings:
         grid = Grid.parse(grid_name, ALPHABET)
-        sampler = PageSampler(text, seed=20, held_out=True)
+        sampler.reseed(20)
         for name in SHARES:
-            batch = sampler.batch(grid, mode, pages, stretch=8, classes=[name] * pages)
+            batch = sampler.batch(grid, mode, pages, stretch=0, classes=[name] * pages)
             index, waves = trainee.place(grid, mode, device)
             with torch.autocast(device, torch.bfloat16):
-                _, tokens = trainee.encode(torch.from_numpy(batch.images).to(device))
+                drawn = torch.from_numpy(batch.drawn).to(device)
+                tokens = trainee.stored(trainee.encode(trainee.paint(drawn, grid, mode))[1])
                 read = trainee.reader(tokens, index, waves).argmax(-1).cpu().numpy()
-            wanted = batch.cells - FIRST_CELL
+                stretch, starts = (torch.from_numpy(a).to(device) for a in (batch.stretches, batch.starts))
+                written = [
+                    float(trainee.decode(tokens[page], grid, mode, stretch[page], starts[page], guided=False)[2])
+                    for page in (slice(n, n + 1) for n in range(pages))
+                ]
+            wanted = batch.symbols
             inked = (wanted != 0) & (wanted != _END)
-            texts = [read_back(cell_text(page[page != FIRST_CELL + _END])) for page in batch.cells]
-            rows.append(
-                {
-                    "grid": grid_name,
-                    "mode": mode,
-                    "text_class": name,
-                    "cells_read": round(float(((read == wanted) & inked).sum() / max(1, inked.sum())), 4),
-                    "ratio": round(float(np.sum(count_tokens(texts))) / (pages * MODES[mode].num_context_tokens), 2),
-                }
-            )
-    return rows
+            texts = [read_back(cell_text(page[page != _END] + FIRST_CELL)) for page in wanted]
+            yield {
+                "grid": grid_name,
+                "mode": mode,
+                "text_class": name,
+                "cells_read": round(float(((read == wanted) & inked).sum() / max(1, inked.sum())), 4),
+                "cells_written": round(float(np.mean(written)), 4),
+                "ratio": round(float(np.sum(count_tokens(texts))) / (pages * MODES[mode].num_context_tokens), 2),
+            }

@@ -24,7 +24,7 @@ from pipeline.codecs.embedded.vocabulary import (
     vocabulary_size,
 )
 from pipeline.codecs.modes import MODES
-from pipeline.training.train_codec import Trainee
+from pipeline.training.trainee import Trainee
 
 
 def export(state: str | Path, out: str | Path) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """Where the decoder should look, as an extra loss while it learns to read, and the weights from which it begins.
 
-A decoder that must find the visual token of every character by trial and error needs millions of pages. The addresses say where each
-character lies, so the first two attentions can be taught directly. In the first, the id of a visual token looks at that token, and half
-of the heads of what follows look at the id of its row. In the second, what reads a cell looks back at the id of its token, with
-only those heads which carry the patches that the cell lies in; the other heads rest on BOS. What arrives is then the cell's
-own patches, and the layers behind read them. The model that ships is the stock class.
+A decoder that must find the visual token of every character by trial and error needs millions of pages. The addresses say where
+each character lies, so the first two attentions can be taught directly. In the first, the id of a visual token looks at that token,
+and half of the heads of what follows look at the id of its row. In the second, what reads a cell looks back at the id of its
+token, with only those heads which carry the patches that the cell lies in; the other heads rest on BOS. What arrives is then the
+cell's own patches, and the layers behind read them. The model that ships is the stock class.
 """
 
 from __future__ import annotations
@@ -106,22 +106,24 @@ def begin_reading(model: Any, spread: Tensor, seed: int = 0) -> None:
 
 
 def guided_forward(
-    decoder: nn.Module, inputs: Tensor, positions: Tensor, look: tuple[Tensor, Tensor], prefix: int
+    decoder: nn.Module, inputs: Tensor, positions: Tensor, look: tuple[Tensor, ...], prefix: int
 ) -> tuple[Tensor, Tensor]:
     """The decoder's last hidden states `[N, S, D]` and the guidance loss; the same arithmetic as the stock forward pass.
+
+    Attentions without a place to look at run fused, the others keep their scores.
 
     Args:
         decoder: the language model of `UnlimitedOcrModel`.
         inputs: embeddings `[N, S, D]`.
         positions: int64 `[N, S]`.
-        look: as `places_to_look` returns.
+        look: as `places_to_look` returns, for the first layers; empty guides none.
     """
     from transformers.models.unlimited_ocr.modeling_unlimited_ocr import apply_rotary_pos_emb
 
     hidden = inputs
     cos, sin = decoder.rotary_emb(hidden, position_ids=positions)  # type: ignore[operator]
-    length = inputs.shape[1]
-    future = torch.ones(length, length, dtype=torch.bool, device=inputs.device).triu(1)
+    if look:
+        future = torch.ones(inputs.shape[1], inputs.shape[1], dtype=torch.bool, device=inputs.device).triu(1)
     loss = inputs.new_zeros((), dtype=torch.float32)
     for number, layer in enumerate(decoder.layers):  # type: ignore[arg-type]
         attention = layer.self_attn
@@ -132,11 +134,14 @@ def guided_forward(
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
         query, key = apply_rotary_pos_emb(query, key, cos, sin)
-        scores = (query @ key.transpose(-1, -2)).float() * attention.scaling
-        scores = scores.masked_fill(future, -1e4)
         if number < len(look):
+            scores = (query @ key.transpose(-1, -2)).float() * attention.scaling
+            scores = scores.masked_fill(future, -1e4)
             loss = loss + F.cross_entropy(scores[:, :, prefix:].flatten(0, 2), look[number].flatten(), ignore_index=FREE)
-        mixed = scores.softmax(-1).to(value.dtype) @ value
+            mixed = scores.softmax(-1).to(value.dtype) @ value
+        else:
+            query, key = query.to(value.dtype), key.to(value.dtype)
+            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=attention.scaling)
         hidden = hidden + attention.o_proj(mixed.transpose(1, 2).flatten(2))
         hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
     return decoder.norm(hidden), loss  # type: ignore[operator]

@@ -1,8 +1,8 @@
 """The cell reader: the embedded codec's second decoder, which reads all cells of a page at once, from its visual tokens alone.
 
 The layout says where every cell lies. Each visual token is unpacked into its 4x4 patches, and a cell is read from the
-patches around its centre and from where among them the centre lies. It has no memory of what was read before, so it cannot guess: what
-it reads was in the tokens. It is also what teaches the encoder (`training/train_codec.py`), together with a head of the same form
+patches around its centre and from where among them the centre lies. It has no memory of what was read before, so it cannot
+guess: what it reads was in the tokens. It is also what teaches the encoder (`training/train_codec.py`), together with a head of the same form
 on the patches before the compressor.
 """
 
@@ -30,8 +30,8 @@ class CellHead(nn.Module):
     """Patch features `[N, P * P, C]` -> logits `[N, Q, len(SYMBOLS)]` of the cells at `index`.
 
     A cell is read from four patches: the one that holds its centre, and those beside it towards which the centre lies, because a
-    cell on the border of two patches is half in each. The first layer is linear in the patches and in the place, so it runs once per
-    patch and once per place, not once per cell.
+    cell on the border of two patches is half in each. The first layer is linear in the patches and in the place, so it runs once
+    per patch and once per place, not once per cell.
     """
 
     def __init__(self, channels: int, hidden: int = 256) -> None:
@@ -122,8 +122,8 @@ def cell_places(grid: Grid, side: int) -> tuple[Tensor, Tensor]:
     """Where the cells of `grid` lie among `side * 4` patches per side.
 
     Returns:
-        int64 `[Q, 4]`, `patch * 9 + direction` for the patch that holds a cell's centre and the three nearest beside it (the patch
-        itself again at the edge of the page), and waves of the centre's place in its patch, `[Q, 64]`.
+        int64 `[Q, 4]`, `patch * 9 + direction` for the patch that holds a cell's centre and the three nearest beside it (the
+        patch itself again at the edge of the page), and waves of the centre's place in its patch, `[Q, 64]`.
     """
     patches = side * PATCHES
     y = ((torch.arange(grid.rows) + 0.5) * patches / grid.rows)[:, None].expand(grid.rows, grid.columns).reshape(-1)

@@ -1,0 +1,119 @@
+"""What is trained: the model, its cell reader and a head on its patches, and their losses."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.codecs.embedded.architecture import PATCH_DIM, TOKEN_DIM, fresh_model
+from pipeline.codecs.embedded.cell_reader import CellHead, CellReader, cell_places
+from pipeline.codecs.embedded.vocabulary import BOS, FIRST_CELL, FIRST_GRID, FIRST_ROW, GRIDS, SYMBOLS
+from pipeline.codecs.modes import MODES
+from pipeline.codecs.token_storage import INT8_STEPS
+from pipeline.pages.characters import END
+from pipeline.pages.grid import Grid
+from pipeline.training.guidance import guided_forward, places_to_look
+from pipeline.training.painting import Painter
+
+_END = SYMBOLS.index(END)
+
+
+class Trainee(nn.Module):
+    """The model, its cell reader and a head on its patches, and the losses of one batch."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.model = fresh_model(seed)
+        self.patch_head = CellHead(PATCH_DIM, 384)
+        self.reader = CellReader(TOKEN_DIM)
+        self._places: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+        self._painters: dict[tuple[str, str], Painter] = {}
+
+    def hold(self, still: bool) -> None:
+        """Freeze the layers before the compressor, or let them learn."""
+        sam = self.model.model.vision_tower.sam_encoder
+        for part in (sam.patch_embed, sam.layers):
+            part.requires_grad_(not still)
+        sam.pos_embed.requires_grad_(not still)
+
+    def paint(self, drawn: Tensor, grid: Grid, mode: str) -> Tensor:
+        """Page images of cells, see `painting.Painter`."""
+        key = str(grid), mode
+        if key not in self._painters:
+            self._painters[key] = Painter(grid, MODES[mode].px, str(drawn.device))
+        return self._painters[key](drawn)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 `[N, px, px]` -> patch features `[N, P, P, C]` and visual tokens `[N, G * G, D]`."""
+        pixels = (images.float() / 127.5 - 1.0)[:, None].expand(-1, 3, -1, -1)
+        tower = self.model.model.vision_tower
+        sam = tower.sam_encoder
+        hidden = sam.patch_embed(pixels)
+        hidden = hidden + sam.interpolate_pos_encoding(hidden.shape[1], hidden.shape[2])
+        for layer in sam.layers:
+            hidden = layer(hidden)
+        compressed = sam.proj(sam.neck(hidden))
+        mixed = tower.vision_encoder(compressed).last_hidden_state[:, 1:]
+        both = torch.cat([mixed, compressed.flatten(2).transpose(1, 2)], -1)
+        return hidden, self.model.model.multi_modal_projector(both)
+
+    @staticmethod
+    def stored(tokens: Tensor) -> Tensor:
+        """Tokens as int8 storage gives them back; gradients pass as if nothing had been rounded."""
+        scale = tokens.detach().float().abs().amax(-1, keepdim=True).clamp(min=1e-12) / INT8_STEPS
+        rounded = (tokens.detach().float() / scale).round() * scale
+        return tokens + (rounded.to(tokens.dtype) - tokens).detach()
+
+    @staticmethod
+    def read(head: nn.Module, features: Tensor, index: Tensor, waves: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss of a dense head, and the share of inked cells that it gets right."""
+        logits = head(features, index, waves)
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        seen = (targets != 0) & (targets != _END)
+        return loss, ((logits.argmax(-1) == targets) & seen).sum() / seen.sum()
+
+    def decode(
+        self, tokens: Tensor, grid: Grid, mode: str, stretch: Tensor, starts: Tensor, guided: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, guidance loss and cell accuracy of the decoder on `stretch`, int64 `[N, L]`, from `starts` of the target on.
+
+        Args:
+            guided: without it the guidance loss is zero, and long stretches take little memory.
+        """
+        model = self.model.model
+        features = self.features(tokens)
+        embed = model.language_model.embed_tokens
+        count = len(tokens)
+        bos = embed(torch.full((count, 1), BOS, device=tokens.device))
+        grid_id = FIRST_GRID + GRIDS.index(f"{grid.columns}x{grid.rows}")
+        named = embed(torch.full((count, 1), grid_id, device=tokens.device))
+        given = embed(stretch[:, :-1].clamp(min=0))
+        dtype = features.dtype
+        inputs = torch.cat([bos.to(dtype), features, named.to(dtype), given.to(dtype)], 1)
+        prefix = features.shape[1] + 2
+        ahead = torch.arange(prefix, device=tokens.device).expand(count, -1)
+        positions = torch.cat([ahead, prefix + starts[:, None] + torch.arange(given.shape[1], device=tokens.device)], 1)
+        look = places_to_look(stretch[:, :-1], grid, mode, prefix) if guided else ()
+        hidden, guidance = guided_forward(model.language_model, inputs, positions, look, prefix)
+        logits = self.model.lm_head(hidden[:, prefix:]).float()
+        expected = stretch[:, 1:]
+        loss = F.cross_entropy(logits.flatten(0, 1), expected.flatten(), ignore_index=-100)
+        inked = (expected > FIRST_CELL) & (expected < FIRST_ROW)  # FIRST_CELL is the space
+        return loss, guidance, ((logits.argmax(-1) == expected) & inked).sum() / inked.sum().clamp(min=1)
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """Visual tokens `[N, G * G, D]` with the newline and separator rows, `[N, G * (G + 1) + 1, D]`."""
+        model = self.model.model
+        count, side = len(tokens), int(tokens.shape[1] ** 0.5)
+        newline = model.image_newline.to(tokens.dtype).expand(count, side, 1, -1)
+        rows = torch.cat([tokens.view(count, side, side, -1), newline], 2).flatten(1, 2)
+        return torch.cat([rows, model.view_separator.to(tokens.dtype).expand(count, 1, -1)], 1)
+
+    def place(self, grid: Grid, mode: str, device: str) -> tuple[Tensor, Tensor]:
+        """Where the cells lie, see `cell_places`."""
+        key = str(grid), mode
+        if key not in self._places:
+            index, waves = cell_places(grid, MODES[mode].grid)
+            self._places[key] = index.to(device), waves.to(device)
+        return self._places[key]
