@@ -83,9 +83,8 @@ def test_pages_and_targets_say_the_same(text: str) -> None:
         whole = target.encode(page, 64, 32, MODES["tiny"])
         piece = [int(i) for i in stretch if i >= 0]
         assert whole[start : start + len(piece)] == piece
-    for symbols, stretch in zip(
-        *(getattr(sampler.batch(Grid(64, 32, "latin"), "tiny", 3, 0), n) for n in ("symbols", "stretches")), strict=True
-    ):
+    full = sampler.batch(Grid(64, 32, "latin"), "tiny", 3, stretch=0)
+    for symbols, stretch in zip(full.symbols, full.stretches, strict=True):
         page = target.decode((symbols + FIRST_CELL).tolist())
         assert [int(i) for i in stretch if i >= 0] == target.encode(page, 64, 32, MODES["tiny"])
 
