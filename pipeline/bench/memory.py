@@ -273,7 +273,9 @@ def _keep(told: Told, way: str, policy: Policy | None, budget: int | None) -> Ke
             break
         for number, mode in made.wanted:
             tried[number] = {**tried[number], mode: told.readings[number, mode]}
-    spans = [(page.char_start, page.char_end) for page, tier in zip(told.pages, made.tiers, strict=True) if tier == TEXT]
+    spans = [
+        (page.char_start, page.char_end) for page, tier in zip(told.pages, made.tiers, strict=True) if tier == TEXT
+    ]
     drawn = {page.number: tier for page, tier in zip(told.pages, made.tiers, strict=True) if tier not in (None, TEXT)}
     return Kept((*spans, (told.tail, told.end)), drawn, made.cost + tail_tokens)  # type: ignore[arg-type]
 

@@ -149,7 +149,7 @@ def _activation(name: str) -> Activation:
 
 
 def gelu_in_product(x: Tensor) -> Tensor:
-    """gelu as cuBLAS has it behind a product, in its tanh form: within 5e-4 of the exact one, which is less than bfloat16 resolves.
+    """gelu as cuBLAS has it behind a product, in its tanh form: within 5e-4 of the exact one, about what bfloat16 resolves.
 
     A block with this activation computes it inside the product before it, so that the widest tensor is written once.
     """
