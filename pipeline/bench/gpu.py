@@ -282,7 +282,8 @@ def _kernel(bench: Bench) -> dict[str, Any]:
 
 def _encode(bench: Bench) -> dict[str, Any]:
     """The fast encoder beside transformers', by mode: in one go, turn by turn."""
-    codec, rows = bench.codec, []
+    codec = bench.codec
+    rows: list[dict[str, Any]] = []
     started, limit = time.perf_counter(), bench.left
     for place, name in enumerate(("tiny", "small") if bench.tiny else ("base", "small", "tiny", "large")):
         if place > 1 and time.perf_counter() - started > 0.6 * limit:
