@@ -25,7 +25,7 @@ def test_the_command_measures_everything_and_writes_it(tmp_path: Path) -> None:
     assert ran.exit_code == 0, ran.output
     (page,) = tmp_path.glob("gpu_*.md")
     result = json.loads(page.with_suffix(".json").read_text())
-    assert [row["section"] for row in result["sections"]] == ["matmul", "model", "encode", "attention", "verify", "pipeline"]
+    assert [row["section"] for row in result["sections"]] == [name for name, _ in gpu.SECTIONS]
     assert result["failed_sections"] == 0 and all(row["outcome"] == "done" for row in result["sections"])
     assert result["command"] == "palimpsest bench gpu --device cpu --tiny" and "torch" in result["machine"]["packages"]
     for row in result["encode"]:
@@ -56,7 +56,9 @@ def test_a_section_that_fails_or_comes_too_late_is_named_and_the_others_go_on(mo
     assert outcomes["encode"] == outcomes["verify"] == "ValueError: no such kernel" and outcomes["pipeline"] == "done"
     assert result["failed_sections"] == 2 and "pipeline" in result and "encode" not in result
     late = bench_gpu("cpu", tiny=True, seconds=-1)
-    assert all(row["outcome"].startswith("skipped: ") for row in late["sections"]) and late["failed_sections"] == 6
+    assert all(row["outcome"].startswith("skipped: ") for row in late["sections"]) and late["failed_sections"] == len(
+        gpu.SECTIONS
+    )
 
 
 def test_the_batch_is_halved_until_memory_suffices() -> None:

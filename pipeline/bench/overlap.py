@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import queue
 import random
+import subprocess
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 from pipeline.bench.planting import plant_errors
 
 ERRORS = 0.03
 AHEAD = 2  # batches that wait between two threads
+VERIFIERS = 2  # threads that verify: one prepares its next pass while the device computes the other's
+JOIN_S = 20.0
+WINDOW_S = 2.0  # what the profiler looks at: some ten thousand kernels
 
 
 def overlapped(bench: Any) -> dict[str, Any]:
@@ -23,55 +27,71 @@ def overlapped(bench: Any) -> dict[str, Any]:
     """
     codec = bench.codec
     mode = codec.mode("tiny" if bench.tiny else "small")
-    step, length = (2, 24) if bench.tiny else (codec.fast_encoder.batch(mode.px) if codec.fast_encoder else 32, 480)
-    seconds = 0.5 if bench.tiny else 20.0
-    draw_pages, what = _page_source(mode.px, step, bench)
-    wanted, drafts, prompts = _drafts(bench, mode, step, length)
+    most, length = (2, 24) if bench.tiny else (2 * (codec.fast_encoder.batch(mode.px) if codec.fast_encoder else 32), 480)
 
-    def run(limit: float) -> tuple[int, float, int]:
-        """Pages verified, seconds, and pages whose output is what it should be."""
-        with _Line(draw_pages, lambda images: _encoded(codec, images, mode)) as line:
-            line.get()  # both threads are at work
-            start, pages, right = time.perf_counter(), 0, 0
-            while not pages or time.perf_counter() - start < limit:
-                features = line.get()
-                read = _verified(codec, features, prompts, drafts, length)
-                pages += len(read)
-                right += sum(list(page.ids) == ids for page, ids in zip(read, wanted, strict=True))
-            bench.sync()
-            return pages, time.perf_counter() - start, right
+    def prepared(step: int) -> tuple[Any, str, Any, Any, Any]:
+        """Everything once in this thread: whatever is compiled or captured is, before others use the device."""
+        draw, what = _page_source(mode.px, step, bench)
+        wanted, drafts, prompts = _drafts(bench, mode, step, length)
+        _verified(codec, _encoded(codec, draw(), mode), prompts, drafts, length)
+        bench.sync()
+        return draw, what, wanted, drafts, prompts
 
-    run(0.0)
-    pages, spent, right = run(seconds)
-    busy = _busy_share(bench, lambda: run(min(3.0, seconds)))
-    parts = _apart(bench, draw_pages, codec, mode, prompts, drafts, length)
-    return {
-        "pipeline": [
-            {
-                "mode": mode.name,
-                "pages": what,
-                "batch": step,
-                "tokens_per_page": length,
-                "planted_errors": f"{ERRORS:.0%}",
-                "pages_per_second": pages / spent,
-                "right": f"{right} of {pages}",
-                **parts,
-                "device_idle_share": None if busy is None else 1 - busy,
-            }
-        ]
+    step, (draw, what, wanted, drafts, prompts) = bench.fitting(most, prepared, "render, encode, verify, pages,")
+    line = _Line(
+        codec.device,
+        (lambda _: draw(), 1),
+        (lambda images: _encoded(codec, images, mode), 1),
+        (lambda features: _verified(codec, features, prompts, drafts, length), VERIFIERS if bench.gpu else 1),
+    )
+    row: dict[str, Any] = {
+        "mode": mode.name,
+        "pages": what,
+        "batch": step,
+        "tokens_per_page": length,
+        "planted_errors": f"{ERRORS:.0%}",
+        "verifying_threads": VERIFIERS if bench.gpu else 1,
     }
+    with line:
+        for _ in range(VERIFIERS):
+            line.get()  # all threads are at work
+        sampler = _Sampler(bench)
+        start, pages, right = time.perf_counter(), 0, 0
+        while not pages or time.perf_counter() - start < (0.5 if bench.tiny else min(15.0, 0.4 * bench.left)):
+            read = line.get()
+            pages += len(read)
+            right += sum(list(page.ids) == ids for page, ids in zip(read, wanted, strict=True))
+        spent = time.perf_counter() - start
+        sampled = sampler.busy_share()
+        row |= {"pages_per_second": pages / spent, "right": f"{right} of {pages}"}
+        row |= {f"{name}_alone_pages_per_second": None for name in ("render", "encode", "verify")}
+        row |= {"device_idle_share": None, "idle_share_by_driver_samples": None if sampled is None else 1 - sampled}
+        bench.keep({"pipeline": [row]})
+        busy = _busy_share(bench, line.get)
+    row["device_idle_share"] = None if busy is None else 1 - busy
+    bench.keep({"pipeline": [row]})
+    row |= _apart(bench, draw, codec, mode, prompts, drafts, length)
+    if row["render_alone_pages_per_second"]:
+        row["render_cores_per_device"] = row["pages_per_second"] / row["render_alone_pages_per_second"]
+    return {"pipeline": [row]}
 
 
 class _Line:
-    """Two threads behind each other, each some batches ahead of the next; an error in one comes out of `get`."""
+    """Threads behind each other, each some batches ahead of the next, on a stream of its own; an error comes out of `get`.
 
-    def __init__(self, draw: Callable[[], Any], encode: Callable[[Any], Any]) -> None:
-        self._images: queue.Queue[Any] = queue.Queue(AHEAD)
-        self._features: queue.Queue[Any] = queue.Queue(AHEAD)
+    Args:
+        device: where they compute.
+        stages: what a stage does with what the one before it made, and in how many threads.
+    """
+
+    def __init__(self, device: Any, *stages: tuple[Callable[[Any], Any], int]) -> None:
+        self._device = device
+        self._queues: list[queue.Queue[Any]] = [queue.Queue(AHEAD) for _ in stages]
         self._stop = threading.Event()
         self._threads = [
-            threading.Thread(target=self._work, args=(draw, None, self._images), daemon=True),
-            threading.Thread(target=self._work, args=(encode, self._images, self._features), daemon=True),
+            threading.Thread(target=self._work, args=(work, self._queues[place - 1] if place else None, made), daemon=True)
+            for place, ((work, count), made) in enumerate(zip(stages, self._queues, strict=True))
+            for _ in range(count)
         ]
 
     def __enter__(self) -> _Line:
@@ -81,43 +101,46 @@ class _Line:
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()
+        end = time.perf_counter() + JOIN_S
         for thread in self._threads:
-            thread.join(60)
+            thread.join(max(0.0, end - time.perf_counter()))
 
     def get(self) -> Any:
-        """The next batch, encoded."""
-        found = self._features.get(timeout=600)
+        """What the last stage made next."""
+        found = self._queues[-1].get(timeout=600)
         if isinstance(found, BaseException):
             raise found
         return found
 
-    def _work(self, work: Callable[..., Any], source: queue.Queue[Any] | None, target: queue.Queue[Any]) -> None:
-        while not self._stop.is_set():
-            try:
-                taken = [] if source is None else [source.get(timeout=0.2)]
-                made = taken[0] if taken and isinstance(taken[0], BaseException) else work(*taken)
-            except queue.Empty:
-                continue
-            except Exception as error:  # goes to whoever takes from the line
-                made = error
+    def _work(self, work: Callable[[Any], Any], source: queue.Queue[Any] | None, target: queue.Queue[Any]) -> None:
+        import torch
+
+        with ExitStack() as stack:
+            if self._device.type == "cuda":
+                stack.enter_context(torch.cuda.stream(torch.cuda.Stream(self._device)))
             while not self._stop.is_set():
                 try:
-                    target.put(made, timeout=0.2)
-                    break
-                except queue.Full:
+                    taken = None if source is None else source.get(timeout=0.2)
+                    made = taken if isinstance(taken, BaseException) else work(taken)
+                except queue.Empty:
                     continue
+                except Exception as error:  # goes to whoever takes from the line
+                    made = error
+                while not self._stop.is_set():
+                    try:
+                        target.put(made, timeout=0.2)
+                        break
+                    except queue.Full:
+                        continue
 
 
 def _encoded(codec: Any, images: Any, mode: Any) -> list[Any]:
-    """Features of a batch, computed on a stream of this thread's own and ready when this returns."""
+    """Features of a batch, ready on the device when this returns."""
     import torch
 
-    gpu = codec.device.type == "cuda"
-    stream = torch.cuda.Stream(codec.device) if gpu else None
-    with torch.cuda.stream(stream) if stream else nullcontext():
-        features: list[Any] = codec.features(codec.encode(images, mode), mode)
-    if stream:
-        stream.synchronize()
+    features: list[Any] = codec.features(codec.encode(images, mode), mode)
+    if codec.device.type == "cuda":
+        torch.cuda.current_stream(codec.device).synchronize()
     return features
 
 
@@ -151,11 +174,12 @@ def _page_source(px: int, count: int, bench: Any) -> tuple[Callable[[], Any], st
 
         grid = Grid(64, 32)
         made = [page for _, page in bench_pages(count, grid)]
+        render(made[:1], grid, px)
         return lambda: render(made, grid, px), f"rendered, {grid}"
-    except ImportError as error:
+    except Exception as error:  # a machine without a library or a font still measures the rest
         from pipeline.bench.gpu import _noise
 
-        bench.notes.append(f"pages are noise, not rendered: {error}")
+        bench.notes.append(f"pages are noise, not rendered: {type(error).__name__}: {error}")
         return lambda: _noise(count, px), "noise"
 
 
@@ -163,7 +187,7 @@ def _apart(bench: Any, draw: Any, codec: Any, mode: Any, prompts: Any, drafts: A
     """Pages per second of each of the three alone."""
     images = draw()
     features = _encoded(codec, images, mode)
-    seconds = 0.0 if bench.tiny else 2.0
+    seconds = 0.0 if bench.tiny else 1.5
     alone = {
         "render": bench.timed(draw, seconds)[0],
         "encode": bench.timed(lambda: codec.encode(images, mode), seconds)[0],
@@ -172,18 +196,54 @@ def _apart(bench: Any, draw: Any, codec: Any, mode: Any, prompts: Any, drafts: A
     return {f"{name}_alone_pages_per_second": len(images) / spent for name, spent in alone.items()}
 
 
+class _Sampler:
+    """The driver's own figure, ten times a second: the share of its last period in which a kernel ran."""
+
+    def __init__(self, bench: Any) -> None:
+        self._bench, self._process = bench, None
+        if not bench.gpu:
+            return
+        command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "100"]
+        try:
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        except OSError as error:
+            bench.notes.append(f"no driver samples: {error}")
+
+    def busy_share(self) -> float | None:
+        """The mean since the start; None where the driver says nothing."""
+        if self._process is None:
+            return None
+        self._process.terminate()
+        try:
+            said, _ = self._process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            said = ""
+        shares = [float(line) / 100 for line in said.split() if line.strip().isdigit()]
+        if not shares:
+            self._bench.notes.append("no driver samples: nvidia-smi names no utilisation")
+            return None
+        return sum(shares) / len(shares)
+
+
 def _busy_share(bench: Any, work: Callable[[], Any]) -> float | None:
-    """Share of the time in which at least one kernel or copy runs on the device; None without a GPU or a profiler."""
+    """Share of a window of time in which at least one kernel or copy runs on the device; None without a GPU or a profiler."""
     if not bench.gpu:
         return None
-    from torch.profiler import ProfilerActivity, profile
-
     try:
+        from torch.profiler import ProfilerActivity, profile
+
         with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-            work()
-        spans = sorted((e.time_range.start, e.time_range.end) for e in profiled.events() if "cuda" in str(e.device_type).lower())
-    except RuntimeError as error:
-        bench.notes.append(f"no idle share: {error}")
+            end = time.perf_counter() + WINDOW_S
+            while time.perf_counter() < end:
+                work()
+        spans = sorted(
+            (event.time_range.start, event.time_range.end)
+            for event in profiled.events()
+            if "cuda" in str(event.device_type).lower() and not getattr(event, "is_user_annotation", False)
+        )
+    except Exception as error:  # a profiler that the machine does not allow is no reason to lose the figures
+        bench.notes.append(f"no idle share: {type(error).__name__}: {error}")
         return None
     if not spans:
         bench.notes.append("no idle share: the profiler saw no kernels")

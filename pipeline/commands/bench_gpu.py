@@ -13,7 +13,7 @@ from pipeline.console import FINDINGS, explained, out, print_json
 
 def bench_gpu(
     target: Annotated[Path, typer.Option("--out", help="Folder for the result.")] = Path("docs/results"),
-    seconds: Annotated[float, typer.Option(help="No section begins later than so many seconds after the start.")] = 420.0,
+    seconds: Annotated[float, typer.Option(help="For everything; a section that outlasts its share is broken off.")] = 420.0,
     device: Annotated[str | None, typer.Option(help="cuda or cpu; by default cuda where there is one.")] = None,
     tiny: Annotated[
         bool, typer.Option("--tiny", help="A tiny model: shows that everything runs; its figures mean nothing.")
@@ -29,10 +29,11 @@ def bench_gpu(
     Without the package's other requirements: `python -m pipeline.bench.gpu`. Exit code 3 when a section failed or was skipped.
     """
     from pipeline.bench.gpu import bench_gpu as measure
+    from pipeline.bench.gpu import write_so_far
     from pipeline.bench.machine import table_of, write_results
 
     with explained():
-        result = measure(device, tiny=tiny, seconds=seconds)
+        result = measure(device, tiny=tiny, seconds=seconds, save=write_so_far(target))
         path = write_results("gpu", result, target)
     console.err.print(f"written: {path}", markup=False, soft_wrap=True)
     print_json(result) if as_json else out.print(table_of("gpu", result))

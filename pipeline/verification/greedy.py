@@ -32,7 +32,7 @@ from pipeline.verification.masks import Masks
 from pipeline.verification.reading import Cut, Decoded, DraftedPage, Stop
 from pipeline.verification.slots import GROWTH, Slots
 
-HEAD_BYTES = 256 << 20  # of logits held at once
+HEAD_BYTES = {"cpu": 256 << 20, "cuda": 2 << 30}  # of logits held at once, as float32
 FIRST_TOKENS = 32_768  # tokens of a first pass, padding included, unless a single page has more
 PASS_COST = {"cpu": 16, "cuda": 128}  # what a pass costs, in drafted tokens (measured on the embedded codec; estimated)
 NEAR_TIE = {torch.float32: 64}  # margins within this many rounding steps of the best logit are near ties; measured: 28 and …
@@ -75,7 +75,7 @@ def decode(
     *,
     image_inputs: ImageInputs = image_list,
     bidirectional_images: bool = False,
-    head_bytes: int = HEAD_BYTES,
+    head_bytes: int | None = None,
     first_tokens: int = FIRST_TOKENS,
     pass_cost: int | None = None,
     revise: bool = True,
@@ -87,7 +87,7 @@ def decode(
         pages: a batch whose keys and values fit into memory together.
         image_inputs: how this architecture's forward takes stored visual tokens.
         bidirectional_images: visual tokens of one image see each other (Gemma 3), as the model's own masks do.
-        head_bytes: bound of the logits in memory at once; changes nothing else.
+        head_bytes: bound of the logits in memory at once, by default the device's; changes nothing else.
         first_tokens: bound of the tokens in one first pass, padding included.
         pass_cost: price of a pass in drafted tokens, which bounds the drafts; by default the device's.
         revise: take over the model's corrections of a draft behind a disagreement. Both change the number of passes only.
@@ -103,7 +103,8 @@ def decode(
     cost = pass_cost or PASS_COST.get(decoder.model.device.type, PASS_COST["cuda"])
     rows = [_Row(page, number, Drafter(page.draft_ids, pass_cost=cost, revise=revise)) for number, page in enumerate(pages)]
     rows.sort(key=lambda row: -row.length)  # stable: pages of one length stay in order
-    batch = _Batch(decoder, rows, bidirectional_images, head_bytes)
+    held = head_bytes or HEAD_BYTES.get(decoder.model.device.type, HEAD_BYTES["cuda"])
+    batch = _Batch(decoder, rows, bidirectional_images, held)
     start = 0
     while start < len(rows):
         stop = min(len(rows), start + max(1, first_tokens // rows[start].length))

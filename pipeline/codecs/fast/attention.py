@@ -81,8 +81,7 @@ def tiled(q: Tensor, k: Tensor, v: Tensor, table_h: Tensor, table_w: Tensor) -> 
     """The terms added inside a kernel whose tiles are rows of the grid: `grid_kernel`."""
     from pipeline.codecs.fast.grid_kernel import grid_attention
 
-    rows, columns = position_terms(q, table_h, table_w)
-    return grid_attention(q, k, v, rows, columns)
+    return grid_attention(q, k, v, table_h, table_w)
 
 
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]

@@ -148,7 +148,28 @@ def _activation(name: str) -> Activation:
     return named.get(name) or ACT2FN[name]
 
 
+def gelu_in_product(x: Tensor) -> Tensor:
+    """gelu as cuBLAS has it behind a product, in its tanh form: within 5e-4 of the exact one, about what bfloat16 resolves.
+
+    A block with this activation computes it inside the product before it, so that the widest tensor is written once.
+    """
+    return gelu(x, approximate="tanh")
+
+
+@torch.library.custom_op("palimpsest::linear_gelu", mutates_args=())
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """gelu(x · weightᵀ + bias) in one kernel where the device has one."""
+    return torch._addmm_activation(bias, x.flatten(0, -2), weight.t(), use_gelu=True).view(*x.shape[:-1], len(weight))
+
+
+@linear_gelu.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(weight))
+
+
 def _feed_forward(x: Tensor, block: Block, act: Activation) -> Tensor:
+    if act is gelu_in_product and block.up.bias is not None:
+        return linear(linear_gelu(x, block.up.weight, block.up.bias), *block.down)
     return linear(act(linear(x, *block.up)), *block.down)
 
 

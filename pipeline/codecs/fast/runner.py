@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import gelu, linear
 
-from pipeline.codecs.fast.deepencoder import DeepEncoder, Plan, plain_block, sam_block
+from pipeline.codecs.fast.deepencoder import DeepEncoder, Plan, gelu_in_product, linear_gelu, plain_block, sam_block
 
 STATIC_PLACES = 65_536  # patches of a static batch: 16 pages at 1024 px, enough to fill the matrix units of an H100
 GPU_WAYS = ("tiled", "augmented-flash", "bias")  # the first that works is taken
@@ -78,6 +79,8 @@ class FastEncoder:
         if self.gpu:
             self._copies = torch.cuda.Stream(self.device)
         self.chosen = self.ways or (self._choose() if self.gpu else CPU_WAYS)
+        if self.gpu:
+            self._fuse_activation()
         if self.gpu and self.compiled:
             self._compile()
 
@@ -148,7 +151,7 @@ class FastEncoder:
             if not self.compiled:
                 raise
             self._note("not compiled", error)
-            self.encoder.sam_block, self.encoder.plain_block, self.compiled = sam_block, plain_block, False
+            self.give_up_compiling()
             tokens = self._warm(pages, px)
         run = self._graph(pages, px) if self.graphs else None
         if run is None:
@@ -162,7 +165,7 @@ class FastEncoder:
             replay, tokens = run
         slots = [
             _Slot(
-                torch.empty_like(pages, device="cpu").pin_memory(),
+                self._pinned(pages),
                 torch.empty_like(pages),
                 torch.cuda.Event(),
                 torch.cuda.Event(),
@@ -171,6 +174,14 @@ class FastEncoder:
         ]
         self._captured[px] = _Captured(replay, pages, tokens, slots)
         return self._captured[px]
+
+    def _pinned(self, pages: Tensor) -> Tensor:
+        waiting = torch.empty_like(pages, device="cpu")
+        try:
+            return waiting.pin_memory()
+        except RuntimeError as error:
+            self._note("no pinned memory", error)
+            return waiting
 
     def _warm(self, pages: Tensor, px: int) -> Tensor:
         """Compiles, and lets libraries allocate what must not be allocated while capturing."""
@@ -185,11 +196,11 @@ class FastEncoder:
     def _graph(self, pages: Tensor, px: int) -> tuple[Callable[[], Any], Tensor] | None:
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 tokens = self._forward(pages, px)
         except torch.cuda.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        except Exception as error:
             torch.cuda.synchronize(self.device)
             self.graphs = False
             self._note("no CUDA graphs", error)
@@ -202,6 +213,26 @@ class FastEncoder:
         torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
         self.encoder.sam_block = torch.compile(sam_block, dynamic=False)
         self.encoder.plain_block = torch.compile(plain_block, dynamic=False)
+
+    def give_up_compiling(self) -> None:
+        """Go on with the blocks as they are; what was captured stays."""
+        self.encoder.sam_block, self.encoder.plain_block, self.compiled = sam_block, plain_block, False
+
+    def _fuse_activation(self) -> None:
+        """SAM's gelu inside the product before it, where the device computes that right: tried on the first block's weights."""
+        up = self.encoder.blocks[0].up
+        if self.encoder.act is not gelu or up.bias is None or up.weight.dtype == torch.float32:
+            return
+        try:
+            x = torch.randn(64, up.weight.shape[1], generator=torch.Generator().manual_seed(0)).to(up.weight)
+            difference = (linear_gelu(x, up.weight, up.bias) - gelu(linear(x, *up))).abs().max().item()
+            size = linear(x, *up).abs().max().item()
+            if not difference < 0.01 * max(size, 1.0):
+                raise ValueError(f"differs by {difference:.3g} at values up to {size:.3g}")
+        except Exception as error:
+            self._note("gelu apart from its product", error)
+            return
+        self.encoder.act = gelu_in_product
 
     def _choose(self) -> tuple[str, str]:
         """The first way of attention that runs on this device, tried on one small page with and without windows."""
