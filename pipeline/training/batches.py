@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from pipeline.codecs.embedded.target import ALPHABET
@@ -42,8 +42,10 @@ class _Endless(IterableDataset[tuple[Blend, Batch]]):
         self.text, self.seed, self.blends, self.stretch = text, seed, blends, stretch
 
     def __iter__(self) -> Iterator[tuple[Blend, Batch]]:
-        torch.set_num_threads(1)
         worker: Any = get_worker_info()
+        if worker:  # what stops the run stops the whole process group: the run itself ends its workers, after it has saved
+            for name in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(name, signal.SIG_IGN)
         seed = self.seed * 1009 + (worker.id if worker else 0)
         sampler, choice = PageSampler(self.text, seed), random.Random(seed)
         weights = [blend.weight for blend in self.blends]
