@@ -25,6 +25,7 @@ import torch
 
 from pipeline import ingest as ingestion
 from pipeline.codecs import adapter
+from pipeline.codecs.text_tokens import tokenizer
 from pipeline.config import JobConfig, parse
 from pipeline.ingest import ingest
 from pipeline.stages.model import codec_options
@@ -73,7 +74,8 @@ def sweep(config: JobConfig, root: Path) -> None:
 
 
 def load_models_once(config: JobConfig) -> None:
-    """Load both halves of the codec here, before the children are forked: that takes longer than all that they do."""
+    """Load both halves of the codec and the tokenizer before the children are forked: that takes longer than all that they do."""
+    tokenizer()
     adapter.load_codec = cache(adapter.load_codec)
     for parts in ("encoder", "decoder"):
         adapter.load_codec(config.codec.name, config.codec.path, **codec_options(config), parts=parts)
