@@ -43,7 +43,9 @@ GRID = Grid.parse("64x32", "latin")
 def paginated(*texts: str) -> list[dict[str, Any]]:
     documents = [{"unit_id": "u", "kind": "document", "doc_id": f"{n:032x}", "text": text} for n, text in enumerate(texts)]
     return [
-        row for table in Paginate(JobConfig(), GRID, policy_of(JobConfig(), GRID, "")[1])(pa.Table.from_pylist(documents, DOCUMENTS)) for row in table.to_pylist()
+        row
+        for table in Paginate(JobConfig(), GRID, policy_of(JobConfig(), GRID, "")[1])(pa.Table.from_pylist(documents, DOCUMENTS))
+        for row in table.to_pylist()
     ]
 
 

@@ -75,7 +75,11 @@ def test_every_page_gets_the_cheapest_mode_that_meets_the_target_or_stays_text(s
     table = stage(pages)
     assert table.schema.equals(VERDICTS) and table["page_id"].to_pylist() == pages["page_id"].to_pylist()
     rows = table.to_pylist()
-    full = [row for row in rows if row["kind"] == "page" and row["num_text_tokens"] > SHARP.num_context_tokens and row["reason"] != "not_covered"]
+    full = [
+        row
+        for row in rows
+        if row["kind"] == "page" and row["num_text_tokens"] > SHARP.num_context_tokens and row["reason"] != "not_covered"
+    ]
     assert len(full) >= 6 and {(row["tier"], row["reason"]) for row in full} == {("small", "tried:tiny")}
     assert all(row["status"] == "verified" and row["precision"] >= 0.95 and row["image_px"] == SHARP.px for row in full)
     by_text = {row["text"]: row for row in rows}
@@ -129,7 +133,9 @@ def test_the_report_says_what_rate_control_spent(job: JobFactory, tmp_path: Path
     assert rate.encodes_per_page == pytest.approx(2 * visual / rate.pages) and rate.hit_rate == pytest.approx(
         1 - visual / rate.pages
     )
-    assert rate.context_tokens == SHARP.num_context_tokens * visual + sum(g.text_tokens for g in summary.modes if g.mode == "text")
+    assert rate.context_tokens == SHARP.num_context_tokens * visual + sum(
+        g.text_tokens for g in summary.modes if g.mode == "text"
+    )
     assert summary.to_json()["rate_control"]["pages"] == rate.pages
     shown = io.StringIO()
     Console(width=200, file=shown).print(summary_table(summary))

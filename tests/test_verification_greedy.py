@@ -252,7 +252,7 @@ def test_blank_page_is_read_from_its_own_tokens() -> None:
 
 
 def test_missing_and_added_tokens_cost_few_passes() -> None:
-    """Plain greedy decoding takes a pass for each of about 38 tokens. Alone, an error costs a pass, another where a token is missing
+    """Plain greedy decoding takes a pass for each of about 38 tokens. An error costs a pass, and another where a token is missing
     until the place is found, and one for each missing token; corrections that are taken over may be refuted, which costs more."""
     spoils: dict[str, Callable[[list[int]], list[int]]] = {
         "missing": lambda right: [*right[:10], *right[11:]],
