@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pipeline.store.fsck import fsck
 from pipeline.store.local import LocalStore
 from tests import flow_in_process
 from tests.conftest import JobFactory
+from tests.gated_encode import GatedEncode, gate_of
 from tests.mixed_sources import prose
 from tests.test_flow import content
 
@@ -36,11 +37,12 @@ SYSTEM = {
     "health_check_period_ms": 1000,
     "health_check_timeout_ms": 2000,
     "health_check_failure_threshold": 5,
-    "metrics_report_interval_ms": 3000,
+    "metrics_report_interval_ms": 500,  # a worker that ends soon takes with it what it has not reported
 }
 NODE = {"num_cpus": 1, "object_store_memory": 100_000_000}
 PATIENCE = 300  # seconds that anything may take on a machine that is busy with other things
 UNITS = 8
+ONLY_IN_TROUBLE = {"palimpsest_batches_halved"}  # a device without memory: on a CPU a batch is one page (see test_batching.py)
 
 
 def processes() -> dict[int, tuple[int, str]]:
@@ -96,6 +98,10 @@ class TwoNodes:
         """Processes of a node that serve the actor or task `name`."""
         every = processes()
         return [pid for pid in descendants(raylet(node)) if pid in every and f"ray::{name}" in every[pid][1]]
+
+    def encoders(self) -> list[int]:
+        nodes = (self.second, self.cluster.head_node)
+        return [pid for node in nodes for pid in self.workers(node, "MapWorker(MapBatches(EncodeWorker))")]
 
     def metrics(self) -> str:
         """What Prometheus would scrape from all nodes."""
@@ -157,6 +163,13 @@ def cluster_job(job: JobFactory, folder: Path, out: Path, *more: str) -> JobConf
     return job(folder, out, *small, "placement.encode_workers=2", *more)
 
 
+def wait_until(true: Callable[[], bool | None]) -> None:
+    deadline = time.monotonic() + PATIENCE / 3
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 def submit(preset: Path, nodes: TwoNodes, *options: str) -> tuple[int, dict[str, Any], str]:
     """Exit code, result and log of `palimpsest submit`."""
     import sys
@@ -196,45 +209,43 @@ def test_a_job_is_submitted_followed_attached_to_and_its_exit_code_comes_back(
 
 
 def test_a_run_survives_a_killed_worker_and_a_killed_node_and_prometheus_sees_it(
-    two_nodes: TwoNodes, folder: Path, job: JobFactory, tmp_path: Path, undisturbed: tuple[Any, ...]
+    two_nodes: TwoNodes,
+    folder: Path,
+    job: JobFactory,
+    tmp_path: Path,
+    undisturbed: tuple[Any, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The encoders hold most of the pages back until workers and node are dead: else all may be encoded when one is killed."""
     import ray
 
-    killed: list[str] = []
-    prometheus = Prometheus()
-    nodes = (two_nodes.second, two_nodes.cluster.head_node)
-    seen = 0
+    monkeypatch.setattr(flow, "Encode", GatedEncode)
+    out, killed, prometheus = tmp_path / "out", [], Prometheus()
 
     def watch(progress: Progress) -> None:
-        nonlocal seen
-        if progress.units > seen:
-            seen = progress.units
+        if killed or not progress.pages:
             prometheus.scrape(two_nodes.metrics())
-        if not killed and progress.pages:
-            encoders = [pid for node in nodes for pid in two_nodes.workers(node, "MapWorker(MapBatches(EncodeWorker))")]
-            assert encoders
-            end(encoders[:1])
-            killed.append("worker")
-        elif killed == ["worker"] and progress.units >= 2:
-            assert two_nodes.workers(two_nodes.second, ""), "the second node has nothing to do"
-            two_nodes.kill_second()
-            killed.append("node")
+            return
+        end(two_nodes.encoders())
+        killed.append("workers")
+        wait_until(lambda: prometheus.scrape(two_nodes.metrics()) or prometheus.of("ray_palimpsest_worker_failures_total") > 0)
+        assert two_nodes.encoders() and two_nodes.workers(two_nodes.second, ""), "the second node has nothing to do"
+        two_nodes.kill_second()
+        killed.append("node")
+        gate_of(out).touch()
 
-    out = tmp_path / "out"
     config = cluster_job(job, folder, out, f"placement.address={two_nodes.cluster.address}")
     with flow.cluster(config.placement):
         result = run(config, watch)
-        assert killed == ["worker", "node"]
+        assert killed == ["workers", "node"]
         assert content(out) == undisturbed
         assert result.counts.documents_committed == 3 * UNITS and result.counts.documents_quarantined == UNITS
         assert [finding for finding in fsck(LocalStore(out)) if finding.severity == "error"] == []
+        wait_until(lambda: sum(node["Alive"] for node in ray.nodes()) == 1)
         deadline = time.monotonic() + PATIENCE / 3
-        while sum(node["Alive"] for node in ray.nodes()) > 1:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
         while prometheus.missing(result) and time.monotonic() < deadline:
             prometheus.scrape(two_nodes.metrics())
-            time.sleep(1)
+            time.sleep(0.3)
         assert prometheus.missing(result) == []
     stats = json.loads((out / "runs" / result.run_id / "stats.json").read_text())
     assert set(stats["stage_seconds"]) == {"read", "paginate", "render", "encode", "verify", "write"}
@@ -255,6 +266,9 @@ class Prometheus:
             now[key] = now.get(key, 0.0) + float(value)
         self.values |= {key: max(value, self.values.get(key, 0.0)) for key, value in now.items()}
 
+    def of(self, name: str) -> float:
+        return sum(value for key, value in self.values.items() if key.partition(" ")[0] == name)
+
     def missing(self, result: Any) -> list[str]:
         """What should have been seen of a run, and was not; other runs on the cluster may have added to it."""
         wanted = {
@@ -273,4 +287,8 @@ class Prometheus:
         values = self.values
         missing = [f"{key} = {values.get(key)}, not {value}" for key, value in wanted.items() if values.get(key, -1) < value]
         names = {name.split(" ")[0] for name in values}
-        return missing + [name for name, metric in METRICS.items() if not names.issuperset(metric.exported(name))]
+        return missing + [
+            name
+            for name, metric in METRICS.items()
+            if name not in ONLY_IN_TROUBLE and not names.issuperset(metric.exported(name))
+        ]
