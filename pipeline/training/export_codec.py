@@ -15,10 +15,11 @@ from pipeline.codecs.embedded.cell_reader import FILE
 from pipeline.codecs.embedded.vocabulary import (
     FIRST_CELL,
     FIRST_GRID,
-    FIRST_ROW,
+    FIRST_X,
+    FIRST_Y,
     GRIDS,
-    MAX_ROWS,
     MODE_NAMES,
+    STEPS,
     SYMBOLS,
     first_token_ids,
     vocabulary_size,
@@ -56,7 +57,7 @@ def tokenizer() -> Tokenizer:
     """The vocabulary as a tokenizer of the `tokenizers` library: one id a cell; marks are their plane-15 characters."""
     specials = {"<bos>": 0, "<eos>": 1, "<pad>": 2, "<image>": 3}
     specials |= {f"<grid {grid}>": FIRST_GRID + place for place, grid in enumerate(GRIDS)}
-    specials |= {f"<row {row}>": FIRST_ROW + row for row in range(MAX_ROWS // 8)}
+    specials |= {f"<{axis} {step}>": first + step for axis, first in (("y", FIRST_Y), ("x", FIRST_X)) for step in range(STEPS)}
     for mode in MODE_NAMES:
         side = MODES[mode].grid
         first = first_token_ids()[mode]

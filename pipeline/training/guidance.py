@@ -2,9 +2,9 @@
 
 A decoder that must find the visual token of every character by trial and error needs millions of pages. The addresses say where
 each character lies, so the first two attentions can be taught directly. In the first, the id of a visual token looks at that token,
-and half of the heads of what follows look at the id of its row. In the second, what reads a cell looks back at the id of its
-token, with only those heads which carry the patches that the cell lies in; the other heads rest on BOS. What arrives is then the
-cell's own patches, and the layers behind read them. The model that ships is the stock class.
+and half of the heads of a place look at the height. In the second, the place looks back at the id of its token, with only those
+heads which carry the patches that the cell lies in; the other heads rest on BOS. What arrives is then the cell's own patches, and
+the layers behind read them. The model that ships is the stock class.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.codecs.embedded.cell_reader import PATCHES
-from pipeline.codecs.embedded.vocabulary import FIRST_ROW, FIRST_TOKEN, first_token_ids
+from pipeline.codecs.embedded.vocabulary import FIRST_TOKEN, FIRST_X, FIRST_Y, STEPS, first_token_ids
 from pipeline.codecs.modes import MODES
 from pipeline.pages.grid import Grid
 
 # N pages, L ids of the stretch, S = prefix + L positions of the sequence, H heads
 HEADS = 8  # each carries two neighbouring patches of a token: (upper/lower half, left/right half, upper/lower patch)
-ROW_HEADS = 4  # of the first layer: these look at the id of the row, the rest are free to count
+HEIGHT_HEADS = 4  # of the first layer: these look at the height, the rest are free to find what comes next
 FREE = -1
 WORTH = 0.25
 
@@ -38,26 +38,25 @@ def places_to_look(given: Tensor, grid: Grid, mode: str, prefix: int) -> tuple[T
         int64 `[N, H, L]` each.
     """
     side = MODES[mode].grid
-    token_row, token_column = (_token_of(torch.arange(count), count, side) for count in (grid.rows, grid.columns))
-    first_row = torch.searchsorted(token_row, torch.arange(side)).to(given.device)
-    first_column = torch.searchsorted(token_column, torch.arange(side)).to(given.device)
+    columns = _token_of(torch.arange(grid.columns), grid.columns, side)
+    first_column = torch.searchsorted(columns, torch.arange(side)).to(given.device)
     is_token = given >= FIRST_TOKEN
     at = torch.arange(given.shape[1], device=given.device).expand_as(given)
     leading = torch.where(is_token, at, torch.zeros_like(at)).cummax(1).values
     token = given.gather(1, leading) - first_token_ids()[mode]
     visual = 1 + torch.div(token, side, rounding_mode="floor") * (side + 1) + token % side
-    reads = (given >= 0) & ~is_token  # the row id reads the first cell, a cell the next one
-    row_at = (leading + 1).clamp(max=given.shape[1] - 1)
-    row_in_token = given.gather(1, row_at) - FIRST_ROW
+    reads = (given >= FIRST_X) & (given < FIRST_X + STEPS)  # a place reads the cell behind it
+    height_at = (leading + 1).clamp(max=given.shape[1] - 1)
+    height = (given.gather(1, height_at) - FIRST_Y).clamp(0, STEPS - 1)
 
-    row = first_row[torch.div(token, side, rounding_mode="floor").clamp(0, side - 1)] + row_in_token.clamp(0, 7)
-    column = first_column[(token % side).clamp(0, side - 1)] + (at - leading - 1).clamp(min=0)
-    beyond = _token_of(column, grid.columns, side) != token % side  # the last cell of a token reads no other
+    token_row = torch.div(token, side, rounding_mode="floor")
+    row = ((token_row + (height + 0.5) / STEPS) * grid.rows / side - 0.5).round().long().clamp(0, grid.rows - 1)
+    column = first_column[(token % side).clamp(0, side - 1)] + torch.div((at - leading - 2).clamp(min=0), 2, rounding_mode="floor")
     patches = side * PATCHES
     inside = [
         _overlap(place.clamp(max=count - 1), count, patches, origin)
         for place, count, origin in (
-            (row, grid.rows, torch.div(token, side, rounding_mode="floor") * PATCHES),
+            (row, grid.rows, token_row * PATCHES),
             (column, grid.columns, token % side * PATCHES),
         )
     ]  # [N, L, 4] each: does the cell lie, to a part worth having, in each patch row and column of its token?
@@ -67,10 +66,10 @@ def places_to_look(given: Tensor, grid: Grid, mode: str, prefix: int) -> tuple[T
 
     first = torch.full((*given.shape, HEADS), FREE, device=given.device)
     first = torch.where(is_token[..., None], visual[..., None], first)
-    row_heads = torch.arange(HEADS, device=given.device) < ROW_HEADS
-    first = torch.where(reads[..., None] & row_heads, (prefix + row_at)[..., None], first)
+    height_heads = torch.arange(HEADS, device=given.device) < HEIGHT_HEADS
+    first = torch.where(reads[..., None] & height_heads, (prefix + height_at)[..., None], first)
     second = torch.full_like(first, FREE)
-    second = torch.where((reads & ~beyond)[..., None], torch.where(carries, (prefix + leading)[..., None], 0), second)
+    second = torch.where(reads[..., None], torch.where(carries, (prefix + leading)[..., None], 0), second)
     return first.transpose(1, 2), second.transpose(1, 2)
 
 

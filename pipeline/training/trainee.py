@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.codecs.embedded.architecture import PATCH_DIM, TOKEN_DIM, fresh_model
 from pipeline.codecs.embedded.cell_reader import CellHead, CellReader, cell_places
-from pipeline.codecs.embedded.vocabulary import BOS, FIRST_CELL, FIRST_GRID, FIRST_ROW, GRIDS, SYMBOLS
+from pipeline.codecs.embedded.vocabulary import BOS, FIRST_CELL, FIRST_GRID, GRIDS, SYMBOLS
 from pipeline.codecs.modes import MODES
 from pipeline.codecs.token_storage import INT8_STEPS
 from pipeline.pages.characters import END
@@ -99,7 +99,7 @@ class Trainee(nn.Module):
         logits = self.model.lm_head(hidden[:, prefix:]).float()
         expected = stretch[:, 1:]
         loss = F.cross_entropy(logits.flatten(0, 1), expected.flatten(), ignore_index=-100)
-        inked = (expected > FIRST_CELL) & (expected < FIRST_ROW)  # FIRST_CELL is the space
+        inked = (expected > FIRST_CELL) & (expected < FIRST_CELL + len(SYMBOLS))  # FIRST_CELL is the space
         return loss, guidance, ((logits.argmax(-1) == expected) & inked).sum() / inked.sum().clamp(min=1)
 
     def features(self, tokens: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
 """What the embedded decoder writes for a page.
 
-    <token 0> <row 0> W h e r e   w e <token 1> <row 0>   g o ... <END> EOS
+    <token 0> <y 2> <x 2> W <x 6> h <x 10> e <x 14> r ... <token 1> <y 2> <x 2> g <x 6> o ... <END> EOS
 
-Cells in reading order, and before the first cell that lies in another visual token the *address* of what follows: that token, and
-the text row within it. The address tells a small decoder where to look, as grounding coordinates do in the big ones; it is a
-function of the grid alone, so it can be drafted like any other id, and it is dropped when ids are turned into text.
+Cells in reading order, each behind the *place* of its centre across the visual token that it lies in, and before the first cell that
+lies in another token the *address* of what follows: that token, and the height within it. Places and addresses tell a small decoder
+where to look, as grounding coordinates do in the big ones; they are a function of the grid alone, so they can be drafted like any
+other id, and they are dropped when ids are turned into text.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from pipeline.codecs.embedded.vocabulary import (
     BOS,
     EOS,
     FIRST_GRID,
-    FIRST_ROW,
+    FIRST_X,
+    FIRST_Y,
     GRIDS,
     IMAGE,
+    STEPS,
     cell_ids,
     cell_text,
     first_token_ids,
@@ -30,23 +33,28 @@ from pipeline.pages.characters import BLANK
 from pipeline.pages.grid import Grid, lay_out, read_back
 
 ALPHABET = "latin"
-ROWS_PER_TOKEN = 8
 
 
 @lru_cache(maxsize=32)
 def template(columns: int, rows: int, mode: str) -> tuple[np.ndarray, np.ndarray]:
     """Ids of a full page with 0 where a cell stands, int32 `[n]`, and the positions of the cells, int64 `[rows * columns]`."""
     side = MODES[mode].grid
-    token_row = (2 * np.arange(rows) + 1) * side // (2 * rows)
-    token_column = (2 * np.arange(columns) + 1) * side // (2 * columns)
-    row_in_token = np.arange(rows) - np.searchsorted(token_row, token_row)
-    starts = np.searchsorted(token_column, np.arange(side)) + 2 * np.arange(side)
-    width = columns + 2 * side
-    ids = np.zeros((rows, width), np.int32)
+    token_row, y = places(rows, side)
+    token_column, x = places(columns, side)
+    columns_before = np.searchsorted(token_column, np.arange(side))
+    starts = 2 * columns_before + 2 * np.arange(side)
+    cells = 2 * np.arange(columns) + 2 * token_column + 3
+    ids = np.zeros((rows, 2 * columns + 2 * side), np.int32)
     ids[:, starts] = first_token_ids()[mode] + token_row[:, None] * side + np.arange(side)
-    ids[:, starts + 1] = FIRST_ROW + row_in_token[:, None]
-    cells = np.flatnonzero(ids.ravel() == 0)
-    return ids.ravel(), cells
+    ids[:, starts + 1] = FIRST_Y + y[:, None]
+    ids[:, cells - 1] = FIRST_X + x
+    return ids.ravel(), (np.arange(rows)[:, None] * ids.shape[1] + cells).ravel()
+
+
+def places(count: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each of `count` text rows (or columns) on `side` tokens: the token that holds its centre, and where in it, 0..STEPS."""
+    centre = (2 * np.arange(count) + 1) * side * STEPS // (2 * count)
+    return centre // STEPS, centre % STEPS
 
 
 def page_ids(cells: np.ndarray, grid: Grid, mode: str) -> np.ndarray:
@@ -86,9 +94,4 @@ class AddressedTarget:
         name = f"{columns}x{rows}"
         if name not in GRIDS:
             raise ValueError(f"layout.grid {name}: the embedded codec reads {', '.join(GRIDS)}")
-        if rows > ROWS_PER_TOKEN * mode.grid:
-            raise ValueError(
-                f"layout.grid {name} in mode {mode.name}: a visual token would hold more than {ROWS_PER_TOKEN} text rows; "
-                f"choose a sharper mode or a coarser grid"
-            )
         return [BOS, *[IMAGE] * mode.num_context_tokens, FIRST_GRID + GRIDS.index(name)]

@@ -2,7 +2,8 @@
 
 0..15      BOS, EOS, PAD, IMAGE, and the grids of `GRIDS` (the prompt names the page's grid)
 16..       one id for every cell symbol: the characters of the alphabet "latin" and the marks
-400..407   text rows within a visual token
+400..431   heights within a visual token, from top to bottom
+432..463   places across a visual token, from left to right
 512..      visual tokens, by mode
 """
 
@@ -18,9 +19,9 @@ from pipeline.pages.characters import END, ESC, LATIN, MARK_BASE, NEWLINE, PAD, 
 
 BOS, EOS, PADDING, IMAGE = 0, 1, 2, 3
 GRIDS = ("64x32", "80x40", "96x32", "96x48", "96x64", "128x64", "112x56", "160x80", "192x96", "224x112")
-FIRST_GRID, FIRST_CELL, FIRST_ROW, FIRST_TOKEN = 4, 16, 400, 512
+FIRST_GRID, FIRST_CELL, FIRST_Y, FIRST_X, FIRST_TOKEN = 4, 16, 400, 432, 512
+STEPS = 32  # heights and places within a visual token, 2 px apart
 SYMBOLS = tuple(dict.fromkeys([*map(ord, LATIN), NEWLINE, TAB, RUN, ESC, END, PAD]))
-MAX_ROWS = 64
 MODE_NAMES = ("tiny", "small", "base", "large")
 
 
