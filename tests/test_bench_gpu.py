@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from pipeline.bench import gpu
 from pipeline.bench.gpu import Bench, bench_gpu
+from pipeline.bench.overlap import _Line
 from pipeline.cli import app
 from pipeline.codecs.full_size import chain, full_config, prompt, random_codec, tiny_config, useful_flop
 
@@ -59,6 +61,50 @@ def test_a_section_that_fails_or_comes_too_late_is_named_and_the_others_go_on(mo
     assert all(row["outcome"].startswith("skipped: ") for row in late["sections"]) and late["failed_sections"] == len(
         gpu.SECTIONS
     )
+
+
+def test_what_was_found_is_there_when_a_section_is_broken_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def slow(bench: Bench) -> dict[str, object]:
+        bench.keep({"verify": [{"planted_errors": "3%", "ratio": 21.0}]})
+        time.sleep(60)
+        return {}
+
+    nothing = {f"_{name}": lambda bench: {} for name, _ in gpu.SECTIONS}
+    for name, section in (nothing | {"_verify": slow}).items():
+        monkeypatch.setattr(gpu, name, section)
+    monkeypatch.setattr(gpu, "SECTIONS", (("matmul", 1.0), ("verify", 2.0), ("pipeline", 50.0)))
+    began = time.perf_counter()
+    result = bench_gpu("cpu", tiny=True, seconds=60, save=gpu.write_so_far(tmp_path))
+    assert time.perf_counter() - began < 30
+    outcomes = {row["section"]: row["outcome"] for row in result["sections"]}
+    assert outcomes["verify"].startswith("broken off after its ") and outcomes["pipeline"] == "done"
+    (page,) = tmp_path.glob("gpu_*.md")
+    for found in (result, json.loads(page.with_suffix(".json").read_text())):
+        assert found["verify"] == [{"planted_errors": "3%", "ratio": 21.0}] and found["failed_sections"] == 1
+    assert "| 3% | 21 |" in page.read_text()
+
+
+def test_alarms_stand_inside_each_other() -> None:
+    began = time.perf_counter()
+    with pytest.raises(gpu.OutOfTime), gpu._at_most(0.6):
+        with pytest.raises(gpu.OutOfTime), gpu._at_most(0.2):
+            time.sleep(5)
+        assert time.perf_counter() - began < 0.5
+        time.sleep(5)
+    assert 0.5 < time.perf_counter() - began < 4
+
+
+def test_several_threads_verify_at_once_and_an_error_comes_out() -> None:
+    def shifted(number: int) -> int:
+        time.sleep(0.02)
+        return number + 1
+
+    numbers = iter(range(10_000))
+    with _Line(torch.device("cpu"), (lambda _: next(numbers), 1), (shifted, 3)) as line:
+        assert sorted(line.get() for _ in range(20)) == sorted(range(1, 21))
+    with _Line(torch.device("cpu"), (lambda _: 1 // 0, 1), (shifted, 2)) as line, pytest.raises(ZeroDivisionError):
+        line.get()
+    assert not any(thread.is_alive() for thread in line._threads)
 
 
 def test_the_batch_is_halved_until_memory_suffices() -> None:

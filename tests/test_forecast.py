@@ -79,6 +79,14 @@ def test_an_extrapolated_rate_is_marked_with_its_formula(results: Path) -> None:
     assert other.pages_per_second == pytest.approx(100.0) and "1400 / 700 bf16 matmul TFLOP/s" in other.formula
 
 
+def test_a_decoder_s_rate_in_another_mode_goes_by_the_tokens_of_a_pass(results: Path) -> None:
+    rates = measured_rates(results)
+    found = find_rate(rates, "verify", "h100", codec="deepseek-ocr", mode="base", reader="generative", extrapolate=True)
+    small, base = MODES["small"].num_context_tokens, MODES["base"].num_context_tokens
+    assert found.basis == EXTRAPOLATED and found.pages_per_second == pytest.approx(30 * (small + 512) / (base + 512))
+    assert "623 tokens / 785 tokens of context and text" in found.formula
+
+
 def test_a_verification_rate_of_pages_cut_short_is_no_rate_of_pages(tmp_path: Path) -> None:
     rows = [{"planted_errors": "3%", "pages_per_second": 7.0}]
     cut = {"codec": "embedded x", "mode": "tiny", "greedy_tokens_per_page": 128.0, "max_new_tokens": 128, "rows": rows}
