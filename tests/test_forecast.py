@@ -96,6 +96,25 @@ def test_a_verification_rate_of_pages_cut_short_is_no_rate_of_pages(tmp_path: Pa
     assert measured_rates(tmp_path)[0].tokens == 128.0
 
 
+def test_the_plan_shows_every_kind_of_device_that_was_measured(results: Path) -> None:
+    whole = json.loads((results / "gpu_h100-80gb_2026-01-02.json").read_text())
+    whole["encode"] = [{"mode": "small", "fast_pages_per_second": 240.0}]
+    (results / "gpu_h200_2026-01-02.json").write_text(json.dumps(whole))
+    common = ["plan", "gpu-cluster", "--set", "codec.name=deepseek-ocr", "--set", "verification.reader=generative", "--json"]
+    common += ["--set", "tiers.mode=small", "--pages", "1e6", "--text-tokens", "5e8", "--results", str(results)]
+    ran = CliRunner().invoke(app, [*common, "--gpu", "h200", "--deadline", "1h"])
+    assert ran.exit_code == 0, ran.output
+    found = json.loads(ran.stdout)
+    assert [row["device"] for row in found["kinds"]] == ["h200", "h100-80gb"]
+    here, there = found["kinds"]
+    assert here["encode_hours"] == pytest.approx(there["encode_hours"] / 2) and here["verify_hours"] == there["verify_hours"]
+    assert here["total_hours"] == found["total_hours"] < there["total_hours"] and here["machines"] == found["machines"]
+    assert {row["basis"] for row in found["kinds"]} == {"measured"}
+    assert {rate["source"] for rate in found["rates"] if rate["stage"] == "encode"} == {"gpu_h200_2026-01-02.json"}
+    given = CliRunner().invoke(app, [*common, "--gpu", "h200", "--rate", "encode=9", "--rate", "verify=9"])
+    assert [row["device"] for row in json.loads(given.stdout)["kinds"]] == ["h200"], "a given rate is of the device named"
+
+
 def test_the_results_that_come_with_the_repository_can_be_read() -> None:
     found = measured_rates(Path(__file__).parent.parent / "docs" / "results")
     assert find_rate(found, "job", "cpu", codec="embedded", mode="tiny", reader="cells").pages_per_second > 0
