@@ -111,8 +111,8 @@ SECTIONS: tuple[tuple[str, float], ...] = (
     ("matmul", 1),
     ("model", 3),
     ("kernel", 3),
-    ("encode", 11),
-    ("verify", 7),
+    ("encode", 9),
+    ("verify", 9),
     ("pipeline", 5),
     ("attention", 2),
 )  # in the order of their worth, and their shares of the time; what one leaves goes to those behind it
