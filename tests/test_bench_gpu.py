@@ -32,6 +32,8 @@ def test_the_command_measures_everything_and_writes_it(tmp_path: Path) -> None:
     assert result["command"] == "palimpsest bench gpu --device cpu --tiny" and "torch" in result["machine"]["packages"]
     for row in result["encode"]:
         assert row["fast_pages_per_second"] > 0 and row["mean_difference"] < 0.03 and row["matmul_share"] > 0
+        theirs = row["transformers_difference_from_float32"]
+        assert 0 < row["mean_difference_from_float32"] < 1.5 * theirs < 0.05, "not further from float32 than transformers is"
         assert row["ratio"] == pytest.approx(row["fast_pages_per_second"] / row["transformers_pages_per_second"])
     assert {row["way"] for row in result["attention"] if row["error"] is None} >= {"augmented", "augmented-flash", "bias"}
     rows = result["verify"]

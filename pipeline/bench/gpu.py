@@ -330,7 +330,8 @@ def _encode_mode(bench: Bench, mode: Any) -> dict[str, Any]:
         return bench.timed(lambda: codec._encode_plainly(some, mode), 0.0 if bench.tiny else 1.5)[0] / count
 
     plain_count, plain_seconds = bench.fitting(min(batch, 8), plain_batch, f"transformers in mode {mode.name}, pages,")
-    difference = (fast.encode(one, mode.px).float() - plain_tokens.float()).abs()
+    fast_tokens, exact = fast.encode(one, mode.px).float(), _in_float32(codec, one, mode)
+    difference = (fast_tokens - plain_tokens.float()).abs()
     size = plain_tokens.float().abs().mean()
     rate = 1 / fast_seconds
     return {
@@ -347,8 +348,25 @@ def _encode_mode(bench: Bench, mode: Any) -> dict[str, Any]:
         "mean_difference": float(difference.mean() / size),
         "p99_difference": float(difference.flatten().float().kthvalue(int(0.99 * difference.numel())).values / size),
         "largest_difference": float(difference.max() / size),
+        "mean_difference_from_float32": float((fast_tokens - exact).abs().mean() / size),
+        "transformers_difference_from_float32": float((plain_tokens.float() - exact).abs().mean() / size),
         "seconds_to_compile": prepared,
     }
+
+
+def _in_float32(codec: Any, page: Any, mode: Any) -> Any:
+    """What transformers' encoder makes of a page with the same weights in float32: what both sides round."""
+    from copy import deepcopy
+
+    base, table = codec.model.base_model, codec._pixel_table
+    kept = base.vision_tower, base.multi_modal_projector
+    try:
+        base.vision_tower, base.multi_modal_projector = (deepcopy(part).float() for part in kept)
+        codec._pixel_table = table.float()
+        return codec._encode_plainly(page, mode).float()
+    finally:
+        base.vision_tower, base.multi_modal_projector = kept
+        codec._pixel_table = table
 
 
 def _attention(bench: Bench) -> dict[str, Any]:
@@ -529,7 +547,7 @@ _NOTES = [
     "gflop per page: two per multiplication of products and attentions that the page needs, windows without padding, one "
     "channel; matmul share: that rate over the bf16 matmul rate of this run.",
     "transformers' pages/s: `get_image_features` page by page; batched: the stated number at once. Differences are over the mean "
-    "size of a token's values, both sides in bfloat16.",
+    "size of a token's values, both sides in bfloat16; from float32: of each side from the same weights in float32.",
     "corrections: the decoder's own choices behind a disagreement are taken over. Without them each planted error costs a pass, "
     "as with a decoder that loses the thread after an error; a decoder that reads its page lies between the two.",
     "generate and drafted decoding take the same pages in one batch; generate is timed once after a trial, drafted decoding for "
