@@ -46,7 +46,8 @@ def bench_gpu(
     rows = bench.result["sections"]
     left = sum(share for _, share in SECTIONS.values())
     for name, (section, share) in SECTIONS.items():
-        rows.append(guarded(bench, name, section, (seconds - bench.elapsed) * share / left))
+        rest = seconds - bench.elapsed
+        rows.append(guarded(bench, name, section, rest if name == NEEDED else rest * share / left))
         left -= share
         bench.keep({"sections": rows})
     bench.keep({"failed_sections": sum(row["outcome"] != "done" for row in rows)})
@@ -136,6 +137,9 @@ SECTIONS: dict[str, tuple[Callable[[Bench], dict[str, Any]], float]] = {
     "pipeline": (overlapped, 5),
     "attention": (attention, 2),
 }  # in the order of their worth, with their shares of the time; what one leaves goes to those behind it
+
+
+NEEDED = "model"  # never broken off while there is time: the sections behind it can do nothing without
 
 
 def write_so_far(folder: str | Path) -> Callable[[dict[str, Any]], None]:
