@@ -11,8 +11,8 @@ import typer
 
 from pipeline import console, logs
 from pipeline.commands.bench_gpu import bench_gpu
-from pipeline.commands.bench_scaling import bench_scaling
 from pipeline.commands.bench_memory import bench_memory
+from pipeline.commands.bench_scaling import bench_scaling
 from pipeline.commands.bench_tiers import bench_retier, bench_tiers
 from pipeline.commands.conversations import conversations
 from pipeline.commands.ingest import ingest
@@ -32,7 +32,9 @@ app = typer.Typer(
     help="Text corpora in, verified visual-token training data out.\n\n"
     "Exit codes: 0 done, 1 failed, 2 usage, 3 finished with findings.",
 )
-bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine and this codec: render, encode, verify, run, fidelity, gpu.")
+bench_app = typer.Typer(
+    no_args_is_help=True, help="Measure this machine and this codec: render, encode, verify, run, fidelity, gpu."
+)
 app.add_typer(bench_app, name="bench")
 
 Preset = Annotated[str, typer.Argument(help="Name of a preset (see `palimpsest presets`) or path of a TOML file.")]

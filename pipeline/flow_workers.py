@@ -185,9 +185,9 @@ class TaskStage:
         yield from clock.timed(self.name, self.isolated(table) if tried >= ISOLATE_FROM else self.plain(table))
         self.notes.put(f"process {os.getpid()} {ray.get_runtime_context().get_node_id()}", {"spent": clock.spent})
 
-    def plain(self, table: pa.Table) -> Iterable[pa.Table]:
-        outputs = self.stage(table)
-        return [outputs] if isinstance(outputs, pa.Table) else outputs
+    def plain(self, table: pa.Table) -> Iterator[pa.Table]:
+        outputs = self.stage(table)  # within the generator, so that the clock sees it
+        yield from [outputs] if isinstance(outputs, pa.Table) else outputs
 
     def isolated(self, table: pa.Table) -> Iterator[pa.Table]:
         child = Child(_pickled(self.stage))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from pipeline.bench import gpu
-from pipeline.bench.gpu import Bench, bench_gpu
+from pipeline.bench.gpu import bench_gpu
+from pipeline.bench.gpu_encode import noise
+from pipeline.bench.overlap import _Line
+from pipeline.bench.sections import Bench, OutOfTime, at_most
 from pipeline.cli import app
 from pipeline.codecs.full_size import chain, full_config, prompt, random_codec, tiny_config, useful_flop
 
@@ -25,11 +29,13 @@ def test_the_command_measures_everything_and_writes_it(tmp_path: Path) -> None:
     assert ran.exit_code == 0, ran.output
     (page,) = tmp_path.glob("gpu_*.md")
     result = json.loads(page.with_suffix(".json").read_text())
-    assert [row["section"] for row in result["sections"]] == [name for name, _ in gpu.SECTIONS]
+    assert [row["section"] for row in result["sections"]] == list(gpu.SECTIONS)
     assert result["failed_sections"] == 0 and all(row["outcome"] == "done" for row in result["sections"])
     assert result["command"] == "palimpsest bench gpu --device cpu --tiny" and "torch" in result["machine"]["packages"]
     for row in result["encode"]:
         assert row["fast_pages_per_second"] > 0 and row["mean_difference"] < 0.03 and row["matmul_share"] > 0
+        theirs = row["transformers_difference_from_float32"]
+        assert 0 < row["mean_difference_from_float32"] < 1.5 * theirs < 0.05, "not further from float32 than transformers is"
         assert row["ratio"] == pytest.approx(row["fast_pages_per_second"] / row["transformers_pages_per_second"])
     assert {row["way"] for row in result["attention"] if row["error"] is None} >= {"augmented", "augmented-flash", "bias"}
     rows = result["verify"]
@@ -49,8 +55,8 @@ def test_a_section_that_fails_or_comes_too_late_is_named_and_the_others_go_on(mo
     def broken(bench: Bench) -> dict[str, object]:
         raise ValueError("no such kernel\nsecond line")
 
-    for name in ("_encode", "_verify"):
-        monkeypatch.setattr(gpu, name, broken)
+    for name in ("encode", "verify"):
+        monkeypatch.setitem(gpu.SECTIONS, name, (broken, 5.0))
     result = bench_gpu("cpu", tiny=True)
     outcomes = {row["section"]: row["outcome"] for row in result["sections"]}
     assert outcomes["encode"] == outcomes["verify"] == "ValueError: no such kernel" and outcomes["pipeline"] == "done"
@@ -59,6 +65,49 @@ def test_a_section_that_fails_or_comes_too_late_is_named_and_the_others_go_on(mo
     assert all(row["outcome"].startswith("skipped: ") for row in late["sections"]) and late["failed_sections"] == len(
         gpu.SECTIONS
     )
+
+
+def test_what_was_found_is_there_when_a_section_is_broken_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def slow(bench: Bench) -> dict[str, object]:
+        bench.keep({"verify": [{"planted_errors": "3%", "ratio": 21.0}]})
+        time.sleep(60)
+        return {}
+
+    shares = {"matmul": 1.0, "verify": 2.0, "pipeline": 50.0}
+    made = {name: (slow if name == "verify" else lambda bench: {}, share) for name, share in shares.items()}
+    monkeypatch.setattr(gpu, "SECTIONS", made)
+    began = time.perf_counter()
+    result = bench_gpu("cpu", tiny=True, seconds=60, save=gpu.write_so_far(tmp_path))
+    assert time.perf_counter() - began < 30
+    outcomes = {row["section"]: row["outcome"] for row in result["sections"]}
+    assert outcomes["verify"].startswith("broken off after its ") and outcomes["pipeline"] == "done"
+    (page,) = tmp_path.glob("gpu_*.md")
+    for found in (result, json.loads(page.with_suffix(".json").read_text())):
+        assert found["verify"] == [{"planted_errors": "3%", "ratio": 21.0}] and found["failed_sections"] == 1
+    assert "| 3% | 21 |" in page.read_text()
+
+
+def test_alarms_stand_inside_each_other() -> None:
+    began = time.perf_counter()
+    with pytest.raises(OutOfTime), at_most(0.6):
+        with pytest.raises(OutOfTime), at_most(0.2):
+            time.sleep(5)
+        assert time.perf_counter() - began < 0.5
+        time.sleep(5)
+    assert 0.5 < time.perf_counter() - began < 4
+
+
+def test_several_threads_verify_at_once_and_an_error_comes_out() -> None:
+    def shifted(number: int) -> int:
+        time.sleep(0.02)
+        return number + 1
+
+    numbers = iter(range(10_000))
+    with _Line(torch.device("cpu"), (lambda _: next(numbers), 1), (shifted, 3)) as line:
+        assert sorted(line.get() for _ in range(20)) == sorted(range(1, 21))
+    with _Line(torch.device("cpu"), (lambda _: 1 // 0, 1), (shifted, 2)) as line, pytest.raises(ZeroDivisionError):
+        line.get()
+    assert not any(thread.is_alive() for thread in line._threads)
 
 
 def test_the_batch_is_halved_until_memory_suffices() -> None:
@@ -99,7 +148,7 @@ def test_flops_are_those_that_pytorch_counts_where_nothing_is_wasted() -> None:
     codec = random_codec(config, "cpu", torch.float32)
     side = 32
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # the CPU's fused attention is not counted
-        codec._encode_plainly(gpu._noise(1, 512), codec.mode("tiny"))
+        codec._encode_plainly(noise(1, 512), codec.mode("tiny"))
     sam = config.vision_config.sam_config
     terms = 4 * side**2 * sam.hidden_size * (2 * 8 + side)  # position terms: two blocks with windows, one without
     channels = 2 * 2 * side**2 * sam.patch_size**2 * sam.hidden_size  # the second and third channel
@@ -114,7 +163,8 @@ def test_it_needs_no_ray_and_runs_as_a_module(tmp_path: Path) -> None:
 
     script = (
         "import sys; sys.modules.update(dict.fromkeys(('ray', 'pyarrow', 'typer', 'rich')))\n"
-        "from pipeline.bench import gpu; gpu._encode = gpu._attention = gpu._verify = lambda bench: {}\n"
+        "from pipeline.bench import gpu; nothing = lambda bench: {}\n"
+        "gpu.SECTIONS |= dict.fromkeys(('encode', 'attention', 'verify'), (nothing, 1))\n"
         f"gpu.main(['--tiny', '--device', 'cpu', '--out', {str(tmp_path)!r}])"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parent.parent)

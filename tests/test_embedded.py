@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -17,11 +18,13 @@ from pipeline.codecs.embedded.vocabulary import (
     BOS,
     EOS,
     FIRST_CELL,
-    FIRST_ROW,
     FIRST_TOKEN,
+    FIRST_X,
+    FIRST_Y,
     GRIDS,
     IMAGE,
     MODE_NAMES,
+    STEPS,
     SYMBOLS,
     first_token_ids,
     vocabulary_size,
@@ -30,6 +33,7 @@ from pipeline.codecs.modes import MODES
 from pipeline.pages.characters import LATIN
 from pipeline.pages.grid import Grid, lay_out
 from pipeline.pages.normalise import normalise
+from pipeline.training.guidance import places_to_look
 
 TARGET = AddressedTarget()
 texts = st.text(alphabet=st.sampled_from(LATIN + "\n\t   漢я"), min_size=1, max_size=400).map(normalise).filter(bool)
@@ -37,10 +41,10 @@ texts = st.text(alphabet=st.sampled_from(LATIN + "\n\t   漢я"), min_size=1, ma
 
 def test_ids_do_not_collide() -> None:
     firsts = first_token_ids()
-    edges = [FIRST_CELL, FIRST_CELL + len(SYMBOLS), FIRST_ROW, FIRST_ROW + 8, FIRST_TOKEN]
+    edges = [FIRST_CELL, FIRST_CELL + len(SYMBOLS), FIRST_Y, FIRST_Y + STEPS, FIRST_X + STEPS, FIRST_TOKEN]
     edges += [firsts[name] + MODES[name].num_vision_tokens for name in MODE_NAMES]
     assert edges == sorted(edges) and edges[-1] <= vocabulary_size()
-    assert [firsts[name] for name in MODE_NAMES[1:]] == edges[5:-1]
+    assert [firsts[name] for name in MODE_NAMES[1:]] == edges[6:-1]
 
 
 @settings(deadline=None, max_examples=60)
@@ -55,26 +59,44 @@ def test_a_page_is_spelled_and_read_back(text: str, grid: str, mode: str) -> Non
 
 @pytest.mark.parametrize("mode", MODE_NAMES)
 @pytest.mark.parametrize("grid", GRIDS)
-def test_every_cell_follows_the_address_of_its_own_token(grid: str, mode: str) -> None:
+def test_every_cell_follows_its_place_and_the_address_of_its_own_token(grid: str, mode: str) -> None:
     columns, rows = map(int, grid.split("x"))
     side, first = MODES[mode].grid, first_token_ids()[mode]
-    if rows > 8 * side:
-        with pytest.raises(ValueError, match="more than 8 text rows"):
-            TARGET.prompt(columns, rows, MODES[mode])
-        return
     ids, cells = template(columns, rows, mode)
     assert len(cells) == columns * rows and (np.diff(cells) > 0).all()
-    seen_rows: dict[tuple[int, int], int] = {}
-    token = slot = -1
-    for position, place in enumerate(ids.tolist()):
-        if place >= FIRST_TOKEN:
-            token = place - first
-        elif place:
-            slot = place - FIRST_ROW
+    found: dict[tuple[int, int, int], tuple[int, int]] = {}
+    token = height = place = -1
+    for position, written in enumerate(ids.tolist()):
+        if written >= FIRST_TOKEN:
+            token, place = written - first, -1
+        elif written >= FIRST_X:
+            place = written - FIRST_X
+        elif written:
+            height = written - FIRST_Y
         else:
             row, column = divmod(int(np.searchsorted(cells, position)), columns)
-            assert token == int((row + 0.5) * side / rows) * side + int((column + 0.5) * side / columns)
-            assert seen_rows.setdefault((token, slot), row) == row and 0 <= slot < 8
+            y, x = (row + 0.5) * side / rows, (column + 0.5) * side / columns
+            assert token == int(y) * side + int(x)
+            assert (height, place) == (int(y % 1 * STEPS), int(x % 1 * STEPS))
+            assert found.setdefault((token, height, place), (row, column)) == (row, column)
+
+
+@pytest.mark.parametrize("mode", MODE_NAMES)
+@pytest.mark.parametrize("grid", ("64x32", "80x40", "112x56", "160x80"))
+def test_guidance_looks_at_the_patch_that_holds_a_cell_s_centre(grid: str, mode: str) -> None:
+    columns, rows = map(int, grid.split("x"))
+    side, prefix = MODES[mode].grid, 100
+    ids, cells = template(columns, rows, mode)
+    given = torch.from_numpy(ids.astype(np.int64))[None]
+    first, second = (
+        look[0].T[torch.from_numpy(cells - 1)].numpy() for look in places_to_look(given, Grid(columns, rows), mode, prefix)
+    )
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    py, px = (int_centre * side * 4 // (2 * count) % 4 for int_centre, count in ((2 * row + 1, rows), (2 * column + 1, columns)))
+    carrying = second[np.arange(len(cells)), py // 2 * 4 + px // 2 * 2 + py % 2]
+    leading = np.maximum.accumulate(np.where(ids >= FIRST_TOKEN, np.arange(len(ids)), 0))[cells]
+    assert (carrying == prefix + leading).all() and np.isin(second, [0, *np.unique(prefix + leading)]).all()
+    assert (first[:, 0] == prefix + leading + 1).all()
 
 
 def test_the_prompt_names_the_grid_and_holds_the_image() -> None:

@@ -24,7 +24,7 @@ from transformers import (
 
 from pipeline.codecs.adapter import load_codec
 from pipeline.codecs.fast.attention import WAYS, biased
-from pipeline.codecs.fast.deepencoder import DeepEncoder, unfit
+from pipeline.codecs.fast.deepencoder import DeepEncoder, gelu_in_product, linear_gelu, unfit
 from pipeline.codecs.fast.runner import FastEncoder, probe_page
 from pipeline.codecs.modes import MODES
 
@@ -145,6 +145,44 @@ def test_positions_as_features_are_positions_as_bias(side: int) -> None:
         torch.testing.assert_close(WAYS[name](q, k, v, *tables), expected)
 
 
+def test_gelu_inside_the_product_is_gelu_within_rounding() -> None:
+    """cuBLAS has its tanh form; on a CPU PyTorch computes the exact one, so that both must agree with both."""
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(3, 40, 32), torch.randn(64, 32) / 4, torch.randn(64)
+    product = torch.nn.functional.linear(x, weight, bias)
+    for expected in (torch.nn.functional.gelu(product), gelu_in_product(product)):
+        torch.testing.assert_close(linear_gelu(x, weight, bias), expected, rtol=0, atol=5e-4)
+    tokens = []
+    for act in (torch.nn.functional.gelu, gelu_in_product):
+        encoder = DeepEncoder(model("v1", torch.float32), HALF, HALF)
+        assert encoder.act is torch.nn.functional.gelu
+        encoder.act = act
+        tokens.append(FastEncoder(encoder).encode(pages(512), 512))
+    torch.testing.assert_close(*tokens, rtol=0, atol=2e-3 * float(tokens[0].abs().max()))
+
+
+def test_a_static_batch_is_halved_until_memory_suffices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A smaller call alone would be filled up to the same static batch: the encoder itself has to take fewer pages."""
+    fast = FastEncoder(DeepEncoder(model("v1", torch.float32), HALF, HALF))
+    assert [fast.batch(mode.px) for mode in MODES.values()] == [64, 32, 16, 8], "powers of two, so that blocks fill batches"
+    tried: list[int] = []
+
+    def capture(px: int) -> str:
+        tried.append(fast.batch(px))
+        if tried[-1] > 4:
+            raise torch.OutOfMemoryError("tried to allocate 9 GiB")
+        return "captured"
+
+    monkeypatch.setattr(fast, "_capture", capture)
+    assert fast._captured_as_fits(640) == "captured" and tried == [32, 16, 8, 4]
+    assert fast.batch(640) == 4 and fast.batch(512) == 64, "other modes keep theirs"
+    assert "16 pages of 640 px at a time, not 32" in fast.notes[0] and "out of memory" in fast.description
+    monkeypatch.setattr(fast, "_most", {640: 1})
+    monkeypatch.setattr(fast, "_capture", lambda px: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
+    with pytest.raises(torch.OutOfMemoryError):
+        fast._captured_as_fits(640)
+
+
 @pytest.mark.slow
 def test_the_tiled_kernel_equals_the_bias() -> None:
     """In Triton's interpreter, in a process of its own because it is chosen before Triton is imported; float32, as the
@@ -154,7 +192,7 @@ def test_the_tiled_kernel_equals_the_bias() -> None:
     script = (
         "import torch\n"
         "from pipeline.codecs.fast.attention import biased, tiled\n"
-        "for heads, side, dim in ((3, 14, 64), (2, 8, 32), (1, 20, 16)):\n"
+        "for heads, side, dim in ((3, 14, 64), (2, 8, 32), (1, 20, 16), (1, 40, 64)):\n"
         "    torch.manual_seed(side)\n"
         "    q, k, v = torch.randn(2, side * side, 3, heads, dim).permute(2, 0, 3, 1, 4)\n"
         "    tables = torch.randn(2, side, side, dim) * 0.3\n"

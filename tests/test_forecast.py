@@ -79,6 +79,14 @@ def test_an_extrapolated_rate_is_marked_with_its_formula(results: Path) -> None:
     assert other.pages_per_second == pytest.approx(100.0) and "1400 / 700 bf16 matmul TFLOP/s" in other.formula
 
 
+def test_a_decoder_s_rate_in_another_mode_goes_by_the_tokens_of_a_pass(results: Path) -> None:
+    rates = measured_rates(results)
+    found = find_rate(rates, "verify", "h100", codec="deepseek-ocr", mode="base", reader="generative", extrapolate=True)
+    small, base = MODES["small"].num_context_tokens, MODES["base"].num_context_tokens
+    assert found.basis == EXTRAPOLATED and found.pages_per_second == pytest.approx(30 * (small + 512) / (base + 512))
+    assert "623 tokens / 785 tokens of context and text" in found.formula
+
+
 def test_a_verification_rate_of_pages_cut_short_is_no_rate_of_pages(tmp_path: Path) -> None:
     rows = [{"planted_errors": "3%", "pages_per_second": 7.0}]
     cut = {"codec": "embedded x", "mode": "tiny", "greedy_tokens_per_page": 128.0, "max_new_tokens": 128, "rows": rows}
@@ -86,6 +94,25 @@ def test_a_verification_rate_of_pages_cut_short_is_no_rate_of_pages(tmp_path: Pa
     assert measured_rates(tmp_path) == []
     (tmp_path / "verify_m-2-cores_2026-01-01.json").write_text(json.dumps({**cut, "max_new_tokens": 2000}))
     assert measured_rates(tmp_path)[0].tokens == 128.0
+
+
+def test_the_plan_shows_every_kind_of_device_that_was_measured(results: Path) -> None:
+    whole = json.loads((results / "gpu_h100-80gb_2026-01-02.json").read_text())
+    whole["encode"] = [{"mode": "small", "fast_pages_per_second": 240.0}]
+    (results / "gpu_h200_2026-01-02.json").write_text(json.dumps(whole))
+    common = ["plan", "gpu-cluster", "--set", "codec.name=deepseek-ocr", "--set", "verification.reader=generative", "--json"]
+    common += ["--set", "tiers.mode=small", "--pages", "1e6", "--text-tokens", "5e8", "--results", str(results)]
+    ran = CliRunner().invoke(app, [*common, "--gpu", "h200", "--deadline", "1h"])
+    assert ran.exit_code == 0, ran.output
+    found = json.loads(ran.stdout)
+    assert [row["device"] for row in found["kinds"]] == ["h200", "h100-80gb"]
+    here, there = found["kinds"]
+    assert here["encode_hours"] == pytest.approx(there["encode_hours"] / 2) and here["verify_hours"] == there["verify_hours"]
+    assert here["total_hours"] == found["total_hours"] < there["total_hours"] and here["machines"] == found["machines"]
+    assert {row["basis"] for row in found["kinds"]} == {"measured"}
+    assert {rate["source"] for rate in found["rates"] if rate["stage"] == "encode"} == {"gpu_h200_2026-01-02.json"}
+    given = CliRunner().invoke(app, [*common, "--gpu", "h200", "--rate", "encode=9", "--rate", "verify=9"])
+    assert [row["device"] for row in json.loads(given.stdout)["kinds"]] == ["h200"], "a given rate is of the device named"
 
 
 def test_the_results_that_come_with_the_repository_can_be_read() -> None:

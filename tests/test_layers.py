@@ -13,9 +13,11 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pipeline"
 ROOMS = (
-    "records", "memory", "logs", "metrics", "s3", "sources", "config", "isolation", "batching", "pages", "codecs", "verification",
-    "tiers", "store", "run_record", "plan", "stages", "tally", "supply", "flow_workers", "flow", "run", "changes", "ingest_memory", "ingest_batch", "ingest", "status", "training", "report", "inspection",
-    "retier_plan", "flow_retier", "retier", "conversations", "findings", "console", "reverify", "forecast", "bench", "submit", "commands", "cli",
+    "records", "memory", "logs", "metrics", "s3", "sources", "config", "isolation", "batching", "pages", "codecs",
+    "verification", "tiers", "store", "run_record", "plan", "stages", "tally", "supply", "flow_workers", "flow", "run",
+    "changes", "ingest_memory", "ingest_batch", "ingest", "status", "training", "report", "inspection", "retier_plan",
+    "flow_retier", "retier", "conversations", "findings", "console", "reverify", "forecast", "bench", "submit", "commands",
+    "cli",
 )  # fmt: skip
 FILES_WITH_RAY = ("flow.py", "flow_workers.py", "submit.py")  # the last one only talks to a cluster's dashboard
 MODELS = ("torch", "transformers")

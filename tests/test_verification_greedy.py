@@ -19,6 +19,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from pipeline.verification import greedy
 from pipeline.verification.control import blanked
 from pipeline.verification.early_stop import EarlyStop
 from pipeline.verification.greedy import decode, image_list, image_tensor
@@ -86,6 +87,7 @@ BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {
     "dense": unlimited,
     "experts": lambda: unlimited(mlp_layer_types=["dense", "sparse"]),
     "reference_sliding": lambda: unlimited(layer_types=["reference_sliding_attention", "full_attention"], sliding_window=6),
+    "grouped": lambda: unlimited(num_key_value_heads=1),
     "eager": unlimited,
     "qwen": qwen,
     "gemma": gemma,
@@ -240,6 +242,34 @@ def test_the_size_of_first_passes_and_the_way_of_drafting_change_nothing_but_pas
         found = read(name, pages, **options)
         assert [list(page.ids) for page in found] == expected, options
         assert "first_tokens" not in options or [page.passes for page in found] == [page.passes for page in together]
+
+
+@pytest.mark.parametrize("name", ["experts", "reference_sliding", "grouped"])
+def test_later_passes_compute_no_padding(name: str) -> None:
+    images = [image(seed, 3 + seed) for seed in range(5)]
+    expected = [plain(name, features) for features in images]
+    pages = [
+        drafted(name, features, planted(right, places))
+        for features, right, places in zip(images, expected, ([2], [2, 3, 30], [20], [], range(0, 40, 3)), strict=True)
+    ]
+    shapes: list[tuple[int, int]] = []
+
+    def seen(_: object, arguments: tuple[object, ...], named: dict[str, torch.Tensor]) -> None:
+        shapes.append(tuple(named["input_ids"].shape))
+
+    hook = tiny(name).model.model.register_forward_pre_hook(seen, with_kwargs=True)
+    scored: list[int] = []
+    choose = greedy._Batch._choose
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(greedy._Batch, "_choose", lambda self, hidden: (scored.append(len(hidden)), choose(self, hidden))[1])
+            found = read(name, pages)
+    finally:
+        hook.remove()
+    assert [list(page.ids) for page in found] == expected
+    assert shapes[0][0] == 5 and len(shapes) > 2
+    assert shapes[1:] == [(1, count) for count in scored[1:]], "every token that a later pass computes is one that is scored"
+    assert plain(name, images[0]) == expected[0], "transformers' own attention is what it was"
 
 
 def test_blank_page_is_read_from_its_own_tokens() -> None:

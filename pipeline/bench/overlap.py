@@ -177,10 +177,10 @@ def _page_source(px: int, count: int, bench: Any) -> tuple[Callable[[], Any], st
         render(made[:1], grid, px)
         return lambda: render(made, grid, px), f"rendered, {grid}"
     except Exception as error:  # a machine without a library or a font still measures the rest
-        from pipeline.bench.gpu import _noise
+        from pipeline.bench.gpu_encode import noise
 
         bench.notes.append(f"pages are noise, not rendered: {type(error).__name__}: {error}")
-        return lambda: _noise(count, px), "noise"
+        return lambda: noise(count, px), "noise"
 
 
 def _apart(bench: Any, draw: Any, codec: Any, mode: Any, prompts: Any, drafts: Any, length: int) -> dict[str, float]:

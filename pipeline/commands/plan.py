@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -122,6 +123,11 @@ def forecast(
     modes = {mode.name: mode for mode in (codec.modes or tuple(MODES.values()))}
     dim, dim_from = _token_dim(codec, config)
     found = estimate(work, speeds, supposed, modes, dim)
+
+    def on(kind: str) -> Any:
+        there = _speeds(known, list(work.encodes), config, kind, extrapolate, tflops if kind == device else 0.0)
+        return there, estimate(work, there, supposed, modes, dim)
+
     return {
         "preset": preset,
         "codec": codec.name,
@@ -136,12 +142,40 @@ def forecast(
         "encodes_by_mode": dict(work.encodes),
         "sample": dict(work.sample) or None,
         "rates": [used.to_json() for used in speeds.used()],
+        "kinds": _kinds(known, config, device, on),
         "terms": {name: getattr(supposed, name) for name in Terms.__dataclass_fields__},
         **found.to_json(),
         "token_dim": dim,
         "sensitivity": sensitivity(work, speeds, supposed, modes, dim),
         "assumed": [*work.assumed, *_assumed(speeds, supposed, dim_from)],
     }
+
+
+def _kinds(known: list[Rate], config: JobConfig, device: str, on: Callable[[str], Any]) -> list[dict[str, Any]]:
+    """The same corpus on every kind of device on which this codec was measured; a given rate is of the named device alone."""
+    from pipeline.forecast.rates import GIVEN, SAME_CODEC, NotMeasured, is_device
+
+    codec = SAME_CODEC.get(config.codec.name, config.codec.name)
+    measured = {rate.device for rate in known if rate.codec == codec and rate.stage in ("encode", "verify", "job")}
+    others = [] if any(rate.basis == GIVEN for rate in known) else sorted(measured)
+    rows: list[dict[str, Any]] = []
+    for kind in [device, *(k for k in others if not any(is_device(r, device) for r in known if r.device == k))]:
+        try:
+            speeds, found = on(kind)
+        except NotMeasured:
+            continue  # not in these modes, or not with this reader
+        bases = {rate.basis for rate in speeds.used() if rate.stage != "supply"}
+        hours = {stage: found.hours.get(stage) for stage in ("encode", "verify", "job")}
+        rows.append(
+            {
+                "device": kind,
+                **{f"{stage}_hours": spent for stage, spent in hours.items()},
+                "total_hours": found.total_hours,
+                "machines": found.machines,
+                "basis": ", ".join(sorted(bases)),
+            }
+        )
+    return rows
 
 
 def _shares(given: list[str]) -> dict[str, float]:
@@ -269,6 +303,15 @@ def _print(result: dict[str, Any]) -> None:
         how = f" = {rate['formula']}" if rate["formula"] else ""
         named = " ".join(filter(None, (rate["stage"], rate["mode"])))
         line(f"rate: {named} {rate['pages_per_second']:,.4g} pages/s, {rate['basis'].upper()}{how} ({rate['source']})")
+    kinds = Table("device", "encode h", "verify h", "whole job h", "device hours", "devices", "rates", title="by kind of device",
+                  title_justify="left")  # fmt: skip
+    for kind in result["kinds"]:
+        hours = [
+            "–" if kind[f"{stage}_hours"] is None else f"{kind[f'{stage}_hours']:,.4g}" for stage in ("encode", "verify", "job")
+        ]
+        devices = "–" if kind["machines"] is None else f"{kind['machines']:,}"
+        kinds.add_row(kind["device"], *hours, f"{kind['total_hours']:,.4g}", devices, kind["basis"])
+    out.print(kinds)
     table = Table(title="what if", title_justify="left")
     for name in ("what", "pages", "hours", "change", "devices", "tokens stored", "cost"):
         table.add_column(name, justify="left" if name == "what" else "right")

@@ -159,7 +159,11 @@ def is_device(rate: Rate, device: str) -> bool:
 
 def _extrapolated(rate: Rate, device: str, mode: str, rates: Iterable[Rate], tflops: float, *, other_device: bool) -> Rate | None:
     factor, formula = 1.0, f"{rate.pages_per_second:.4g} pages/s measured in {rate.mode} on {rate.device}"
-    if rate.mode != mode:
+    if rate.mode != mode and rate.tokens:  # a decoder's pass: the context and the text
+        before, after = (MODES[name].num_context_tokens + rate.tokens for name in (rate.mode, mode))
+        factor *= before / after
+        formula += f" x ({before:,.0f} tokens / {after:,.0f} tokens of context and text)"
+    elif rate.mode != mode:
         before, after = MODES[rate.mode].px, MODES[mode].px
         factor *= (before / after) ** 2
         formula += f" x ({before} px / {after} px)^2"

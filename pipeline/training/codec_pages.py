@@ -50,7 +50,7 @@ class Batch:
 
     @property
     def symbols(self) -> np.ndarray:
-        """What is to be read, int64 `[n, rows * columns]`: END wherever the page is blank, so that a missed one costs a character."""
+        """What is to be read, int64 `[n, rows * columns]`: END wherever the page is blank: a missed one costs a character."""
         return np.where(self.drawn == PAPER, _END, self.drawn).astype(np.int64)
 
 

@@ -1,9 +1,9 @@
 """How the compressor and the cell reader begin, once a head on the patches reads.
 
 Found the hard way: a reader behind the 16x compressor does not learn by itself to read cells that lie on the border of two
-patches, while a head before the compressor does within minutes. What that head looks at is a small subspace of the patch features.
-So the compressor begins as the projection on its principal directions, weighted by how the features really vary, and the cell
-reader as the same head behind it: training goes on from what the patches already tell.
+patches, while a head before the compressor does within minutes. What that head looks at is a small subspace of the patch
+features. So the compressor begins as the projection on its principal directions, weighted by how the features really vary, and
+the cell reader as the same head behind it: training goes on from what the patches already tell.
 """
 
 from __future__ import annotations

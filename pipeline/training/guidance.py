@@ -1,10 +1,10 @@
 """Where the decoder should look, as an extra loss while it learns to read, and the weights from which it begins.
 
 A decoder that must find the visual token of every character by trial and error needs millions of pages. The addresses say where
-each character lies, so the first two attentions can be taught directly. In the first, the id of a visual token looks at that token,
-and half of the heads of a place look at the height. In the second, the place looks back at the id of its token, with only those
-heads which carry the patches that the cell lies in; the other heads rest on BOS. What arrives is then the cell's own patches, and
-the layers behind read them. The model that ships is the stock class.
+each character lies, so the first two attentions can be taught directly. In the first, the id of a visual token looks at that
+token, and half of the heads of a place look at the height. In the second, the place looks back at the id of its token, with only
+those heads which carry the patches that the cell lies in; the other heads rest on BOS. What arrives is then the cell's own patches,
+and the layers behind read them. The model that ships is the stock class.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def places_to_look(given: Tensor, grid: Grid, mode: str, prefix: int) -> tuple[T
 
     token_row = torch.div(token, side, rounding_mode="floor")
     row = ((token_row + (height + 0.5) / STEPS) * grid.rows / side - 0.5).round().long().clamp(0, grid.rows - 1)
-    column = first_column[(token % side).clamp(0, side - 1)] + torch.div((at - leading - 2).clamp(min=0), 2, rounding_mode="floor")
+    column = first_column[(token % side).clamp(0, side - 1)] + torch.div(
+        (at - leading - 2).clamp(min=0), 2, rounding_mode="floor"
+    )
     patches = side * PATCHES
     inside = [
         _overlap(place.clamp(max=count - 1), count, patches, origin)

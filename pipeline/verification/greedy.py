@@ -33,7 +33,7 @@ from pipeline.verification.reading import Cut, Decoded, DraftedPage, Stop
 from pipeline.verification.slots import GROWTH, Slots
 
 HEAD_BYTES = {"cpu": 256 << 20, "cuda": 2 << 30}  # of logits held at once, as float32
-FIRST_TOKENS = 32_768  # tokens of a first pass, padding included, unless a single page has more
+FIRST_TOKENS = {"cpu": 32_768, "cuda": 65_536}  # of a first pass, padding included, unless a single page has more
 PASS_COST = {"cpu": 16, "cuda": 128}  # what a pass costs, in drafted tokens (measured on the embedded codec; estimated)
 NEAR_TIE = {torch.float32: 64}  # margins within this many rounding steps of the best logit are near ties; measured: 28 and …
 NEAR_TIE_HALF = 8  # … in half precision, whose sums are kept in float32, 3
@@ -76,7 +76,7 @@ def decode(
     image_inputs: ImageInputs = image_list,
     bidirectional_images: bool = False,
     head_bytes: int | None = None,
-    first_tokens: int = FIRST_TOKENS,
+    first_tokens: int | None = None,
     pass_cost: int | None = None,
     revise: bool = True,
 ) -> list[Decoded]:
@@ -88,7 +88,7 @@ def decode(
         image_inputs: how this architecture's forward takes stored visual tokens.
         bidirectional_images: visual tokens of one image see each other (Gemma 3), as the model's own masks do.
         head_bytes: bound of the logits in memory at once, by default the device's; changes nothing else.
-        first_tokens: bound of the tokens in one first pass, padding included.
+        first_tokens: bound of the tokens in one first pass, padding included; by default the device's.
         pass_cost: price of a pass in drafted tokens, which bounds the drafts; by default the device's.
         revise: take over the model's corrections of a draft behind a disagreement. Both change the number of passes only.
 
@@ -100,14 +100,14 @@ def decode(
         return []
     for number, page in enumerate(pages):
         _check(page, number, decoder)
-    cost = pass_cost or PASS_COST.get(decoder.model.device.type, PASS_COST["cuda"])
+    kind = "cpu" if decoder.model.device.type == "cpu" else "cuda"
+    cost, most, held = pass_cost or PASS_COST[kind], first_tokens or FIRST_TOKENS[kind], head_bytes or HEAD_BYTES[kind]
     rows = [_Row(page, number, Drafter(page.draft_ids, pass_cost=cost, revise=revise)) for number, page in enumerate(pages)]
     rows.sort(key=lambda row: -row.length)  # stable: pages of one length stay in order
-    held = head_bytes or HEAD_BYTES.get(decoder.model.device.type, HEAD_BYTES["cuda"])
     batch = _Batch(decoder, rows, bidirectional_images, held)
     start = 0
     while start < len(rows):
-        stop = min(len(rows), start + max(1, first_tokens // rows[start].length))
+        stop = min(len(rows), start + max(1, most // rows[start].length))
         batch.first(start, stop, image_inputs([row.page.features for row in rows[start:stop]]))
         start = stop
     while any(row.live for row in batch.rows):
@@ -192,6 +192,7 @@ class _Batch:
         stated = [(row.page.positions, len(row.page.prompt_ids)) for row in rows]
         starts = [[0 if positions is None else int(positions.max()) + 1 - length] for positions, length in stated]
         self.shifts = torch.tensor(starts, device=self.device)
+        self.packs = self.masks.packs and not any(positions is not None for positions, _ in stated)
 
     def first(self, start: int, stop: int, image_inputs: dict[str, Any]) -> None:
         """The first pass of some rows: prompt and draft, padded on the right."""
@@ -228,22 +229,38 @@ class _Batch:
         self.slots.grow(width)
         spare = self.slots.columns - 1
         flat = np.arange(len(self.rows))[:, None] * self.slots.columns + np.where(inside, places, spare)
-        scored = [len(row) for row in inputs]
-        ids_d, queries, flat_d, wanted = self._upload(ids, places, flat, np.flatnonzero(inside))
-        self.slots.filling, self.slots.flat, self.slots.width = None, flat_d.flatten(), width
-        mask = self.masks.build(queries, torch.arange(width, device=self.device), self.prompts)
-        for row, count in zip(self.rows, scored, strict=True):
+        wanted = np.flatnonzero(inside)
+        for row, count in zip(self.rows, lengths.tolist(), strict=True):
             row.stored += count
-        self._forward(self.rows, scored, ids_d, wanted, mask, self._positions(queries, 0, len(self.rows)))
+        columns = torch.arange(width, device=self.device)
+        self.slots.filling, self.slots.width = None, width
+        if self.packs:  # the tokens of all pages behind each other: no layer but attention sees padding
+            some = self._upload(ids.ravel()[wanted], flat.ravel()[wanted], places.ravel()[wanted], wanted, places)
+            ids_d, self.slots.flat, positions, slots, queries = some
+            mask: Any = self.masks.packed(queries, columns, self.prompts, slots)
+            self._forward(self.rows, lengths.tolist(), ids_d[None], None, mask, positions[None])
+            return
+        ids_d, queries, flat_d, wanted_d = self._upload(ids, places, flat, wanted)
+        self.slots.flat = flat_d.flatten()
+        mask = self.masks.build(queries, columns, self.prompts)
+        self._forward(self.rows, lengths.tolist(), ids_d, wanted_d, mask, self._positions(queries, 0, len(self.rows)))
 
     def _forward(
-        self, rows: list[_Row], scored: list[int], ids: Tensor, wanted: Tensor, mask: Any, positions: Tensor, **image_inputs: Any
+        self,
+        rows: list[_Row],
+        scored: list[int],
+        ids: Tensor,
+        wanted: Tensor | None,
+        mask: Any,
+        positions: Tensor,
+        **image_inputs: Any,
     ) -> None:
-        """One forward pass; each live row takes what the model chose at its last `scored` tokens."""
+        """One forward pass; each live row takes what the model chose at its last `scored` tokens: `wanted`, or all there are."""
         hidden = self.model.base_model(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache, use_cache=True, **image_inputs
         ).last_hidden_state
-        chosen = self._choose(hidden.flatten(0, 1).index_select(0, wanted))
+        hidden = hidden.flatten(0, 1)
+        chosen = self._choose(hidden if wanted is None else hidden.index_select(0, wanted))
         best, margins, near = chosen[0].astype(np.int64), chosen[1], chosen[2] > 0
         start = 0
         for row, count in zip(rows, scored, strict=True):

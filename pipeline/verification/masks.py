@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from pipeline.verification.packing import Packed, install
+
 LAYER_TYPES = ("full_attention", "sliding_attention", "reference_sliding_attention")
 ATTENTION = ("sdpa", "eager")
 BY_TYPE = ("unlimited_ocr", "deepseek_ocr2")  # model types whose decoder takes masks by layer type as they are, None for causal
@@ -35,6 +37,9 @@ class Masks:
         self.additive = attention == "eager"
         self.by_type = model.config.model_type in BY_TYPE
         self.dtype = model.dtype
+        self.packs = self.by_type and not self.additive  # those models look at no mask before attention does
+        if self.packs:
+            install()
 
     def causal(self) -> Mask | None:
         """What stands for "every token sees those before it" in a first pass, padded on the right; None if only a mask does.
@@ -67,6 +72,12 @@ class Masks:
             masks = {name: mask | together for name, mask in masks.items()}
         masks = {name: self._finish(masks[name]) for name in self.types}
         return masks["full_attention"] if self.types == {"full_attention"} and not self.by_type else masks
+
+    def packed(self, queries: Tensor, places: Tensor, prompts: Tensor, slots: Tensor) -> dict[str, Packed]:
+        """`build` for packed tokens; `slots` as in `Packed.places`."""
+        masks = self.build(queries, places, prompts)
+        assert self.packs and isinstance(masks, dict)
+        return {name: Packed(mask, slots) for name, mask in masks.items() if mask is not None}
 
     def _finish(self, allowed: Tensor) -> Tensor:
         if not self.additive:

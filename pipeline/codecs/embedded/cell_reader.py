@@ -2,8 +2,8 @@
 
 The layout says where every cell lies. Each visual token is unpacked into its 4x4 patches, and a cell is read from the
 patches around its centre and from where among them the centre lies. It has no memory of what was read before, so it cannot
-guess: what it reads was in the tokens. It is also what teaches the encoder (`training/train_codec.py`), together with a head of the same form
-on the patches before the compressor.
+guess: what it reads was in the tokens. It is also what teaches the encoder (`training/train_codec.py`), together with a head of
+the same form on the patches before the compressor.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     <token 0> <y 2> <x 2> W <x 6> h <x 10> e <x 14> r ... <token 1> <y 2> <x 2> g <x 6> o ... <END> EOS
 
-Cells in reading order, each behind the *place* of its centre across the visual token that it lies in, and before the first cell that
-lies in another token the *address* of what follows: that token, and the height within it. Places and addresses tell a small decoder
-where to look, as grounding coordinates do in the big ones; they are a function of the grid alone, so they can be drafted like any
-other id, and they are dropped when ids are turned into text.
+Cells in reading order, each behind the *place* of its centre across the visual token that it lies in, and before the first cell
+that lies in another token the *address* of what follows: that token, and the height within it. Places and addresses tell a small
+decoder where to look, as grounding coordinates do in the big ones; they are a function of the grid alone, so they can be drafted
+like any other id, and they are dropped when ids are turned into text.
 """
 
 from __future__ import annotations

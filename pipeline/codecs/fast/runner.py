@@ -76,6 +76,7 @@ class FastEncoder:
         self.gpu = self.device.type == "cuda"
         self._plans: dict[int, Plan] = {}
         self._captured: dict[int, _Captured] = {}
+        self._most: dict[int, int] = {}  # pages of a static batch that memory sufficed for, by px, where it did not for more
         if self.gpu:
             self._copies = torch.cuda.Stream(self.device)
         self.chosen = self.ways or (self._choose() if self.gpu else CPU_WAYS)
@@ -97,15 +98,16 @@ class FastEncoder:
         return f"fast ({', '.join(parts + self.notes)})"
 
     def batch(self, px: int) -> int:
-        """Pages of a static batch of `px` pixels."""
-        return max(1, self.static_places // (px // self.encoder.config.patch_size) ** 2)
+        """Pages of a static batch of `px` pixels: a power of two, so that blocks of pages fill whole batches."""
+        fitting = max(1, self.static_places // (px // self.encoder.config.patch_size) ** 2)
+        return min(1 << fitting.bit_length() - 1, self._most.get(px, fitting))
 
     @torch.no_grad()
     def encode(self, images: np.ndarray, px: int) -> Tensor:
         """Visual tokens `[n, tokens, D]` in the model's dtype of gray pages, uint8 `[n, px, px]`."""
         if not self.gpu:
             return self._forward(torch.from_numpy(images), px)
-        captured = self._captured.get(px) or self._capture(px)
+        captured = self._captured.get(px) or self._captured_as_fits(px)
         step = len(captured.pages)
         tokens = torch.empty(len(images), *captured.tokens.shape[1:], dtype=captured.tokens.dtype, device=self.device)
         for start in range(0, len(images), step):
@@ -140,6 +142,19 @@ class FastEncoder:
         current.wait_event(slot.copied)
         captured.pages.copy_(slot.device)
         slot.used.record(current)
+
+    def _captured_as_fits(self, px: int) -> _Captured:
+        """`_capture`, with half the static batch as long as memory does not suffice: a smaller call would be filled up to it."""
+        while True:
+            try:
+                return self._capture(px)
+            except torch.OutOfMemoryError as error:
+                if (pages := self.batch(px)) == 1:
+                    raise
+                self._note(f"out of memory: {pages // 2} pages of {px} px at a time, not {pages}", error)
+                self._most[px] = pages // 2
+            if self.gpu:
+                torch.cuda.empty_cache()  # here, where the error and what its frames held are gone
 
     def _capture(self, px: int) -> _Captured:
         pages = torch.full((self.batch(px), px, px), 255, dtype=torch.uint8, device=self.device)
