@@ -7,6 +7,7 @@ fetched again here. Every read after the first names the ETag of the first, so t
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import random
@@ -26,7 +27,8 @@ ATTEMPTS = 8  # of a request, and of a body; AWS_MAX_ATTEMPTS (or max_attempts o
 CONNECTIONS = 16
 PAGE_ENTRIES = 1000  # of a listing; services give no more
 FIRST_BYTES = 1 << 16  # of a stream: the size and the ETag come with them
-MOST_BYTES = 8 << 20  # read ahead at most, reached by doubling while the reads follow each other
+MOST_BYTES = 8 << 20  # read ahead at most, reached by doubling while the reads follow each other; smaller objects come whole
+_MD5 = re.compile(r'"?([0-9a-f]{32})"?')  # the ETag of an object that was put in one request; a multipart upload's has a dash
 
 _LATER = "it stayed so over all tries; run the same command again, what was committed is kept"
 _KEYS = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
@@ -231,6 +233,25 @@ def fetch(bucket: str, key: str, start: int = 0, length: int | None = None, etag
     raise AssertionError("unreachable")
 
 
+def fetch_whole(bucket: str, key: str, etag: str | None) -> Fetched:
+    """The whole object, compared with its ETag where that is an MD5: one flipped bit in a letter is a readable, wrong text.
+
+    Services that make ETags in another way give the same bytes twice, which is taken for proof as well.
+
+    Raises:
+        S3Error: as `fetch`, and where no two reads agree.
+    """
+    seen: set[str] = set()
+    for attempt in range(attempts()):
+        got = fetch(bucket, key, etag=etag)
+        named, digest = _MD5.fullmatch(got.etag), hashlib.md5(got.body, usedforsecurity=False).hexdigest()
+        if not named or digest in (named[1], *seen):
+            return got
+        seen.add(digest)
+        pause(attempt)
+    raise _error(f"cannot read s3://{bucket}/{key}: no two of {len(seen)} reads agree, and none with its ETag ({_LATER})", "Damaged")
+
+
 def _extent(answer: dict[str, Any], got: int) -> tuple[int, str]:
     _, _, total = answer.get("ContentRange", "").rpartition("/")
     return int(total) if total.isdecimal() else got, answer.get("ETag", "")
@@ -290,10 +311,12 @@ class S3Stream(io.RawIOBase):
     """An object as a seekable stream of ranged reads.
 
     No connection is held between reads. What is read ahead begins with FIRST_BYTES and doubles up to MOST_BYTES while the reads
-    follow each other; a jump starts small again, so that Parquet costs about one request per column chunk.
+    follow each other; a jump starts small again, so that Parquet costs about one request per column chunk. An object of up to
+    MOST_BYTES of which a listing told size and ETag comes whole, because no checksum goes with a range.
 
     Args:
-        size, etag: of the object, where a listing told them; otherwise the first read, at once, finds them.
+        size, etag: of the object, where a listing told them; otherwise the first read, at once, finds them. An object of another
+            size is taken for a replaced one: it may be the listing that is damaged, and nobody shall read half an object.
 
     Raises:
         S3Error: from every read; `code` in CHANGED when the object was replaced meanwhile.
@@ -304,6 +327,7 @@ class S3Stream(io.RawIOBase):
         self.bucket, self.key = bucket, key
         self._at, self._ahead = 0, FIRST_BYTES
         self._start, self._window = 0, b""
+        self._told = size is not None and etag is not None
         if size is None or etag is None:
             first = self._fetch(0, FIRST_BYTES, None)
             self._window, self.size, self.etag = first.body, first.size, first.etag
@@ -340,12 +364,23 @@ class S3Stream(io.RawIOBase):
         if missing:
             follows = self._at + len(have) == end
             self._ahead = min(2 * self._ahead, MOST_BYTES) if follows else FIRST_BYTES
+            if self._told and self.size <= MOST_BYTES:
+                body = self._of_size(fetch_whole(self.bucket, self.key, self.etag))
+                self._start, self._window = 0, body
+                have, self._at = body[self._at : stop], stop
+                return have
             start = self._at + len(have)
-            body = self._fetch(start, min(max(missing, self._ahead), self.size - start), self.etag).body
+            body = self._of_size(self._fetch(start, min(max(missing, self._ahead), self.size - start), self.etag))
             have += body[:missing]
             self._start, self._window = (start, body) if len(body) <= MOST_BYTES else (start + len(body), b"")
         self._at += len(have)
         return have
+
+    def _of_size(self, got: Fetched) -> bytes:
+        if got.size != self.size:
+            uri = f"s3://{self.bucket}/{self.key}"
+            raise _error(f"cannot read {uri}: it has {got.size} bytes and not {self.size}, as it was listed", CHANGED[0])
+        return got.body
 
     def readall(self) -> bytes:
         return self.read()

@@ -1,0 +1,39 @@
+"""The counts as a result: what was injected, where drivers died, how passes ended, what was found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.chaos.nights import Tally
+from tests.chaos.proxy import KILLS
+
+
+def as_result(tally: Tally, *, seed: int, seconds: float) -> dict[str, Any]:
+    """A result as `pipeline.bench.machine` writes it."""
+    verdicts = tally.verdicts
+    steps = sorted({step for step, _ in tally.kills} | set(tally.steps))
+    return {
+        "command": f"make chaos SEED={seed}",
+        "faults": tally.total,
+        "kinds": len(tally.faults),
+        "seed": seed,
+        "seconds": round(seconds, 1),
+        "requests": tally.requests,
+        "corpora_judged": len(verdicts),
+        "pages_judged": sum(verdict.pages for verdict in verdicts),
+        "documents_judged": sum(verdict.documents for verdict in verdicts),
+        "quarantined_judged": sum(verdict.quarantined for verdict in verdicts),
+        **{name: sum(getattr(verdict, name) for verdict in verdicts) for name in ("lost", "doubled", "different", "foreign")},
+        "fsck_findings": sum(verdict.fsck for verdict in verdicts),
+        "injected": [{"fault": kind, "times": times} for kind, times in tally.faults.most_common()],
+        "drivers_killed": [
+            {"step": step, **{when: tally.kills[step, when] for when in KILLS}} for step in steps if _killed(tally, step)
+        ],
+        "passes": [{"ended": how, "times": times} for how, times in tally.ended.most_common()],
+        "rounds": [{"what": what, "times": times} for what, times in tally.rounds.items()],
+        "steps_without_a_kill": ", ".join(step for step in steps if not _killed(tally, step)) or "none",
+    }
+
+
+def _killed(tally: Tally, step: str) -> int:
+    return sum(tally.kills[step, when] for when in KILLS)
