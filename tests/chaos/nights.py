@@ -24,6 +24,7 @@ from tests.s3_servers import S3Server
 SHARES = (0.0, 0.04, 0.12, 0.3)  # of the requests of a pass that meet a fault
 KILLED_SHARE = 0.65  # of the passes
 PAIRED_SHARE = 0.25  # of the passes that have a second one beside them
+PLACES = 3  # where a pass may be killed; it does not come to all of them
 MOST_PASSES = 8  # of a night under fire
 STEPS = ("list in", "read in", "write corpus.json", "write data", "write _units", "write _snapshots")  # more are learnt
 
@@ -40,6 +41,7 @@ class Tally:
     kills: Counter[tuple[str, str]] = field(default_factory=Counter)
     steps: Counter[str] = field(default_factory=Counter)
     ended: Counter[str] = field(default_factory=Counter)
+    workers: Counter[str] = field(default_factory=Counter)
     rounds: Counter[str] = field(default_factory=Counter)
     verdicts: list[Verdict] = field(default_factory=list)
     planned: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -60,13 +62,14 @@ class Tally:
         proxy.killed.clear()
         proxy.requests = 0
 
-    def next_kill(self, dice: random.Random) -> KillPlan:
-        """Where a driver was sent to die least often so far."""
+    def next_kills(self, dice: random.Random) -> list[KillPlan]:
+        """Where drivers died, and were sent to die, least often so far; the first of these that a pass comes to ends it."""
         places = [(step, when) for step in sorted({*STEPS, *self.steps}) for when in KILLS]
-        least = min(self.planned[place] for place in places)
-        step, when = dice.choice([place for place in places if self.planned[place] == least])
-        self.planned[step, when] += 1
-        return KillPlan(step, when, dice.randrange(max(1, self.steps[step])) if dice.random() < 0.7 else 0)
+        dice.shuffle(places)
+        places.sort(key=lambda place: 4 * self.kills[place] + self.planned[place])
+        self.planned.update(places[:PLACES])
+        later = dice.random() < 0.5
+        return [KillPlan(step, when, dice.randrange(max(1, self.steps[step])) if later else 0) for step, when in places[:PLACES]]
 
 
 @dataclass
@@ -91,9 +94,10 @@ class Arena:
 
 
 class Episode:
-    """One corpus under fire beside one in peace."""
+    """One corpus under fire beside one in peace; `changes` times as much happens in a night."""
 
     kind = "light"
+    changes = 1
 
     def __init__(self, arena: Arena, number: int, tally: Tally, *settings: str) -> None:
         self.arena, self.number, self.tally = arena, number, tally
@@ -125,7 +129,7 @@ class Episode:
     def run(self, nights: int, enough: Callable[[], bool]) -> None:
         """Go through the nights, or as many as it takes. Raises Failed."""
         for night in range(nights):
-            if night:
+            for _ in range(self.changes if night else 0):
                 self.world.night()
             self._in_peace("peace", "light")
             self._under_fire(night)
@@ -178,9 +182,9 @@ class Episode:
         return self.arena.proxies if pair else self.arena.proxies[:1]
 
     def _armed(self, proxy: ChaosProxy, name: str) -> Pass:
-        kill = self.tally.next_kill(self.dice) if self.dice.random() < KILLED_SHARE else None
+        kills = self.tally.next_kills(self.dice) if self.dice.random() < KILLED_SHARE else []
         victim: list[Pass] = []
-        proxy.arm(name, self.dice.choice(SHARES), kill, lambda: victim[0].kill())
+        proxy.arm(name, self.dice.choice(SHARES), kills, lambda: victim[0].kill())
         victim.append(self._start(self.kind, "corpus", proxy))
         return victim[0]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -60,17 +60,18 @@ class ChaosProxy(FaultProxy):
         self.steps: Counter[str] = Counter()
         self.killed: Counter[tuple[str, str]] = Counter()
         self.requests = 0
-        self.arm("", 0.0, None)
+        self.arm("", 0.0)
 
-    def arm(self, name: str, share: float, kill: KillPlan | None, end: Callable[[], None] = lambda: None) -> None:
-        """Begin with the pass `name`: `share` of its requests meet a fault, and `kill` says when `end` is called."""
-        self._name, self._chance, self._kill, self._end = name, share, kill, end
+    def arm(self, name: str, share: float, kills: Sequence[KillPlan] = (), end: Callable[[], None] = lambda: None) -> None:
+        """Begin with the pass `name`: `share` of its requests meet a fault, and the first of `kills` that comes true calls `end`."""
+        self._name, self._chance, self._end = name, share, end
+        self._plans = {(plan.step, plan.number): plan for plan in kills}
         self.steps = Counter()
         self._burst: tuple[str, int] | None = None
 
     def spare(self) -> None:
         """No fault from here on."""
-        self.arm("", 0.0, None)
+        self.arm("", 0.0)
 
     def _fate(self, method: str, path: str) -> Fault | None:
         with self._lock:
@@ -82,9 +83,9 @@ class ChaosProxy(FaultProxy):
                 kind, left = self._burst
                 self._burst = (kind, left - 1) if left > 1 else None
                 return Fault(kind)
-            plan = self._kill
-            if plan and (plan.step, plan.number) == (step, number):
-                self._kill = None
+            plan = self._plans.get((step, number))
+            if plan:
+                self._plans = {}
                 self.faults[plan.when] += 1
                 self.killed[step, plan.when] += 1
                 return self._kills(plan)

@@ -29,6 +29,7 @@ def as_result(tally: Tally, *, seed: int, seconds: float) -> dict[str, Any]:
         "drivers_killed": [
             {"step": step, **{when: tally.kills[step, when] for when in KILLS}} for step in steps if _killed(tally, step)
         ],
+        "workers_killed_while_at": [{"stage": stage, "times": times} for stage, times in tally.workers.most_common()],
         "passes": [{"ended": how, "times": times} for how, times in tally.ended.most_common()],
         "rounds": [{"what": what, "times": times} for what, times in tally.rounds.items()],
         "steps_without_a_kill": ", ".join(step for step in steps if not _killed(tally, step)) or "none",

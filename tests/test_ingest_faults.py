@@ -1,0 +1,118 @@
+"""Defects that `make chaos` found, each as small as it gets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import ingest as ingestion
+from pipeline import s3
+from pipeline.ingest import ingest
+from pipeline.sources.config import SourceConfig
+from pipeline.sources.documents import Document, Reason
+from pipeline.sources.listing import expand
+from pipeline.sources.objects import SourceObject
+from pipeline.sources.tables import read_unit
+from pipeline.sources.units import Unit
+from pipeline.store.object_store import StoreError, Unavailable
+from tests import flow_in_process
+from tests.conftest import JobFactory
+from tests.fault_proxy import FaultProxy
+from tests.s3_servers import S3Server
+from tests.test_run import by_id, documents, write_lines
+
+CONFIG = SourceConfig()
+TEXTS = [f"the text number {number}" for number in range(40)]
+
+
+@pytest.fixture(params=["seaweedfs", "moto"])
+def proxy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, short_pauses: None) -> Iterator[FaultProxy]:
+    server: S3Server = request.getfixturevalue(f"{request.param}_server")
+    with FaultProxy(server.endpoint) as proxy:
+        for name, value in {**server.environment(proxy.url), "AWS_MAX_ATTEMPTS": "4"}.items():
+            monkeypatch.setenv(name, value)
+        bucket = server.new_bucket()
+        body = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode()
+        server.client().put_object(Bucket=bucket, Key="in/a.jsonl", Body=body)
+        # as a tool without checksums puts it: nothing but the ETag can tell
+        plain = server.client(config=s3_config())
+        plain.put_object(Bucket=bucket, Key="in/b.jsonl", Body=body)
+        proxy.bucket = bucket  # type: ignore[attr-defined]
+        yield proxy
+
+
+def s3_config() -> object:
+    from botocore.config import Config
+
+    return Config(request_checksum_calculation="when_required", s3={"addressing_style": "path"})
+
+
+def objects(proxy: FaultProxy) -> list[SourceObject]:
+    return expand([f"s3://{proxy.bucket}/in"], CONFIG)  # type: ignore[attr-defined]
+
+
+def texts(item: SourceObject) -> list[str]:
+    return [record.text if isinstance(record, Document) else record.reason for record in read_unit(Unit(object=item), CONFIG)]
+
+
+def test_a_bit_that_flips_in_a_source_is_never_a_text(proxy: FaultProxy) -> None:
+    """It was: a letter more or less is a readable text, and its unit was committed under the right version."""
+    for item in objects(proxy):
+        for at in (12, 300, 900):
+            proxy.clear()
+            proxy.plan("flip", path="jsonl", at=at)
+            assert texts(item) == TEXTS
+            assert proxy.injected == {"flip": 1}
+
+
+def test_a_source_that_never_comes_twice_the_same_is_an_exception(proxy: FaultProxy) -> None:
+    item = objects(proxy)[1]
+    for at in range(10, 100, 7):
+        proxy.plan("flip", path="b.jsonl", at=at)
+    with pytest.raises(s3.S3Error, match="no two of 4 reads agree"):
+        texts(item)
+
+
+def test_an_etag_that_is_no_hash_of_the_bytes_is_no_damage(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services with keys of their own encrypt, and hash what they wrote: there, two equal reads are proof."""
+    item = objects(proxy)[1]
+    fetch = s3.fetch
+
+    def as_encrypted(*args: object, **kwargs: object) -> s3.Fetched:
+        got = fetch(*args, **kwargs)  # type: ignore[arg-type]
+        return s3.Fetched(got.body, got.size, '"' + "0" * 32 + '"')
+
+    monkeypatch.setattr(s3, "fetch", as_encrypted)
+    proxy.clear()
+    assert texts(item) == TEXTS and proxy.forwarded == 2
+
+
+@pytest.mark.parametrize("listed", [-7, 7])
+def test_an_object_is_read_at_its_listed_size_or_not_at_all(proxy: FaultProxy, listed: int) -> None:
+    """It was not: a digit of a listing that turns over cut the object, and what was left was committed as the whole."""
+    item = objects(proxy)[0]
+    wrong = SourceObject(uri=item.uri, key=item.key, size=item.size + listed, version=item.version)
+    assert texts(wrong) == [Reason.CHANGED]
+
+
+@pytest.mark.parametrize("step", ["prepare", "create_corpus", "probe"])
+def test_a_first_pass_that_fails_is_in_nobodys_way(
+    job: JobFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """It was: the record of the failure made the place one that is neither empty nor a corpus."""
+    flow_in_process.without_ray(monkeypatch)
+    (tmp_path / "in").mkdir()
+    write_lines(tmp_path / "in" / "a.jsonl", "a", "b")
+    config = job(tmp_path / "in", tmp_path / "out", "verification.share=0")
+
+    def fail(*args: object) -> None:
+        raise Unavailable("the service is busy")
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match="busy"):
+        patch.setattr(ingestion, step, fail)
+        ingest(config)
+    assert ingest(config).snapshot == 1
+    assert documents(tmp_path / "out") == by_id("a", "b")
