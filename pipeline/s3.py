@@ -151,6 +151,7 @@ def explained(action: str, uri: str) -> Iterator[None]:
     """Raise what boto3 says as S3Error, or UnusableSettings where it is about credentials that are not there."""
     from botocore import exceptions as boto
     from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
 
     try:
         yield
@@ -168,7 +169,7 @@ def explained(action: str, uri: str) -> Iterator[None]:
         raise UnusableSettings(f"cannot {action} {uri}: {redacted(str(error))}; set AWS credentials") from error
     except boto.ParamValidationError as error:
         raise ValueError(f"cannot {action} {uri}: {str(error).strip()}") from error
-    except (boto.BotoCoreError, ResponseParserError) as error:
+    except (boto.BotoCoreError, ResponseParserError, HTTPError) as error:
         raise _error(f"cannot {action} {uri}: {_of_the_network(error)} ({_LATER})", type(error).__name__) from error
 
 
@@ -208,6 +209,7 @@ def fetch(bucket: str, key: str, start: int = 0, length: int | None = None, etag
         S3Error: with a code of MISSING where there is no such object.
     """
     from botocore import exceptions as boto
+    from urllib3.exceptions import HTTPError  # what botocore lets through where the body of a refusal breaks off
 
     wanted: dict[str, str] = {} if length is None else {"Range": f"bytes={start}-{start + length - 1}"}
     if etag:
@@ -217,16 +219,15 @@ def fetch(bucket: str, key: str, start: int = 0, length: int | None = None, etag
         with explained("read", uri):
             try:
                 answer = client().get_object(Bucket=bucket, Key=key, **wanted)
-            except boto.ClientError as error:
-                if code_of(error) == "InvalidRange" and start == 0:  # an empty object has no first byte
-                    return fetch(bucket, key, etag=etag)
-                raise
-            try:
                 body = answer["Body"].read()
                 if len(body) == answer["ContentLength"]:
                     return _checked(Fetched(body, *_extent(answer, len(body))), answer, start, length, uri)
                 raise boto.IncompleteReadError(actual_bytes=len(body), expected_bytes=answer["ContentLength"])
-            except (boto.HTTPClientError, boto.IncompleteReadError, boto.FlexibleChecksumError):
+            except boto.ClientError as error:
+                if code_of(error) == "InvalidRange" and start == 0:  # an empty object has no first byte
+                    return fetch(bucket, key, etag=etag)
+                raise
+            except (boto.HTTPClientError, boto.IncompleteReadError, boto.FlexibleChecksumError, HTTPError):
                 if attempt == tries - 1:
                     raise
         pause(attempt)
@@ -249,7 +250,8 @@ def fetch_whole(bucket: str, key: str, etag: str | None) -> Fetched:
             return got
         seen.add(digest)
         pause(attempt)
-    raise _error(f"cannot read s3://{bucket}/{key}: no two of {len(seen)} reads agree, and none with its ETag ({_LATER})", "Damaged")
+    said = f"no two of {len(seen)} reads agree, and none with its ETag ({_LATER})"
+    raise _error(f"cannot read s3://{bucket}/{key}: {said}", "Damaged")
 
 
 def _extent(answer: dict[str, Any], got: int) -> tuple[int, str]:

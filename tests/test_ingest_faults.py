@@ -17,7 +17,7 @@ from pipeline.sources.listing import expand
 from pipeline.sources.objects import SourceObject
 from pipeline.sources.tables import read_unit
 from pipeline.sources.units import Unit
-from pipeline.store.object_store import StoreError, Unavailable
+from pipeline.store.object_store import NoSuchObject, StoreError, Unavailable, open_store
 from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.fault_proxy import FaultProxy
@@ -96,6 +96,18 @@ def test_an_object_is_read_at_its_listed_size_or_not_at_all(proxy: FaultProxy, l
     item = objects(proxy)[0]
     wrong = SourceObject(uri=item.uri, key=item.key, size=item.size + listed, version=item.version)
     assert texts(wrong) == [Reason.CHANGED]
+
+
+@pytest.mark.parametrize("kind", ["truncate", "reset"])
+def test_a_refusal_that_breaks_off_is_asked_for_again(proxy: FaultProxy, kind: str) -> None:
+    """It was a traceback: botocore reads the body of a refused get outside of all that it repeats and explains."""
+    store = open_store(f"s3://{proxy.bucket}/corpus")  # type: ignore[attr-defined]
+    proxy.plan(kind, method="GET", at=30)
+    with pytest.raises(NoSuchObject):
+        store.read("nothing")
+    proxy.plan(kind, times=-1, method="GET", at=30)
+    with pytest.raises(Unavailable, match="run the same command again"):
+        store.read("nothing")
 
 
 @pytest.mark.parametrize("step", ["prepare", "create_corpus", "probe"])

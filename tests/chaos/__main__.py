@@ -66,9 +66,7 @@ def main() -> int:
         print(text, file=sys.stderr, flush=True)
 
     try:
-        result = chaos(
-            seed=asked.seed, faults=asked.faults, cluster_nights=asked.cluster_nights, folder=folder, tell=tell
-        )
+        result = chaos(seed=asked.seed, faults=asked.faults, cluster_nights=asked.cluster_nights, folder=folder, tell=tell)
     except Failed as found:
         tell(f"failed: {found}")
         return 1

@@ -54,7 +54,15 @@ class ClusterEpisode(Episode):
     def __init__(self, arena: Arena, number: int, tally: Tally, nodes: TwoNodes) -> None:
         self.nodes = nodes
         spread = ("placement.cpus_per_worker=0.25", "placement.render_batch=2", "placement.shard_batch=4")
-        super().__init__(arena, number, tally, f"placement.address={nodes.cluster.address}", *spread, "ingest.batch_units=100", "verification.share=1.0")
+        super().__init__(
+            arena,
+            number,
+            tally,
+            f"placement.address={nodes.cluster.address}",
+            *spread,
+            "ingest.batch_units=100",
+            "verification.share=1.0",
+        )
         for _ in range(self.changes):  # enough to do for a worker to be met at it
             self.world.night()
 

@@ -19,7 +19,7 @@ from tests.chaos.passes import CRASHED, KILLED, TRIES, Pass
 from tests.chaos.proxy import KILLS, ChaosProxy, KillPlan
 from tests.chaos.verdict import Verdict, judge, swept
 from tests.chaos.world import World
-from tests.s3_servers import S3Server
+from tests.s3_servers import ACCESS_KEY, SECRET_KEY, S3Server
 
 SHARES = (0.0, 0.04, 0.12, 0.3)  # of the requests of a pass that meet a fault
 KILLED_SHARE = 0.65  # of the passes
@@ -46,6 +46,7 @@ class Tally:
     verdicts: list[Verdict] = field(default_factory=list)
     planned: Counter[tuple[str, str]] = field(default_factory=Counter)
     requests: int = 0
+    searched: int = 0
 
     @property
     def total(self) -> int:
@@ -137,7 +138,7 @@ class Episode:
             self._judge(night)
             if enough():
                 break
-        for found in swept(self.store("corpus")):
+        for found in [*swept(self.store("corpus")), *self._secrets()]:
             raise self._failed(found)
         self._judge(nights)  # nothing that is needed went with gc
         self.tally.rounds[f"{self.kind} episodes"] += 1
@@ -147,6 +148,15 @@ class Episode:
         self.tally.verdicts.append(verdict)
         if not verdict.clean:
             raise self._failed(f"after night {night}: {verdict.to_json()}")
+
+    def _secrets(self) -> list[str]:
+        """Where the keys of the S3 server stand: in nothing that a pass said, and in nothing that it stored."""
+        store = self.store("corpus")
+        said = [(path.name, path.read_bytes()) for path in self.arena.folder.glob(f"{self.kind}-{self.number}-*")]
+        stored = [(info.key, store.read(info.key)) for info in store.list() if not info.key.endswith(".parquet")]
+        self.tally.searched += len(said) + len(stored)
+        secrets = (ACCESS_KEY.encode(), SECRET_KEY.encode())
+        return [f"{name} holds a secret" for name, body in (*said, *stored) if any(secret in body for secret in secrets)]
 
     def _failed(self, what: str) -> Failed:
         arena = self.arena

@@ -97,13 +97,13 @@ def _main(kind: str, job: str, said: str, environment: dict[str, str]) -> None:
 
 
 def _hasten() -> None:
-    """Wait a twentieth between tries, and two seconds for a byte: the faults are the same, an hour of pauses is not waited for."""
+    """Wait a twentieth between tries, and two seconds for a byte: the faults are the same, without an hour of pauses."""
     import botocore.retries.standard as standard
 
     from pipeline import s3
 
     def soon(self: object, context: object) -> float:
-        return random.random() * min(20.0, 2.0 ** context.attempt_number) / 20  # type: ignore[attr-defined]
+        return random.random() * min(20.0, 2.0**context.attempt_number) / 20  # type: ignore[attr-defined]
 
     standard.ExponentialBackoff.delay_amount = soon
     s3.pause = lambda attempt: time.sleep(random.random() * min(20.0, 2.0**attempt) / 20)

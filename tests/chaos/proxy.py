@@ -63,7 +63,7 @@ class ChaosProxy(FaultProxy):
         self.arm("", 0.0)
 
     def arm(self, name: str, share: float, kills: Sequence[KillPlan] = (), end: Callable[[], None] = lambda: None) -> None:
-        """Begin with the pass `name`: `share` of its requests meet a fault, and the first of `kills` that comes true calls `end`."""
+        """Begin with the pass `name`: `share` of its requests meet a fault; the first of `kills` that comes true calls `end`."""
         self._name, self._chance, self._end = name, share, end
         self._plans = {(plan.step, plan.number): plan for plan in kills}
         self.steps = Counter()

@@ -30,14 +30,11 @@ class Verdict:
     different: int = 0
     foreign: int = 0
     quarantine_differs: int = 0
-    fsck: int = 0
     examples: list[str] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
-        return not (
-            self.lost or self.doubled or self.different or self.foreign or self.quarantine_differs or self.fsck or self.examples
-        )
+        return not (self.lost or self.doubled or self.different or self.foreign or self.quarantine_differs or self.examples)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

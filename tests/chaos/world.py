@@ -20,6 +20,7 @@ from tests.mixed_sources import prose
 
 SUFFIXES = ("jsonl", "jsonl", "jsonl.gz", "txt", "md", "parquet")
 FOLDERS = ("", "a/", "deep/er/", "with space/", "ünï/")
+SHARED = 3  # texts that two objects hold to begin with
 BAD_LINE = '{"text": "never clo\n'
 
 
@@ -38,12 +39,13 @@ class World:
         self.broken: set[str] = set()
         for _ in range(objects):
             self._add()
-        self._share()
+        for _ in range(SHARED):
+            self._share()
 
     def night(self) -> None:
         """What happens to the objects until the next pass: some are rewritten, vanish, arrive, trade their texts."""
-        for _ in range(self._dice.randint(2, 4)):
-            self._dice.choice((self._add, self._add, self._rewrite, self._rewrite, self._remove, self._share, self._move))()
+        for _ in range(self._dice.randint(2, 5)):
+            self._dice.choice((self._add, self._rewrite, self._rewrite, self._remove, self._share, self._share, self._move))()
 
     def documents(self) -> dict[str, set[str]]:
         """Document ids, and the names of the objects that hold each."""
