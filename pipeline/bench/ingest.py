@@ -46,7 +46,7 @@ def bench_ingest(
     Args:
         objects: of the nights.
         units: units of the corpus that one unit is published into.
-        place: an empty prefix of a bucket for the objects and their corpus, which stay there; by default files in a temporary folder.
+        place: an empty prefix of a bucket for the objects and their corpus, which stay there; files where None.
     """
     nights: list[dict[str, Any]] = []
     with TemporaryDirectory(prefix="palimpsest-bench-") as temporary:
