@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,11 +19,17 @@ from pipeline.sources.listing import expand
 from pipeline.sources.objects import SourceObject
 from pipeline.sources.tables import read_unit
 from pipeline.sources.units import Unit
+from pipeline.store import document_index
+from pipeline.store.corpus import create_corpus
+from pipeline.store.local import LocalStore
 from pipeline.store.object_store import NoSuchObject, StoreError, Unavailable, open_store
+from pipeline.store.snapshots import publish
+from pipeline.store.stable_json import Damaged
 from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.fault_proxy import FaultProxy
 from tests.s3_servers import S3Server
+from tests.store_crash_child import page, rows, write_unit
 from tests.test_run import by_id, documents, write_lines
 
 CONFIG = SourceConfig()
@@ -127,3 +135,44 @@ def test_a_first_pass_that_fails_is_in_nobodys_way(
         ingest(config)
     assert ingest(config).snapshot == 1
     assert documents(tmp_path / "out") == by_id("a", "b")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_bit_that_flips_in_the_document_index_hides_no_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    """It could: neither Parquet's footer nor its page headers have a checksum. A hidden document is stored a second time."""
+    monkeypatch.setattr(document_index, "PROVEN_BYTES", 1 << 30 if whole else 0)
+    store = Flipping(tmp_path)
+    create_corpus(store)
+    units = [write_unit(store, f"in/{n}", rows([page(doc, 0) for doc in range(10 * n, 10 * n + 8)])) for n in range(3)]
+    segments = publish(store, "run", units).documents
+    assert segments is not None
+    wanted = [f"doc-{doc}" for doc in (0, 5, 11, 27)]
+    truth = sorted(map(str, document_index.find(store, segments, wanted).to_pylist()))
+    assert len(truth) == 4
+    told = 0
+    for at in range(0, 700 if whole else segments[0].bytes - 8 - _footer(store, segments[0].key), 3):
+        store.flip = at
+        try:
+            assert sorted(map(str, document_index.find(store, segments, wanted).to_pylist())) == truth
+        except Damaged:
+            told += 1
+    assert told == 0 if whole else told > 0  # what is read whole is read once more
+
+
+class Flipping(LocalStore):
+    """Turns a bit over, in the next read only."""
+
+    flip: int | None = None
+
+    def open(self, key: str) -> Any:
+        body = bytearray((self.root / key).read_bytes())
+        if self.flip is not None:
+            body[self.flip] ^= 4
+            self.flip = None
+        return io.BytesIO(body)
+
+
+def _footer(store: LocalStore, key: str) -> int:
+    return int.from_bytes(store.read(key)[-8:-4], "little")
