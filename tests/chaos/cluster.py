@@ -5,6 +5,7 @@ The requests of the drivers and of all workers go through one proxy, so storage 
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import time
@@ -26,10 +27,9 @@ POLL_SECONDS = 0.05
 @contextmanager
 def two_nodes(arena: Arena) -> Iterator[TwoNodes]:
     """A head and a second node, whose processes talk to the S3 server through the first proxy."""
-    import os
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("RAY_worker_niceness", "0")  # 15 by default: beside other work they would hardly run
         patch.delenv("RAY_ADDRESS", raising=False)
         for name, value in arena.environment(arena.proxies[0]).items():
             patch.setenv(name, value)

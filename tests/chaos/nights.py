@@ -21,7 +21,7 @@ from tests.chaos.verdict import Verdict, judge, swept
 from tests.chaos.world import World
 from tests.s3_servers import ACCESS_KEY, SECRET_KEY, S3Server
 
-SHARES = (0.0, 0.05, 0.15, 0.3)  # of the requests of a pass that meet a fault
+SHARES = (0.04, 0.15, 0.3)  # of the requests of a pass that meet a fault
 KILLED_SHARE = 0.65  # of the passes
 PAIRED_SHARE = 0.25  # of the passes that have a second one beside them
 PLACES = 3  # where a pass may be killed; it does not come to all of them

@@ -21,7 +21,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 CRASHED = 70  # an exception that the command does not explain: a bug
-PATIENCE = {"light": 240.0, "ray": 600.0}
+PATIENCE = {"light": 600.0, "ray": 1200.0}  # seconds, on a machine that is busy with other things
 TRIES = 4  # of a request
 READ_SECONDS = 2.0  # without a byte
 KILLED = -signal.SIGKILL
@@ -63,7 +63,8 @@ class Pass:
         if self._process.is_alive():
             self.kill()
             self._process.join()
-            self.said.with_suffix(".err").open("a").write(f"\nit did not end within {PATIENCE[self.kind]:.0f} s\n")
+            with self.said.with_suffix(".err").open("a") as said:
+                said.write(f"\nit did not end within {PATIENCE[self.kind]:.0f} s\n")
             return CRASHED
         return int(self._process.exitcode or 0)
 
