@@ -20,7 +20,12 @@ from tests.test_cluster import NODE, ROOT, TwoNodes, descendants, end, processes
 
 SHARES = (0.0, 0.01, 0.03)  # workers wait in earnest between tries, and Ray asks often
 MOST_PASSES = 5
-PLANS = (("worker",), ("worker", "worker"), ("worker", "node"), ("node",), ("worker", "driver"), ("driver",), ("node", "driver"))
+PLANS = (  # whom a pass loses, one after the other, as long as it runs
+    ("worker", "worker", "node", "worker"),
+    ("worker", "node", "driver"),
+    ("worker", "worker", "worker", "worker"),
+    ("node", "worker", "driver"),
+)
 POLL_SECONDS = 0.05
 
 
