@@ -40,15 +40,15 @@ def chaos(*, seed: int, faults: int, cluster_nights: int, folder: Path, tell: An
             tell(f"{spent:6.0f} s  {tally.total:5,} of {faults:,} faults  {dict(tally.rounds)}  {pages:,} pages judged")
             return tally.total >= faults
 
+        number = 0
+        while tally.total < faults:
+            number += 1
+            Episode(arena, number, tally).run(NIGHTS, progress)
         if cluster_nights:
             from tests.chaos.cluster import ClusterEpisode, two_nodes
 
             with two_nodes(arena) as nodes:
                 ClusterEpisode(arena, 0, tally, nodes).run(cluster_nights, lambda: progress() and False)
-        number = 0
-        while tally.total < faults:
-            number += 1
-            Episode(arena, number, tally).run(NIGHTS, progress)
     return as_result(tally, seed=seed, seconds=time.monotonic() - began)
 
 

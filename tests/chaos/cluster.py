@@ -26,6 +26,7 @@ PLANS = (  # whom a pass loses, one after the other, as long as it runs
     ("worker", "worker", "worker", "worker"),
     ("node", "worker", "driver"),
 )
+START_TRIES = 5
 POLL_SECONDS = 0.05
 
 
@@ -126,9 +127,15 @@ class ClusterEpisode(Episode):
         return found
 
     def _mend(self) -> None:
-        """A second node in place of one that was killed."""
-        if not self.nodes.second:
-            self.nodes.second = self.nodes.cluster.add_node(**NODE)
+        """A second node in place of one that was killed; again where it does not come up in the half minute that Ray gives it."""
+        for tries_left in reversed(range(START_TRIES)):
+            if self.nodes.second:
+                return
+            try:
+                self.nodes.second = self.nodes.cluster.add_node(**NODE)
+            except Exception as error:  # Ray raises nothing more special
+                if not tries_left or "timed out during startup" not in str(error):
+                    raise
 
 
 def _of_ray(pid: int) -> bool:
