@@ -286,19 +286,23 @@ def list_uploads(bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
 
 def _pages(operation: str, entries: str, asked: dict[str, Any], marks: dict[str, str]) -> Iterator[dict[str, Any]]:
     """Pages of a listing. `marks`: what a request gives to go on -> where the answer before has it."""
+    from botocore.exceptions import BotoCoreError
     from botocore.parsers import ResponseParserError
 
     uri = f"s3://{asked['Bucket']}/{asked['Prefix']}"
     place: dict[str, str] = {}
     while True:
         with explained("list", uri):
+            service = client()
             for attempt in range(tries := attempts()):
                 try:
-                    page = getattr(client(), operation)(**asked, **place)
+                    page = getattr(service, operation)(**asked, **place)
                     break
-                except ResponseParserError:  # damaged on its way
+                except BotoCoreError:
+                    raise
+                except (ResponseParserError, ValueError) as error:  # damaged on its way: no XML, or the 26th of a month 15
                     if attempt == tries - 1:
-                        raise
+                        raise _error(f"cannot list {uri}: the answer makes no sense: {error} ({_LATER})", "Damaged") from error
                     pause(attempt)
         yield from page.get(entries, ())
         if not page.get("IsTruncated"):

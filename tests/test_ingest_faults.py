@@ -106,6 +106,25 @@ def test_an_object_is_read_at_its_listed_size_or_not_at_all(proxy: FaultProxy, l
     assert texts(wrong) == [Reason.CHANGED]
 
 
+def test_a_date_that_flips_in_a_listing_is_no_fault_of_the_user(proxy: FaultProxy) -> None:
+    """It was: "month must be in 1..12", with the exit code of a wrong setting."""
+    bucket: str = proxy.bucket  # type: ignore[attr-defined]
+    bodies: list[bytes] = []
+    s3.client().meta.events.register(
+        "after-call.s3.ListObjectsV2", lambda http_response, **_: bodies.append(http_response.content)
+    )
+    listed = [entry["Key"] for entry in s3.list_objects(bucket, "in/")]
+    month = bodies[0].index(b"<LastModified>") + len("<LastModified>2026-")
+    for times in (1, -1):
+        proxy.clear()
+        proxy.plan("flip", path="list-type=2", at=month, times=times)  # 0 becomes 4, 1 becomes 5
+        if times == 1:
+            assert [entry["Key"] for entry in s3.list_objects(bucket, "in/")] == listed
+        else:
+            with pytest.raises(s3.S3Error, match=r"cannot list .*makes no sense: .*month"):
+                list(s3.list_objects(bucket, "in/"))
+
+
 def test_a_refusal_that_breaks_off_is_asked_for_again(proxy: FaultProxy) -> None:
     """It was a traceback: botocore reads the body of a refused get outside of all that it repeats and explains."""
     store = open_store(f"s3://{proxy.bucket}/corpus")  # type: ignore[attr-defined]
