@@ -1,9 +1,10 @@
 # make demo: two minutes of installing, then the main job on the sample corpus. make test: everything a bare machine can check.
+# make chaos: at least a thousand faults over many ingestions, half an hour; CHAOS="--seed 2 --faults 5000 --write docs/results"
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench install clean
+.PHONY: demo test chaos check bench install clean
 
 install: $(VENV)/installed
 
@@ -19,6 +20,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+chaos: install
+	$(BIN)/python -m tests.chaos $(CHAOS)
 
 check: install
 	$(BIN)/ruff format --check .

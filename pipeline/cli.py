@@ -387,20 +387,21 @@ def bench_fidelity(
 
 @bench_app.command("ingest")
 def bench_ingest(
-    objects: Annotated[int, typer.Option(min=1, help="Files of the nights.")] = 100_000,
+    objects: Annotated[int, typer.Option(min=1, help="Objects of the nights.")] = 100_000,
     units: Annotated[int, typer.Option(min=1, help="Units of the corpus that one unit is published into.")] = 1_000_000,
+    place: Annotated[str | None, typer.Option(help="An empty s3:// prefix for the nights, instead of local files.")] = None,
     overrides: Set = None,
     write: Write = None,
     as_json: Json = False,
 ) -> None:
     """What a night costs when nothing or one object of many changed; what a publish costs among many units.
 
-    palimpsest bench ingest --objects 10000 --units 100000
+    palimpsest bench ingest --objects 10000 --units 100000 --place s3://bucket/bench
     """
     from pipeline.bench.ingest import bench_ingest as measure
 
     with explained():
-        result = measure(_config("local", overrides), objects=objects, units=units)
+        result = measure(_config("local", overrides), objects=objects, units=units, place=place)
     _bench("ingest", result, write, as_json)
 
 

@@ -171,6 +171,7 @@ class _Ingestion:
         self.vanished: list[str] = []
         self.tries = count_tries(store) if base else Counter()
         self.recorded = False
+        self.is_corpus = base is not None
 
     def pass_(self, dry_run: bool) -> IngestResult:
         written = self._compare()
@@ -185,7 +186,8 @@ class _Ingestion:
             except BaseException as error:
                 outcome = batcher.outcome if batcher else outcome
                 stats = {**outcome.work.stats(self.phases.total()["total"]), "command": "ingest", "changes": dict(self.kinds)}
-                record_failure(self.store, self.run_id, error, {**stats, "snapshots": outcome.snapshots})
+                if self.is_corpus:  # a record in an empty place would be in the way of every later pass
+                    record_failure(self.store, self.run_id, error, {**stats, "snapshots": outcome.snapshots})
                 raise
             outcome = batcher.outcome
         if not dry_run and snapshot is not None:
@@ -238,6 +240,7 @@ class _Ingestion:
         """Everything that is needed once there is work: the corpus, the model's consent, and Ray when it is first asked for."""
         prepare(self.config)
         create_corpus(self.store)
+        self.is_corpus = True
         probe(self.store)
         self.phases.end("prepare")
         todo = len(self.rewritten) + len(self.new)

@@ -7,6 +7,7 @@ fetched again here. Every read after the first names the ETag of the first, so t
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import random
@@ -26,7 +27,8 @@ ATTEMPTS = 8  # of a request, and of a body; AWS_MAX_ATTEMPTS (or max_attempts o
 CONNECTIONS = 16
 PAGE_ENTRIES = 1000  # of a listing; services give no more
 FIRST_BYTES = 1 << 16  # of a stream: the size and the ETag come with them
-MOST_BYTES = 8 << 20  # read ahead at most, reached by doubling while the reads follow each other
+MOST_BYTES = 8 << 20  # read ahead at most, reached by doubling while the reads follow each other; smaller objects come whole
+_MD5 = re.compile(r'"?([0-9a-f]{32})"?')  # the ETag of an object that was put in one request; a multipart upload's has a dash
 
 _LATER = "it stayed so over all tries; run the same command again, what was committed is kept"
 _KEYS = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
@@ -149,6 +151,7 @@ def explained(action: str, uri: str) -> Iterator[None]:
     """Raise what boto3 says as S3Error, or UnusableSettings where it is about credentials that are not there."""
     from botocore import exceptions as boto
     from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
 
     try:
         yield
@@ -166,7 +169,7 @@ def explained(action: str, uri: str) -> Iterator[None]:
         raise UnusableSettings(f"cannot {action} {uri}: {redacted(str(error))}; set AWS credentials") from error
     except boto.ParamValidationError as error:
         raise ValueError(f"cannot {action} {uri}: {str(error).strip()}") from error
-    except (boto.BotoCoreError, ResponseParserError) as error:
+    except (boto.BotoCoreError, ResponseParserError, HTTPError) as error:
         raise _error(f"cannot {action} {uri}: {_of_the_network(error)} ({_LATER})", type(error).__name__) from error
 
 
@@ -206,6 +209,7 @@ def fetch(bucket: str, key: str, start: int = 0, length: int | None = None, etag
         S3Error: with a code of MISSING where there is no such object.
     """
     from botocore import exceptions as boto
+    from urllib3.exceptions import HTTPError  # what botocore lets through where the body of a refusal breaks off
 
     wanted: dict[str, str] = {} if length is None else {"Range": f"bytes={start}-{start + length - 1}"}
     if etag:
@@ -215,20 +219,39 @@ def fetch(bucket: str, key: str, start: int = 0, length: int | None = None, etag
         with explained("read", uri):
             try:
                 answer = client().get_object(Bucket=bucket, Key=key, **wanted)
-            except boto.ClientError as error:
-                if code_of(error) == "InvalidRange" and start == 0:  # an empty object has no first byte
-                    return fetch(bucket, key, etag=etag)
-                raise
-            try:
                 body = answer["Body"].read()
                 if len(body) == answer["ContentLength"]:
                     return _checked(Fetched(body, *_extent(answer, len(body))), answer, start, length, uri)
                 raise boto.IncompleteReadError(actual_bytes=len(body), expected_bytes=answer["ContentLength"])
-            except (boto.HTTPClientError, boto.IncompleteReadError, boto.FlexibleChecksumError):
+            except boto.ClientError as error:
+                if code_of(error) == "InvalidRange" and start == 0:  # an empty object has no first byte
+                    return fetch(bucket, key, etag=etag)
+                raise
+            except (boto.HTTPClientError, boto.IncompleteReadError, boto.FlexibleChecksumError, HTTPError):
                 if attempt == tries - 1:
                     raise
         pause(attempt)
     raise AssertionError("unreachable")
+
+
+def fetch_whole(bucket: str, key: str, etag: str | None) -> Fetched:
+    """The whole object, compared with its ETag where that is an MD5: one flipped bit in a letter is a readable, wrong text.
+
+    Services that make ETags in another way give the same bytes twice, which is taken for proof as well.
+
+    Raises:
+        S3Error: as `fetch`, and where no two reads agree.
+    """
+    seen: set[str] = set()
+    for attempt in range(attempts()):
+        got = fetch(bucket, key, etag=etag)
+        named, digest = _MD5.fullmatch(got.etag), hashlib.md5(got.body, usedforsecurity=False).hexdigest()
+        if not named or digest in (named[1], *seen):
+            return got
+        seen.add(digest)
+        pause(attempt)
+    said = f"no two of {len(seen)} reads agree, and none with its ETag ({_LATER})"
+    raise _error(f"cannot read s3://{bucket}/{key}: {said}", "Damaged")
 
 
 def _extent(answer: dict[str, Any], got: int) -> tuple[int, str]:
@@ -263,19 +286,23 @@ def list_uploads(bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
 
 def _pages(operation: str, entries: str, asked: dict[str, Any], marks: dict[str, str]) -> Iterator[dict[str, Any]]:
     """Pages of a listing. `marks`: what a request gives to go on -> where the answer before has it."""
+    from botocore.exceptions import BotoCoreError
     from botocore.parsers import ResponseParserError
 
     uri = f"s3://{asked['Bucket']}/{asked['Prefix']}"
     place: dict[str, str] = {}
     while True:
         with explained("list", uri):
+            service = client()
             for attempt in range(tries := attempts()):
                 try:
-                    page = getattr(client(), operation)(**asked, **place)
+                    page = getattr(service, operation)(**asked, **place)
                     break
-                except ResponseParserError:  # damaged on its way
+                except BotoCoreError:
+                    raise
+                except (ResponseParserError, ValueError) as error:  # damaged on its way: no XML, or the 26th of a month 15
                     if attempt == tries - 1:
-                        raise
+                        raise _error(f"cannot list {uri}: the answer makes no sense: {error} ({_LATER})", "Damaged") from error
                     pause(attempt)
         yield from page.get(entries, ())
         if not page.get("IsTruncated"):
@@ -290,10 +317,12 @@ class S3Stream(io.RawIOBase):
     """An object as a seekable stream of ranged reads.
 
     No connection is held between reads. What is read ahead begins with FIRST_BYTES and doubles up to MOST_BYTES while the reads
-    follow each other; a jump starts small again, so that Parquet costs about one request per column chunk.
+    follow each other; a jump starts small again, so that Parquet costs about one request per column chunk. An object of up to
+    MOST_BYTES of which a listing told size and ETag comes whole, because no checksum goes with a range.
 
     Args:
-        size, etag: of the object, where a listing told them; otherwise the first read, at once, finds them.
+        size, etag: of the object, where a listing told them; otherwise the first read, at once, finds them. An object of another
+            size is taken for a replaced one: it may be the listing that is damaged, and nobody shall read half an object.
 
     Raises:
         S3Error: from every read; `code` in CHANGED when the object was replaced meanwhile.
@@ -304,6 +333,7 @@ class S3Stream(io.RawIOBase):
         self.bucket, self.key = bucket, key
         self._at, self._ahead = 0, FIRST_BYTES
         self._start, self._window = 0, b""
+        self._told = size is not None and etag is not None
         if size is None or etag is None:
             first = self._fetch(0, FIRST_BYTES, None)
             self._window, self.size, self.etag = first.body, first.size, first.etag
@@ -340,12 +370,23 @@ class S3Stream(io.RawIOBase):
         if missing:
             follows = self._at + len(have) == end
             self._ahead = min(2 * self._ahead, MOST_BYTES) if follows else FIRST_BYTES
+            if self._told and self.size <= MOST_BYTES:
+                body = self._of_size(fetch_whole(self.bucket, self.key, self.etag))
+                self._start, self._window = 0, body
+                have, self._at = body[self._at : stop], stop
+                return have
             start = self._at + len(have)
-            body = self._fetch(start, min(max(missing, self._ahead), self.size - start), self.etag).body
+            body = self._of_size(self._fetch(start, min(max(missing, self._ahead), self.size - start), self.etag))
             have += body[:missing]
             self._start, self._window = (start, body) if len(body) <= MOST_BYTES else (start + len(body), b"")
         self._at += len(have)
         return have
+
+    def _of_size(self, got: Fetched) -> bytes:
+        if got.size != self.size:
+            uri = f"s3://{self.bucket}/{self.key}"
+            raise _error(f"cannot read {uri}: it has {got.size} bytes and not {self.size}, as it was listed", CHANGED[0])
+        return got.body
 
     def readall(self) -> bytes:
         return self.read()

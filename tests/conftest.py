@@ -25,16 +25,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def tiny_codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random checkpoint of the embedded kind that soon ends what it writes, so that verifying a page takes a few passes."""
-    from safetensors.torch import load_file, save_file
+    from tests.tiny_codec import write_short_codec
 
-    from pipeline.codecs.embedded.vocabulary import EOS
-    from tests.tiny_codec import write_tiny_codec
-
-    folder = write_tiny_codec(tmp_path_factory.mktemp("codec"))
-    weights = load_file(folder / "model.safetensors")
-    weights["lm_head.weight"][EOS] *= 3
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    return folder
+    return write_short_codec(tmp_path_factory.mktemp("codec"))
 
 
 @pytest.fixture(scope="session")

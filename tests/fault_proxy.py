@@ -37,7 +37,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -53,7 +53,11 @@ _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "expect"}
 
 @dataclass
 class Fault:
-    """One planned fault. `after`: so many matching requests pass first; `times`: so many are hit then."""
+    """One planned fault. `after`: so many matching requests pass first; `times`: so many are hit then.
+
+    `at` counts around where a body is shorter. `harm` is done beside: before the client learns anything, and for kinds with which
+    the server acts, after it has.
+    """
 
     kind: str
     times: int = 1
@@ -62,6 +66,7 @@ class Fault:
     path: str | None = None
     at: int = 0
     seconds: float = 1.0
+    harm: Callable[[], None] = lambda: None
 
     def takes(self, method: str, path: str) -> bool:
         if self.times == 0 or (self.method or method) != method or (self.path or "") not in path:
@@ -179,14 +184,17 @@ class FaultProxy:
         """Answer one request; False where the connection is over."""
         fault = self._fate(method, path)
         kind = fault.kind if fault else None
-        if kind in ("refuse", "hang"):
-            time.sleep(fault.seconds if fault and kind == "hang" else 0)
+        if fault and kind in ("refuse", "hang"):
+            fault.harm()
+            time.sleep(fault.seconds if kind == "hang" else 0)
             return _reset(client)
         if kind in _ERRORS:
             return _send_error(client, method, *_ERRORS[kind])
         if fault and kind == "flip_sent" and body:
             body = _flipped(body, fault.at)
         status, reason, answer_headers, answer = self._forward(method, path, headers, body)
+        if fault:
+            fault.harm()
         if kind == "lost":
             return _reset(client)
         if kind == "failed":
@@ -201,7 +209,7 @@ class FaultProxy:
         length = told if method == "HEAD" and told else str(len(answer))
         head = "\r\n".join([*lines, f"Content-Length: {length}", "", ""]).encode("latin-1")
         if fault and kind in ("truncate", "reset"):
-            client.sendall(head + answer[: fault.at])
+            client.sendall(head + answer[: fault.at % (len(answer) or 1)])
             time.sleep(0.05)
             return _reset(client) if kind == "reset" else False
         client.sendall(head + answer)

@@ -8,6 +8,8 @@
     moto        keeps them too, believes any credentials, and forgets everything when it ends
     rclone      ignores conditions: every one of several racing writers is told that it won
 
+    python -m tests.s3_servers COMMAND…          # COMMAND with the AWS settings of a fresh SeaweedFS; {} is a place on it
+
 Fixtures in conftest.py start each one once a session. `server.new_place()` gives a test a prefix of its own, `new_bucket()` a
 bucket. A server that is not installed skips the test, with the name of the package.
 """
@@ -219,3 +221,13 @@ def _die_with_parent() -> None:
     """The kernel ends the server when the test process dies, however it dies (Linux; elsewhere nothing happens)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
+
+
+def main(command: list[str]) -> int:
+    with seaweedfs() as server:
+        words = [word.replace("{}", server.new_place()) for word in command]
+        return subprocess.run(words, env={**os.environ, **server.environment()}).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]) if sys.argv[1:] else __doc__)

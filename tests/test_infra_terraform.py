@@ -85,11 +85,14 @@ def test_the_file_parses(path: Path) -> None:
     assert hcl2.loads(path.read_text("utf-8"))
 
 
-def test_a_broken_file_does_not_parse(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(TERRAFORM)))
+def test_a_broken_file_does_not_parse(path: Path, tmp_path: Path) -> None:
     hcl2 = pytest.importorskip("hcl2", reason="python-hcl2 is not installed: pip install python-hcl2")
-    broken = edited(TERRAFORM / "modules" / "corpus" / "main.tf", tmp_path, "{", "[")
-    with pytest.raises(Exception, match=r"(?i)unexpected|expected"):
-        hcl2.loads(broken.read_text("utf-8"))
+    text = path.read_text("utf-8")
+    for broken in (text.replace("{", "[", 1), text.replace("=", ":=", 1)):
+        assert broken != text
+        with pytest.raises(Exception, match=r"(?i)unexpected|expected"):
+            hcl2.loads(broken)
 
 
 def test_every_variable_is_described_and_those_of_modules_are_checked() -> None:

@@ -59,3 +59,14 @@ def write_tiny_codec(directory: Path, seed: int = 0) -> Path:
     head[FIRST_CELL + len(SYMBOLS) :] = head[IMAGE] = 0  # it writes characters
     model.to(torch.bfloat16).save_pretrained(directory)
     return directory
+
+
+def write_short_codec(directory: Path) -> Path:
+    """The same, but it soon ends what it writes, so that verifying a page takes a few passes."""
+    from safetensors.torch import load_file, save_file
+
+    write_tiny_codec(directory)
+    weights = load_file(directory / "model.safetensors")
+    weights["lm_head.weight"][EOS] *= 3
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+    return directory

@@ -1,7 +1,8 @@
 """`palimpsest bench ingest`: what a night costs when nothing or one object changed, and what a publish costs among many units.
 
-Nights: real files and the real pass, on a corpus whose units stand for files that were ingested (their records hold no pages, for
-a pass does not look at them). Publishing: a manifest of invented units. Each is measured in a process of its own, for its memory.
+Nights: real objects and the real pass, on a corpus whose units stand for objects that were ingested (their records hold no pages,
+for a pass does not look at them). Requests of a storage service are counted where they leave, repetitions included, but not those
+of Ray's workers. Publishing: a manifest of invented units. Each is measured in a process of its own, for its memory.
 """
 
 from __future__ import annotations
@@ -11,18 +12,22 @@ import multiprocessing
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlsplit
 
 from pipeline.config import JobConfig
 from pipeline.ingest import ingest
 from pipeline.run import identify, located
+from pipeline.sources.inventory import Inventory, versions
 from pipeline.store import manifest
 from pipeline.store.corpus import create_corpus
+from pipeline.store.local import LocalStore
 from pipeline.store.manifest import Units, write_segment
 from pipeline.store.object_store import ObjectStore, open_store
 from pipeline.store.shards import ShardRecord
@@ -33,22 +38,29 @@ from pipeline.store.units import CommitRecord, Counts, unit_id
 PER_FOLDER = 1000
 
 
-def bench_ingest(config: JobConfig, *, objects: int = 100_000, units: int = 1_000_000) -> dict[str, Any]:
+def bench_ingest(
+    config: JobConfig, *, objects: int = 100_000, units: int = 1_000_000, place: str | None = None
+) -> dict[str, Any]:
     """Seconds, requests and peak memory.
 
     Args:
-        objects: files of the nights.
+        objects: of the nights.
         units: units of the corpus that one unit is published into.
+        place: an empty prefix of a bucket for the objects and their corpus, which stay there; files where None.
     """
     nights: list[dict[str, Any]] = []
-    with TemporaryDirectory(prefix="palimpsest-bench-") as place:
-        folder = Path(place)
-        config = located(replace(config, sources=(str(folder / "in"),), out=str(folder / "corpus")))
-        _files(folder / "in", objects)
-        _published(config, objects)
-        for name in ("first look, every file read", "quiet night", "quiet night, its memory lost", "one object changed"):
+    with TemporaryDirectory(prefix="palimpsest-bench-") as temporary:
+        folder = Path(temporary)
+        root = (place or str(folder)).rstrip("/")
+        config = located(replace(config, sources=(f"{root}/in/",), out=f"{root}/corpus"))
+        source = open_store(config.sources[0])
+        began = time.monotonic()
+        _objects(source, objects)
+        made = round(time.monotonic() - began, 2)
+        _published(config)
+        for name in ("first look at every object", "quiet night", "quiet night, its memory lost", "one object changed"):
             if name.startswith("one"):
-                (folder / "in" / "000" / "7.txt").write_text("this one was rewritten")
+                source.put(_name(7), b"this one was rewritten")
             if name.endswith("lost"):
                 for info in list(open_store(config.out).list("_ingest/")):
                     if info.key.endswith("settled.json"):
@@ -64,7 +76,8 @@ def bench_ingest(config: JobConfig, *, objects: int = 100_000, units: int = 1_00
         ]
         sizes = _sizes(store)
     return {
-        "objects": objects, "units": units, "segment_units": manifest.SEGMENT_UNITS, "manifest_written_whole_seconds": written,
+        "objects": objects, "place": place and urlsplit(place).scheme, "objects_made_seconds": made, "units": units,
+        "segment_units": manifest.SEGMENT_UNITS, "manifest_written_whole_seconds": written,
         **sizes, "nights": nights, "publishing": publishing,
     }  # fmt: skip
 
@@ -95,23 +108,30 @@ class CountedStore:
         return counted
 
 
-def _files(folder: Path, objects: int) -> None:
-    for number in range(objects):
-        path = folder / f"{number // PER_FOLDER:03d}" / f"{number % PER_FOLDER}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"the text of object {number}")
+def _name(number: int) -> str:
+    return f"{number // PER_FOLDER:03d}/{number % PER_FOLDER}.txt"
 
 
-def _published(config: JobConfig, objects: int) -> None:
-    """A corpus that looks as if it had ingested the files."""
-    fingerprint = identify(config).fingerprint
-
-    def records() -> Iterator[CommitRecord]:
+def _objects(store: ObjectStore, objects: int) -> None:
+    """As many small texts; on a disk not through the store, which would force each to it."""
+    if isinstance(store, LocalStore):
         for number in range(objects):
-            path = Path(config.sources[0]) / f"{number // PER_FOLDER:03d}" / f"{number % PER_FOLDER}.txt"
-            yield _record(str(path), "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest(), fingerprint, shard=False)
+            path = store.root / _name(number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"the text of object {number}")
+        return
+    with ThreadPoolExecutor(8) as pool:
+        for _ in pool.map(lambda number: store.put(_name(number), f"the text of object {number}".encode()), range(objects)):
+            pass
 
-    _write(open_store(config.out), sorted(records(), key=manifest.order))
+
+def _published(config: JobConfig) -> None:
+    """A corpus that looks as if it had ingested the objects."""
+    fingerprint = identify(config).fingerprint
+    with Inventory(config.sources) as inventory:
+        listed = (found for found, _ in versions(inventory, ()))
+        records = (_record(one.name, one.item.version, fingerprint, shard=False) for one in listed)
+        _write(open_store(config.out), sorted(records, key=manifest.order))
 
 
 def _many(store: ObjectStore, units: int) -> None:
@@ -151,10 +171,20 @@ def _write(store: ObjectStore, records: Any) -> None:
 
 def _night(config: JobConfig) -> dict[str, Any]:
     store = CountedStore(open_store(config.out))
+    sent: Counter[str] = Counter()
+    if urlsplit(config.out).scheme == "s3":
+        from pipeline import s3
+
+        def count(event_name: str, **_: Any) -> None:
+            sent[event_name.rpartition(".")[2]] += 1
+
+        s3.client().meta.events.register("before-send.s3", count)
     result = ingest(config, store=store)  # type: ignore[arg-type]
     changes = ", ".join(f"{count:,} {kind}" for kind, count in result.changes.items() if count)
     phases = ", ".join(f"{name} {seconds}" for name, seconds in result.seconds.items())
-    return {"changes": changes, "units_new": result.units_new, "phases": phases, "requests": _asked(store)}
+    http = ", ".join(f"{number:,} {operation}" for operation, number in sorted(sent.items()))
+    found = {"changes": changes, "units_new": result.units_new, "phases": phases, "requests": _asked(store)}
+    return {**found, "http_requests": http or None}
 
 
 def _publish_one(place: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import IO, TypeVar
 import numpy as np
 
 from pipeline.store.object_store import ObjectStore
-from pipeline.store.shards import read_shard
+from pipeline.store.shards import read_proven
 from pipeline.store.units import CommitRecord
 
 Place = TypeVar("Place", bound=Hashable)
@@ -45,7 +45,7 @@ def later_copies(plan: Iterable[tuple[Place, Iterable[str]]]) -> dict[Place, dic
 
 def stored_documents(store: ObjectStore, record: CommitRecord) -> set[str]:
     """The ids of the documents that a committed unit stores, read from one column of its shards."""
-    return {doc_id for shard in record.shards for doc_id in read_shard(store, shard, ["doc_id"])["doc_id"].to_pylist()}
+    return {doc_id for shard in record.shards for doc_id in read_proven(store, shard, ["doc_id"])["doc_id"].to_pylist()}
 
 
 class PageCensus:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.shards import new_attempt
-from pipeline.store.stable_json import Damaged
+from pipeline.store.stable_json import Damaged, read_promised
 from pipeline.store.units import CommitRecord, Counts
 
 PREFIX = "_manifests/"
@@ -94,9 +94,7 @@ def read_columns(store: ObjectStore, segment: Segment, columns: Sequence[str]) -
     Raises:
         NoSuchObject, Damaged.
     """
-    body = store.read(segment.key)
-    if hashlib.sha256(body).hexdigest() != segment.sha256:
-        raise Damaged(f"{store.uri(segment.key)} has {len(body)} bytes that are not those that its snapshot promises")
+    body = read_promised(store, segment.key, segment.sha256)
     try:
         return pq.ParquetFile(pa.BufferReader(body)).read(columns=list(columns), use_threads=False)
     except (pa.ArrowException, OSError) as error:

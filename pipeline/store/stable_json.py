@@ -40,6 +40,20 @@ def read_json(store: ObjectStore, key: str) -> dict[str, Any]:
     raise AssertionError("unreachable")
 
 
+def read_promised(store: ObjectStore, key: str, sha256: str) -> bytes:
+    """The bytes at `key`, whose hash a record promises.
+
+    Raises:
+        NoSuchObject: nothing stands there.
+        Damaged: others do, also when they are read once more: they may have been damaged on their way.
+    """
+    for _ in range(READ_TRIES):
+        body = store.read(key)
+        if hashlib.sha256(body).hexdigest() == sha256:
+            return body
+    raise Damaged(f"{store.uri(key)} has {len(body)} bytes that are not those that its snapshot promises")
+
+
 def _parsed(body: bytes, uri: str) -> dict[str, Any]:
     try:
         record = json.loads(body)
