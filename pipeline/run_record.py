@@ -26,16 +26,16 @@ _PACKAGES = ("palimpsest", "ray", "torch", "transformers", "pyarrow", "numpy", "
 
 
 def new_run_id() -> str:
-    """A name that no other run has; names sort by the time at which the runs began."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+    """A name that no other run has; names sort by the microsecond at which the runs began."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:6]}"
 
 
 def began_at(run_id: str) -> datetime | None:
     """When the run of this name began, UTC; None for a name of another kind."""
-    try:
-        return datetime.strptime(run_id.partition("-")[0], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
-    except ValueError:
-        return None
+    for form in ("%Y%m%dT%H%M%S", "%Y%m%dT%H%M%S%f"):  # names of older corpora have no microseconds
+        with suppress(ValueError):
+            return datetime.strptime(run_id.partition("-")[0], form).replace(tzinfo=UTC)
+    return None
 
 
 def record_configuration(store: ObjectStore, config: JobConfig, run_id: str) -> None:

@@ -27,7 +27,8 @@ COMMANDS = ("run", "ingest")
 FILE = "job.toml"
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 POLL_SECONDS = 1.0
-LOST_SECONDS = 120.0  # how long a dashboard may be away before following gives up
+LOST_SECONDS = 120.0  # how long a dashboard may be away before following gives up, and a young cluster not be ready for a job
+NOT_READY = "No available agent to submit job"  # what Ray says while no node's agent has reported to the dashboard yet
 
 
 class SubmissionFailed(RuntimeError):
@@ -213,20 +214,34 @@ def submit(client: Client, submission: Submission) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="palimpsest-submit-") as folder:
         (Path(folder) / FILE).write_text(submission.settings, "utf-8")
         environment = submission.runtime_env(Path(folder), os.environ)
+        job = {
+            "entrypoint": submission.entrypoint,
+            "submission_id": submission.id,
+            "runtime_env": environment,
+            "metadata": {"palimpsest_command": submission.command, "palimpsest_tag": submission.tag},
+            "entrypoint_num_cpus": submission.driver_cpus,
+        }
         try:
-            client.submit_job(
-                entrypoint=submission.entrypoint,
-                submission_id=submission.id,
-                runtime_env=environment,
-                metadata={"palimpsest_command": submission.command, "palimpsest_tag": submission.tag},
-                entrypoint_num_cpus=submission.driver_cpus,
-            )
+            _send(client, job)
         except Exception as error:  # the client raises RuntimeError, and what its HTTP library does
             found = _info(client, submission.id)
             if found is not None:  # somebody was quicker
                 return replace(found, attached=True)
             raise SubmissionFailed(f"the cluster did not take {submission.id}: {_first_line(error)}") from error
     return Outcome(submission_id=submission.id, attached=False, status="PENDING")
+
+
+def _send(client: Client, job: dict[str, Any]) -> None:
+    """Hand the job over; a cluster that has just started, and has no agent yet that would take it, is waited for."""
+    began = time.monotonic()
+    while True:
+        try:
+            client.submit_job(**job)
+            return
+        except RuntimeError as error:
+            if NOT_READY not in str(error) or time.monotonic() - began > LOST_SECONDS:
+                raise
+        time.sleep(POLL_SECONDS)
 
 
 def follow(client: Client, submission_id: str, say: Callable[[str], None]) -> Outcome:

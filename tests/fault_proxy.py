@@ -24,7 +24,7 @@ A request is read whole before its fate is decided, so `forwarded` says for cert
     flip       yes               the answer with a bit of byte `at` turned over
     flip_sent  yes               what the server says to a request with a bit of byte `at` of its body turned over
 
-`proxy.down()` really refuses connections until `proxy.up()`.
+`proxy.down()` ends all connections and really refuses new ones until `proxy.up()`.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class FaultProxy:
         self._faults: list[Fault] = []
         self._dice: tuple[random.Random, float, tuple[str, ...]] | None = None
         self._lock = threading.Lock()
+        self._connections: set[socket.socket] = set()
         self._port = 0
         self.up()
         return self
@@ -125,27 +126,42 @@ class FaultProxy:
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def down(self) -> None:
-        """Listen no more: whoever connects is refused."""
+        """Listen no more: whoever connects is refused, and connections that a client kept open for its next request end."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        with self._lock:
+            for client in self._connections:
+                with contextlib.suppress(OSError):
+                    client.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def is_up(self) -> bool:
+        return self._listener.fileno() >= 0
 
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):  # the listener was closed
             while True:
-                threading.Thread(target=self._serve, args=(listener.accept()[0],), daemon=True).start()
+                client = listener.accept()[0]
+                with self._lock:
+                    self._connections.add(client)
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
         """The requests of one connection, until either side ends it."""
-        with client, contextlib.suppress(OSError), client.makefile("rb") as stream:
-            while line := stream.readline():
-                method, path, _ = line.decode("latin-1").split(" ", 2)
-                headers = http.client.parse_headers(stream)
-                if headers.get("Expect", "").lower() == "100-continue":
-                    client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-                body = _body(stream, headers)
-                if not self._answer(client, method, path, headers, body):
-                    return
+        try:
+            with client, contextlib.suppress(OSError), client.makefile("rb") as stream:
+                while line := stream.readline():
+                    method, path, _ = line.decode("latin-1").split(" ", 2)
+                    headers = http.client.parse_headers(stream)
+                    if headers.get("Expect", "").lower() == "100-continue":
+                        client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    body = _body(stream, headers)
+                    if not self._answer(client, method, path, headers, body):
+                        return
+        finally:
+            with self._lock:
+                self._connections.discard(client)
 
     def _fate(self, method: str, path: str) -> Fault | None:
         with self._lock:

@@ -16,6 +16,7 @@ import signal
 import sys
 import tomllib
 from dataclasses import replace
+from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -23,8 +24,11 @@ import pytest
 import torch
 
 from pipeline import ingest as ingestion
+from pipeline.codecs import adapter
+from pipeline.codecs.text_tokens import tokenizer
 from pipeline.config import JobConfig, parse
 from pipeline.ingest import ingest
+from pipeline.stages.model import codec_options
 from tests import flow_in_process
 
 
@@ -69,6 +73,14 @@ def sweep(config: JobConfig, root: Path) -> None:
             sys.exit(f"step {step}: the armed pass ended with {ended}, or its rerun failed")
 
 
+def load_models_once(config: JobConfig) -> None:
+    """Load both halves of the codec and the tokenizer before the children are forked: that takes longer than all that they do."""
+    tokenizer()
+    adapter.load_codec = cache(adapter.load_codec)
+    for parts in ("encoder", "decoder"):
+        adapter.load_codec(config.codec.name, config.codec.path, **codec_options(config), parts=parts)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     flow_in_process.without_ray(pytest.MonkeyPatch())
@@ -76,6 +88,7 @@ if __name__ == "__main__":
     match sys.argv[1]:
         case "sweep":
             ingestion.probe = lambda store: None  # its race is no step of the protocol
+            load_models_once(job)
             sweep(job, Path(sys.argv[3]))
         case "pass":
             print(json.dumps(ingest(job).to_json()))

@@ -20,6 +20,7 @@ import pytest
 
 from pipeline import retier as job
 from pipeline.codecs import adapter
+from pipeline.codecs.text_tokens import tokenizer
 from tests import flow_in_process
 from tests.store_crash_child import die_before
 
@@ -52,6 +53,7 @@ def sweep(root: Path) -> None:
 if __name__ == "__main__":
     patches = pytest.MonkeyPatch()
     flow_in_process.without_ray(patches)
+    tokenizer()
     load = cache(adapter.load_codec)
     patches.setattr(adapter, "load_codec", load)
     patches.setattr(job, "probe", lambda store: None)  # its races are no part of what is tested here, and make most of the steps

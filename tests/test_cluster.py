@@ -41,6 +41,7 @@ SYSTEM = {
 NODE = {"num_cpus": 1, "object_store_memory": 100_000_000}
 PATIENCE = 300  # seconds that anything may take on a machine that is busy with other things
 UNITS = 8
+ONLY_IN_TROUBLE = {"palimpsest_batches_halved"}  # a device without memory: on a CPU a batch is one page (see test_batching.py)
 
 
 def processes() -> dict[int, tuple[int, str]]:
@@ -273,4 +274,6 @@ class Prometheus:
         values = self.values
         missing = [f"{key} = {values.get(key)}, not {value}" for key, value in wanted.items() if values.get(key, -1) < value]
         names = {name.split(" ")[0] for name in values}
-        return missing + [name for name, metric in METRICS.items() if not names.issuperset(metric.exported(name))]
+        return missing + [
+            name for name, metric in METRICS.items() if name not in ONLY_IN_TROUBLE and not names.issuperset(metric.exported(name))
+        ]

@@ -69,6 +69,14 @@ CHANGED: dict[str, Any] = {
     "placement.render_batch": 7,
     "placement.shard_batch": 7,
     "placement.object_store_bytes": 10**8,
+    "placement.stall_seconds": 60.0,
+    "ingest.vanished": "drop",
+    "ingest.drop_share": 0.5,
+    "ingest.other_settings": "replace",
+    "ingest.tries": 7,
+    "ingest.batch_units": 7,
+    "ingest.batch_bytes": 10**8,
+    "ingest.quarantine_documents": 7,
 }
 """Every setting with a value that is not its default."""
 
@@ -108,7 +116,7 @@ def test_the_table_above_has_every_setting() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(CHANGED) - BY_ITS_EFFECT))
 def test_the_fingerprint_changes_with_what_is_made_and_not_with_how(name: str) -> None:
-    same = name in HOW or name.startswith(("limits.", "placement."))
+    same = name in HOW or name.startswith(("limits.", "placement.", "ingest."))
     found = fingerprint(changed(name), "layout", "codec", "revision")
     assert (found == fingerprint(JobConfig(), "layout", "codec", "revision")) == same
 

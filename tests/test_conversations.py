@@ -141,7 +141,8 @@ def candidates(ages: Sequence[int], tokens: int = 500, **facts: Any) -> list[Can
 def test_older_pages_are_blurrier_and_a_tight_budget_blurs_further_from_the_oldest_on() -> None:
     pages, age = candidates([400, 40, 8, 2, 0]), policy(policy="age")
     assert compose(pages, age, 10_000).tiers == ["tiny", "small", "base", "large", "text"]
-    assert compose(pages, age, 1300).tiers == ["tiny", "tiny", "small", "base", "text"]
+    assert compose(pages, age, 1300).tiers == ["tiny", "tiny", "small", "large", "text"]  # 1178: 1340 would be too much
+    assert compose(pages, age, 1177).tiers == ["tiny", "tiny", "small", "base", "text"]
     tightest = compose(pages, age, 5 * 73)
     assert tightest.tiers == ["tiny"] * 5 and tightest.cost == 365
     assert compose(pages, age, 2 * 73 + 1).tiers == [None, None, None, "tiny", "tiny"]

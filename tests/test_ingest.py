@@ -286,6 +286,24 @@ def test_an_unreadable_object_is_tried_a_few_times_and_then_quarantined(
     assert kinds(quiet) == {"unchanged": 5} and not quiet.findings
 
 
+def test_a_last_try_that_was_cut_off_before_it_published_is_not_forgotten(
+    go: Pass, folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between its note of the last try and its snapshot, a pass must not make an object disappear without a trace."""
+    os.mkfifo(folder / "bad.jsonl")
+
+    def cut(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("pipeline.ingest_batch.publish", cut)
+        go("ingest.tries=1")
+    assert len(list(LocalStore(out).list("_ingest/tries/"))) == 1 and snapshot_numbers(LocalStore(out)) == []
+    assert len(go("ingest.tries=1").given_up) == 1
+    assert [Path(row["source_uri"]).name for row in quarantine(out)] == ["bad.jsonl"] and errors(out) == []
+    assert kinds(go("ingest.tries=1")) == {"unchanged": 5}
+
+
 def test_a_given_up_object_is_read_again_when_it_changes(go: Pass, folder: Path, out: Path) -> None:
     os.symlink(folder / "nowhere", folder / "bad.jsonl")
     assert len(go("ingest.tries=1").given_up) == 1

@@ -121,8 +121,8 @@ def latest_number(config: JobConfig) -> int:
 
 
 @pytest.fixture
-def bucket(seaweedfs_bucket: str) -> str:
-    return seaweedfs_bucket
+def bucket(seaweedfs_place: str) -> str:
+    return seaweedfs_place
 
 
 @pytest.fixture

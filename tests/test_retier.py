@@ -23,7 +23,7 @@ from pipeline.store.fsck import fsck
 from pipeline.store.gc import gc
 from pipeline.store.local import LocalStore
 from pipeline.store.snapshots import iter_rows, latest, read_snapshot
-from tests import flow_in_process
+from tests import flow_in_process, near_sighted
 from tests.conftest import JobFactory
 from tests.mixed_sources import prose
 
@@ -104,13 +104,14 @@ def test_a_corpus_fades_in_the_steps_of_the_figure(made: Callable[..., JobConfig
 
 
 def test_precision_does_not_rise_as_pages_fade_and_what_cannot_be_read_is_text(
-    made: Callable[..., JobConfig],
+    made: Callable[..., JobConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the codec that ships, which really reads: on this grid it reads base; in tiny, a cell has 3x6 pixels."""
+    """With the codec that ships, which really reads: on this grid it reads small; of a page in tiny it sees only half."""
+    near_sighted.near_sighted(monkeypatch)
     config = made(
         [dated(8), {"text": "船の絵。" * 40, "timestamp": NOW.isoformat()}],
-        *("verification.reader=cells", "layout.grid=160x80", "verification.target_precision=0.9"),
-        'tiers.modes=["tiny", "base"]',
+        *("verification.reader=cells", f"layout.grid={near_sighted.GRID}", "verification.target_precision=0.9"),
+        'tiers.modes=["tiny", "small"]',
         shipped_codec=True,
     )
     precision: list[float] = []

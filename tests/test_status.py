@@ -15,6 +15,7 @@ from pipeline.cli import app
 from pipeline.config import to_toml
 from pipeline.ingest import IngestResult, ingest
 from pipeline.run import RunFailed
+from pipeline.run_record import began_at, new_run_id
 from pipeline.status import list_versions, status_of
 from pipeline.store.gc import gc
 from pipeline.store.local import LocalStore
@@ -72,6 +73,16 @@ def test_status_tells_age_quarantine_pending_units_and_the_last_runs(out: Path, 
     assert "50 of 50" in status.runs[0]["reason"] and status.runs[0]["reasons"] == {"invalid_json": 50}
     assert status.lag is not None and (status.lag.listed, status.lag.behind, status.lag.vanished) == (5, 1, 0)
     assert not status_of(str(out), max_age=timedelta(hours=40), now=later).too_old
+
+
+def test_runs_sort_by_when_they_began_and_say_it() -> None:
+    before = datetime.now(UTC)
+    names = [new_run_id() for _ in range(20)]
+    moments = [began_at(name) for name in names]
+    assert names == sorted(names)
+    assert all(moment is not None and before <= moment <= datetime.now(UTC) for moment in moments)
+    assert began_at("20260102T030405-abcdef") == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC) and began_at("mine") is None
+    assert sorted(["20260102T030405000001-a", "20260102T030405-b"])[0] == "20260102T030405-b"
 
 
 def test_the_commands_print_and_exit_as_they_say(out: Path, folder: Path, tmp_path: Path) -> None:

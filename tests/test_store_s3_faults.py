@@ -45,6 +45,8 @@ def proxy(
         monkeypatch.setenv(name, value)
     yield started
     started.clear()
+    if not started.is_up:
+        started.up()
 
 
 @pytest.fixture
@@ -136,6 +138,7 @@ def test_patience_is_bounded(store: ObjectStore, proxy: FaultProxy, kind: str) -
 
 
 def test_an_endpoint_that_is_down_is_named_and_comes_back(store: ObjectStore, proxy: FaultProxy) -> None:
+    probe(store)
     proxy.down()
     with pytest.raises(Unavailable, match=f"{proxy.url} cannot be reached"):
         probe(store)

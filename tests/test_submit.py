@@ -152,3 +152,32 @@ def test_a_cluster_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) 
 
     with pytest.raises(SubmissionFailed, match="lost sight"):
         submit.follow(Gone(), "a", lambda text: None)
+
+
+class Young:
+    """A dashboard that no node's agent has reported to yet, in the words of Ray's."""
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals, self.jobs = refusals, 0
+
+    def get_job_info(self, job_id: str) -> Any:
+        raise RuntimeError("Request failed with status code 404: Job does not exist")
+
+    def tail_job_logs(self, job_id: str) -> Any:
+        raise AssertionError("not asked for")
+
+    def submit_job(self, **job: Any) -> str:
+        self.refusals -= 1
+        if self.refusals >= 0:
+            raise RuntimeError("Request failed with status code 500: No available agent to submit job, please try again later..")
+        self.jobs += 1
+        return str(job["submission_id"])
+
+
+def test_a_cluster_that_has_just_started_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "POLL_SECONDS", 0.01)
+    client = Young(3)
+    assert submit.submit(client, prepared()).status == "PENDING" and client.jobs == 1
+    monkeypatch.setattr(submit, "LOST_SECONDS", 0.1)
+    with pytest.raises(SubmissionFailed, match="No available agent"):
+        submit.submit(Young(10**6), prepared())
