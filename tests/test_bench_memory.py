@@ -87,7 +87,7 @@ def test_tiers_are_measured_beside_fixed_modes_and_fitted(tmp_path: Path) -> Non
     assert rows["fixed tiny"]["of_best_fixed"] == rows["fixed tiny"]["of_fixed_at_same_share"] == 1.0
     assert all(row["visual_pages_below_target"] == 0 and row["visual_pages"] + row["text_pages"] == 18 for row in rows.values())
     assert rows["climbing"]["context_tokens"] >= rows["cheapest, known beforehand"]["context_tokens"]
-    assert result["as_the_stage_does"] == "18 of 18 pages" and len(result["verdicts"]) == 18
+    assert result["as_the_stage_does"] == "18 of 18 pages" and len(result["verdicts"]["pages"]) == 18
     assert read_rungs(rungs.read_text(), 0.97) == Rungs(("tiny",), ("tiny",))
     rungs.write_text('{"format": 1}')
     again = CliRunner().invoke(app, asked)

@@ -24,6 +24,7 @@ from rapidfuzz.distance import Levenshtein
 
 from pipeline import config as configs
 from pipeline.bench.machine import machine
+from pipeline.bench.memory_findings import ALL_TEXT, BANDS, CONTROLLED, FADING, RULES, TRUNCATION, findings
 from pipeline.bench.planting import Fact, plant_facts
 from pipeline.bench.texts import bench_text
 from pipeline.config import ConfigError, JobConfig
@@ -38,11 +39,8 @@ from pipeline.tiers.ladder import TEXT
 from pipeline.tiers.policy import PageFacts, Policy, Reading, find_policy
 
 AS_OF = datetime(2026, 1, 1, tzinfo=UTC)
-BANDS = ("under 1 h", "1 h to 1 d", "1 d to 1 w", "1 w to 1 mo", "1 mo to 1 y", "over 1 y")
 _EDGES = tuple(timedelta(minutes=minutes).total_seconds() for minutes in (1, 60, 1440, 10_080, 43_200, 525_600, 1_051_200))
 SHARES = (0.05, 0.1, 0.3)  # default budgets, of what the conversation costs as text
-TRUNCATION, ALL_TEXT = "truncation", "all text, no budget"
-FADING, CONTROLLED = "fading", "fading, rate control"
 
 
 @dataclass
@@ -150,21 +148,10 @@ def bench_memory(
         "exact_recall_by_age": ages,
         "exact_recall_by_kind": kinds,
         "approximate_recall_by_age": _approximate(told, ways, budgets),
-        "notes": [*_findings(rows, ages), *_RULES],
+        "notes": [*findings(rows, ages), *RULES],
         "config": configs.to_json(prepared.config),
         "machine": machine(),
     }
-
-
-_RULES = (
-    "Exact: the fact reads at its place as it was told. Approximate: 1 − edit distance / length of the longer, 0 where it is "
-    "dropped. Intervals: Wilson, 95 %, over facts.",
-    "Truncation keeps the newest text to the token. The others keep whole pages, and the tail that fills none as text; what a "
-    "uniform mode cannot hold is dropped, the oldest first.",
-    "Fading: DeepSeek-OCR's figure by age (or tiers.ages), blurred further from the oldest page on where the budget asks for it. "
-    "With rate control no page is kept in a mode in which it was read below the target.",
-    "Recall is what the codec's decoder reads from the stored tokens; no language model answers questions here.",
-)
 
 
 def _tell(prepared: Prepared, studio: Studio, pages: int, facts_per_page: float, text: Path | None, seed: str) -> Told:
@@ -379,31 +366,3 @@ def _approximate(told: Sequence[Told], ways: dict[str, Policy | None], budgets: 
             means = {band: _mean([s.similarity for s in scores if s.band == band]) for band in BANDS}
             rows.append({"way": name, "budget": budget, **means})
     return rows
-
-
-def _findings(rows: list[dict[str, Any]], ages: list[dict[str, Any]]) -> list[str]:
-    """What the tables say, in sentences: who recalls most, and where truncation is better."""
-    notes = []
-    for budget in dict.fromkeys(row["budget"] for row in rows if row["budget"] is not None):
-        at = {row["way"]: row for row in rows if row["budget"] == budget}
-        cut = at[TRUNCATION]
-        best = max((row for row in at.values() if row["way"] != TRUNCATION), key=lambda row: row["exact_recall"])
-        than = "more than" if best["exact_recall"] > cut["exact_recall"] else "no more than"
-        notes.append(
-            f"{budget:,} tokens: {best['way']} recalls {best['exact_recall']:.1%} exactly, {than} truncation "
-            f"({cut['exact_recall']:.1%})."
-        )
-        beaten = [name for name, row in at.items() if row["exact_recall"] < cut["exact_recall"]]
-        if beaten:
-            notes.append(f"{budget:,} tokens: truncation wins overall against {', '.join(beaten)}.")
-        by_age = {row["way"]: row for row in ages if row["budget"] == budget}
-        for band in BANDS:
-            mine = by_age[TRUNCATION][band]
-            losers = [
-                f"{name} {row[band]:.0%}"
-                for name, row in by_age.items()
-                if mine is not None and row[band] is not None and row[band] < mine
-            ]
-            if losers:
-                notes.append(f"{budget:,} tokens, {band}: truncation wins ({mine:.0%}) against {', '.join(losers)}.")
-    return notes

@@ -104,14 +104,7 @@ def bench_tiers(config: JobConfig, texts: dict[str, str], *, fit: Path | None = 
             "of best fixed: of the tokens of the cheapest fixed row. of fixed at same share: of those of the cheapest fixed row "
             "that brings at least as many pages to the target; – where there is none.",
         ],
-        "verdicts": [
-            {
-                "text_class": page.text_class,
-                "text_tokens": page.text_tokens,
-                **{mode: round(page.readings[mode].precision, 5) for mode in modes},
-            }
-            for page in measured
-        ],
+        "verdicts": {"columns": ["text_class", "text_tokens", *modes], "pages": [_verdict(page, modes) for page in measured]},
         "config": configs.to_json(config),
         "machine": machine(),
     }
@@ -234,6 +227,10 @@ def _row(prepared: Prepared, name: str, measured: Sequence[Measured], ends: Sequ
         "encodes_per_page": round(sum(trials for _, trials in ends) / len(ends), 3),
         "hits": None if name.startswith(("fixed", "cheapest")) else round(sum(trials <= 1 for _, trials in ends) / len(ends), 4),
     }
+
+
+def _verdict(page: Measured, modes: Sequence[str]) -> list[Any]:
+    return [page.text_class, page.text_tokens, *(round(page.readings[mode].precision, 5) for mode in modes)]
 
 
 def _beside_fixed(rows: Sequence[dict[str, Any]]) -> str:
