@@ -71,14 +71,15 @@ class TierConfig:
     Attributes:
         policy: fixed, age, importance, fidelity or forget, or several joined by "+" (see `pipeline.tiers`).
         mode: of policy fixed.
-        modes: that a page may get; all that the codec has for the grid where none is named.
+        modes: that a page may get; where none is named, those that were measured to be worth it (see `predictor`), or else all.
         as_of: what time it is, for policies that look at the age: a date or time in ISO 8601.
         ages: of policy age, as "AGE TIER", for example "1w base"; DeepSeek-OCR's figure where none is named.
         undated: tier of a page without a timestamp.
         hold_importance, hold_steps: documents at least this important are held back by so many tiers.
         pin_importance: documents at least this important stay text.
         forget_after: age from which policy forget drops the text.
-        predictor: file that predicts verdicts for policy fidelity; "none" for none, "" for the one that comes with the codec.
+        predictor: rungs file: which modes are worth giving to a page, and what predicts verdicts for policy fidelity; "none" for
+            none, "" for the one that comes with the codec.
         cheap_text: with policy fidelity, a page whose text costs no more than its tokens would is kept as text.
     """
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline import config as configs
 from pipeline import logs
@@ -42,6 +42,9 @@ from pipeline.store.units import CommitRecord, Counts
 from pipeline.supply import supply
 from pipeline.tally import Tally, UnreadSource
 from pipeline.tiers.policy import Policy, policy_of
+
+
+Job = TypeVar("Job", bound=JobConfig)
 
 
 class RunFailed(RuntimeError):
@@ -195,7 +198,7 @@ def _published(out: str) -> set[tuple[str, str, str, str]]:
     return {(unit.source_uri, unit.source_version, unit.slice, unit.fingerprint) for unit in units}
 
 
-def located(config: JobConfig) -> JobConfig:
+def located(config: Job) -> Job:
     """The configuration with places that mean the same in every worker.
 
     Raises:

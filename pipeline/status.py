@@ -17,7 +17,7 @@ from pipeline.sources.inventory import Inventory, versions
 from pipeline.store.corpus import open_corpus
 from pipeline.store.manifest import Segment, Units, read_columns
 from pipeline.store.object_store import NoSuchObject, ObjectStore, open_store
-from pipeline.store.shards import read_shard
+from pipeline.store.shards import ShardRecord, read_shard
 from pipeline.store.snapshots import PREFIX as SNAPSHOTS
 from pipeline.store.snapshots import Snapshot, read_snapshot, snapshot_key, snapshot_numbers, unit_ids
 from pipeline.store.stable_json import Damaged, read_json
@@ -34,7 +34,9 @@ class Version:
     Attributes:
         published: when, UTC.
         added, dropped: units that its parent does not have, and that only its parent has; None where the parent is gone.
-        shards, shards_shared: objects with rows, and how many of them the parent has too.
+        shards, shards_shared: objects with rows, and how many of them the parent has too, in whatever units.
+        tiers: pages by tier.
+        bytes, bytes_new: of the shards, and of those that the parent does not have.
         manifest, manifest_shared: segments of the manifest and the index likewise.
     """
 
@@ -46,7 +48,9 @@ class Version:
     pages: int
     text_tokens: int
     context_tokens: int
+    tiers: dict[str, int]
     bytes: int
+    bytes_new: int | None
     added: int | None
     dropped: int | None
     shards: int
@@ -81,8 +85,14 @@ def _version(store: ObjectStore, snapshot: Snapshot, parent: Snapshot | None, ti
     mine, theirs = _unshared(store, snapshot, parent), _unshared(store, parent, snapshot) if parent else {}
     first = snapshot.parent is None
     known = parent is not None or first
-    shards = sum(1 for unit in snapshot.units for _ in unit.shards)
-    new_shards = sum(count for unit, count in mine.items() if unit not in theirs)
+    old = {shard.key for shards in theirs.values() for shard in shards}
+    fresh = [shard for shards in mine.values() for shard in shards if shard.key not in old]
+    tiers: Counter[str] = Counter()
+    shards = 0
+    for unit in snapshot.units:
+        shards += len(unit.shards)
+        for shard in unit.shards:
+            tiers[shard.tier] += shard.rows
     pieces = set(snapshot.keys)
     return Version(
         number=snapshot.number,
@@ -93,23 +103,25 @@ def _version(store: ObjectStore, snapshot: Snapshot, parent: Snapshot | None, ti
         pages=totals.pages_committed,
         text_tokens=totals.text_tokens,
         context_tokens=totals.context_tokens,
+        tiers=dict(tiers.most_common()),
         bytes=totals.bytes,
+        bytes_new=sum(shard.bytes for shard in fresh) if known else None,
         added=len(mine.keys() - theirs.keys()) if known else None,
         dropped=len(theirs.keys() - mine.keys()) if known else None,
         shards=shards,
-        shards_shared=shards - new_shards if known else None,
+        shards_shared=shards - len(fresh) if known else None,
         manifest=len(pieces),
         manifest_shared=len(pieces & set(parent.keys if parent else ())) if known else None,
     )
 
 
-def _unshared(store: ObjectStore, snapshot: Snapshot, other: Snapshot | None) -> dict[str, int]:
+def _unshared(store: ObjectStore, snapshot: Snapshot, other: Snapshot | None) -> dict[str, tuple[ShardRecord, ...]]:
     """Units in segments that the other version does not have: {unit_id: its shards}."""
     if not snapshot.segments:
-        return {unit.unit_id: len(unit.shards) for unit in snapshot.units}
+        return {unit.unit_id: tuple(unit.shards) for unit in snapshot.units}
     shared = {segment.key for segment in other.segments} if other else set()
     units = Units(store, tuple(segment for segment in snapshot.segments if segment.key not in shared))
-    return {unit.unit_id: len(unit.shards) for unit in units}
+    return {unit.unit_id: tuple(unit.shards) for unit in units}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from pipeline.config import JobConfig, parse
 from tests import s3_servers
 from tests.mixed_sources import write_mixed_sources
 from tests.s3_servers import S3Server
+
+hypothesis.settings.register_profile("shared machine", deadline=None)  # how long a case takes says what else runs here
+hypothesis.settings.load_profile("shared machine")
 
 JobFactory = Callable[..., JobConfig]
 

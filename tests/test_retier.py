@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.cli import app
 from pipeline.config import CodecConfig, ConfigError, JobConfig
 from pipeline.retier import retier
 from pipeline.run import run
+from pipeline.status import list_versions
 from pipeline.store.fsck import fsck
 from pipeline.store.gc import gc
 from pipeline.store.local import LocalStore
@@ -103,6 +105,30 @@ def test_a_corpus_fades_in_the_steps_of_the_figure(made: Callable[..., JobConfig
     assert errors(config) == []
 
 
+def test_the_figure_with_the_codec_that_ships(made: Callable[..., JobConfig]) -> None:
+    """On its own rungs, for which modes that are read no better than a cheaper one are none, and what is not readable is text."""
+    asked = ("verification.reader=cells", "verification.target_precision=0.9", "tiers.policy=age+fidelity", "layout.grid=80x40")
+    config = made(
+        [dated(2), dated(1, seed=1), {"text": "船の絵。" * 80, "timestamp": NOW.isoformat()}], *asked, shipped_codec=True
+    )
+    seen, context, precision = [], [], []
+    for delta in (MINUTE, HOUR, DAY, 7 * DAY, 30 * DAY, 365 * DAY, 3650 * DAY):
+        retier(config.out, (), as_of=after(delta))
+        now = rows(config)
+        assert {row["status"] for row in now} <= {"text", "verified"}
+        assert all(row["tier"] == "text" for row in now if row["reason"] == "not_covered")
+        seen.append(Counter(row["tier"] for row in now))
+        context.append(sum(row["num_context_tokens"] or row["num_text_tokens"] for row in now))
+        precision.append(sum(1.0 if row["tier"] == "text" else row["precision"] for row in now) / len(now))
+    assert all(
+        fewer < more if changed else fewer == more
+        for more, fewer, changed in zip(context, context[1:], [a != b for a, b in pairwise(seen)], strict=False)
+    )
+    assert precision == sorted(precision, reverse=True) and precision[0] == 1.0
+    assert seen[0].keys() == {"text"} != seen[-1].keys() and context[-1] < 0.5 * context[0]
+    assert errors(config) == []
+
+
 def test_precision_does_not_rise_as_pages_fade_and_what_cannot_be_read_is_text(
     made: Callable[..., JobConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +179,11 @@ def test_only_shards_with_pages_that_change_are_written_and_the_others_are_share
     assert {row["tier"] for row in rows(config, base.number)} == {"small", "large", "base"}
     assert now.totals.context_tokens == sum(row["num_context_tokens"] or 0 for row in rows(config))
     assert errors(config) == []
+    first, second = list_versions(config.out)
+    assert (second.shards, second.shards_shared) == (len(new_keys), len(old_keys & new_keys))
+    assert (second.added, second.dropped, second.pages) == (1, 1, first.pages)
+    assert second.tiers == dict(Counter(row["tier"] for row in rows(config))) != first.tiers
+    assert 0 < second.bytes_new < second.bytes < first.bytes == first.bytes_new  # type: ignore[operator]
 
 
 def test_pages_that_stay_in_a_touched_shard_are_written_again_as_they_are(made: Callable[..., JobConfig]) -> None:
@@ -250,10 +281,14 @@ def test_units_that_rely_on_a_replaced_one_follow_it(made: Callable[..., JobConf
 
 def test_gc_keeps_what_the_new_snapshot_shares_with_the_old(made: Callable[..., JobConfig]) -> None:
     config = made([dated(1, 40 * DAY, seed=1), dated(1, 6 * DAY, seed=2)])
+    fresh = rows(config)
     retier(config.out, (), as_of=after(2 * DAY))
     before = rows(config)
+    gc(LocalStore(config.out), unused_for=timedelta(days=40), now=datetime.now(UTC) + timedelta(days=30), delete=True)
+    assert rows(config, 1) == fresh != before
     gc(LocalStore(config.out), unused_for=timedelta(days=1), now=datetime.now(UTC) + timedelta(days=30), delete=True)
     assert rows(config) == before and fsck(LocalStore(config.out)) == []
+    assert [version.number for version in list_versions(config.out)] == [2]
 
 
 def test_settings_that_cannot_be_are_named(made: Callable[..., JobConfig], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 from pipeline.codecs.modes import MODES, Mode
 from pipeline.config import ConfigError, JobConfig, fingerprint, parse
 from pipeline.pages.grid import Grid
+from pipeline.run import identify
 from pipeline.tiers.clock import age_of, parse_as_of, parse_duration
-from pipeline.tiers.fit import MIN_PAGES, fit_grid, predictor_file
+from pipeline.tiers.fit import MIN_PAGES, climbing_modes, fading_modes, fit_grid, rungs_file
 from pipeline.tiers.ladder import FORGOTTEN, TEXT, Ladder, ladder_of
+from pipeline.tiers.measured import SHIPPED, shipped
 from pipeline.tiers.policy import RANKS, PageFacts, Policy, Reading, find_policy, policy_names, policy_of
-from pipeline.tiers.predictor import FEATURES, Predictor, log_error, page_features, read_predictor
+from pipeline.tiers.predictor import FEATURES, Predictor, log_error, page_features, read_entries, read_predictor
 
 ALL = Ladder.of(MODES.values())
 GUNDAM = Ladder.of([*MODES.values(), Mode("gundam", 1280, 0, 656, 693)])
@@ -177,9 +180,7 @@ def pages(count: int, seed: int = 0) -> tuple[list[tuple[float, ...]], list[list
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    import json
-
-    text = json.dumps(predictor_file([fit_grid("r1", "80x40", ["tiny", "small"], *pages(300))]))
+    text = json.dumps(rungs_file([fit_grid("r1", "80x40", ["tiny", "small"], *pages(300))]))
     found = read_predictor(text, "r1", "80x40", 0.97)
     assert found is not None and read_predictor(text, "r2", "80x40", 0.97) is None
     return found
@@ -231,11 +232,99 @@ def test_features_are_cheap_numbers_of_any_text() -> None:
 def test_a_file_that_is_no_predictor_is_named(tmp_path: Any) -> None:
     (tmp_path / "bad.json").write_text('{"format": 99, "features": [], "grids": []}')
     for setting, message in (
-        (str(tmp_path / "bad.json"), "no predictor of format 1"),
+        (str(tmp_path / "bad.json"), "no rungs file of format 2"),
         (str(tmp_path / "none.json"), "cannot be read"),
     ):
         with pytest.raises(ConfigError, match=message):
             policy_of(parse({"tiers": {"policy": "fidelity", "predictor": setting}}), Grid.parse("64x32", "latin"), "r")
+
+
+# rungs that were measured
+
+COST_ORDER = ["tiny", "small", "base", "large"]
+
+
+@given(st.lists(st.floats(0, 1), min_size=4, max_size=4))
+def test_a_rung_is_read_better_than_every_cheaper_one(precision: list[float]) -> None:
+    fading = [precision[COST_ORDER.index(mode)] for mode in fading_modes(COST_ORDER, precision)]
+    assert fading and all(blurred < sharp for blurred, sharp in zip(fading, fading[1:], strict=False))
+    assert max(precision) < 0.5 or max(precision) - fading[-1] <= 0.2 * (1 - fading[-1]) + 1e-9  # what is lost is noise
+
+
+@given(st.lists(st.tuples(*[st.booleans()] * 4), min_size=1, max_size=30))
+def test_a_rung_to_climb_brings_pages_that_no_cheaper_one_does(met: list[tuple[bool, ...]]) -> None:
+    found = climbing_modes(COST_ORDER, np.array(met), [0.6, 0.7, 0.8, 0.9])
+    left = met
+    for mode in found:
+        place = COST_ORDER.index(mode)
+        brought = [page for page in left if page[place]]
+        assert not left or len(brought) >= 0.2 * len(left) or not any(any(page) for page in met)
+        left = [page for page in left if not page[place]]
+    lost = [page for page in left if any(page)]
+    assert len(lost) <= 4 * 0.2 * len(met)  # by leaving out modes that bring less than a fifth of what is left
+
+
+def measured_on(precision: dict[str, float], revision: str = "r", grid: str = "64x32") -> str:
+    """A rungs file of a codec that reads so much of every page in each mode."""
+    features = [(1.0, *np.random.default_rng(page).uniform(0, 1, len(FEATURES) - 1)) for page in range(MIN_PAGES)]
+    return json.dumps(rungs_file([fit_grid(revision, grid, list(precision), features, [list(precision.values())] * MIN_PAGES)]))
+
+
+@pytest.mark.parametrize(
+    ("precision", "steps", "climbing"),
+    [
+        ((0.89, 0.62, 1.0, 0.975), "text text base base tiny tiny", "base large"),  # small is read worse than tiny
+        ((1.0, 0.975, 0.999, 0.88), "text text tiny tiny tiny tiny", "tiny small base"),
+        ((0.2, 0.3, 0.9, 0.99), "text text large base base base", "large"),  # nobody reads tiny
+        ((0.92, 0.95, 0.99, 0.999), "text text large base small tiny", "base large"),
+    ],
+)
+def test_the_figure_and_the_climb_go_by_what_was_measured(precision: Any, steps: str, climbing: str) -> None:
+    """A mode that is read no better than a cheaper one becomes the cheaper one: tokens fall, and precision with them."""
+    text = measured_on(dict(zip(COST_ORDER, precision, strict=True)))
+    grid, made = Grid.parse("64x32", "latin"), {"as_of": "2026-01-01", "predictor": text}
+    config, aged = policy_of(parse({"tiers": {"policy": "age", **made}}), grid, "r")
+    assert [aged.tier(PageFacts(age=age)) for age in STEPS[:6]] == steps.split()
+    assert set(config.tiers.modes) == {mode.name for mode in aged.ladder.modes} == set(steps.split()) - {TEXT}
+    demanded = {"verification": {"target_precision": 0.97}, "tiers": {"policy": "fidelity", **made}}
+    config, measures = policy_of(parse(demanded), grid, "r")
+    assert [mode.name for mode in reversed(measures.ladder.modes)] == climbing.split() and measures.predictor
+    again, same = policy_of(config, grid, "r")
+    assert (again, same.ladder) == (config, measures.ladder)
+
+
+def test_settings_stand_above_what_was_measured() -> None:
+    grid, text = Grid.parse("64x32", "latin"), measured_on(dict(zip(COST_ORDER, (0.89, 0.62, 1.0, 0.97), strict=True)))
+
+    def of(**tiers: Any) -> Policy:
+        return policy_of(parse({"tiers": {"policy": "age", "as_of": "2026-01-01", "predictor": text, **tiers}}), grid, "r")[1]
+
+    assert of(modes=["small", "large"]).ladder.tiers == ("text", "large", "small")
+    assert of(ages=["1d small"]).tier(PageFacts(age=DAY)) == "small"
+    assert of(undated="small").tier(PageFacts()) == "small"
+    assert of(policy="importance", mode="small").tier(PageFacts()) == "small"
+    assert of(policy="fixed", mode="small").ladder == ALL == of(predictor="none").ladder
+    for other in (measured_on({"tiny": 1.0}, "s"), measured_on({"tiny": 1.0}, grid="80x40")):
+        with pytest.raises(ConfigError, match="tiers.predictor: measured on .*, not on grid 64x32 of codec r"):
+            of(predictor=other)
+    with pytest.raises(ConfigError, match="no rungs file of format 2"):
+        of(predictor='{"format": 2, "features": [], "grids": []}')
+
+
+def test_the_codec_that_ships_has_rungs_and_they_are_those_of_its_weights() -> None:
+    """Else: python jobs/fit_rungs.py, whenever the weights change."""
+    revision = identify(parse({})).revision
+    assert [path.name for path in SHIPPED.glob("*.json")] == [shipped(revision).name]
+    entries = read_entries(shipped(revision).read_text())
+    assert {entry["codec_revision"] for entry in entries} == {revision} and {"64x32", "80x40"} <= {
+        entry["grid"] for entry in entries
+    }
+    for entry in entries:
+        assert entry["fading"] == fading_modes(entry["modes"], entry["precision"])
+        for target in entry["climbing"]:
+            verification = {"target_precision": float(target)}
+            settings = {"layout": {"grid": entry["grid"]}, "tiers": {"policy": "fidelity"}, "verification": verification}
+            assert set(identify(parse(settings)).config.tiers.modes) == set(entry["climbing"][target])
 
 
 # the job's settings

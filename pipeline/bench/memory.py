@@ -3,7 +3,8 @@
 Facts (names, numbers, codes, sentences) are planted in long invented conversations that reach back two years. Each way of keeping
 gets the same budgets of context tokens. A fact is recalled as far as it can be read at its place in what is kept: text is read as
 it is, a page by the codec's own decoder from its stored tokens, as `run` and `verify` read it. What is dropped reads as nothing.
-That measures what the memory holds, not what a model makes of it.
+That measures what the memory holds, not what a model makes of it. Fading goes by the rungs that were measured for the codec and
+the grid before, on other texts (`tiers/measured.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from rapidfuzz.distance import Levenshtein
 
 from pipeline import config as configs
 from pipeline.bench.machine import machine
+from pipeline.bench.memory_findings import ALL_TEXT, BANDS, CONTROLLED, FADING, RULES, TRUNCATION, findings
 from pipeline.bench.planting import Fact, plant_facts
 from pipeline.bench.texts import bench_text
 from pipeline.config import ConfigError, JobConfig
@@ -32,17 +34,13 @@ from pipeline.conversations.transcript import Transcript, TranscriptPage, transc
 from pipeline.conversations.turns import Conversation, Turn
 from pipeline.pages.normalise import normalise
 from pipeline.pages.pagination import layout_fingerprint
-from pipeline.run import Prepared, prepare
-from pipeline.tiers.ladder import TEXT, Ladder
+from pipeline.run import Prepared, identify, prepare
+from pipeline.tiers.ladder import TEXT
 from pipeline.tiers.policy import PageFacts, Policy, Reading, find_policy
 
 AS_OF = datetime(2026, 1, 1, tzinfo=UTC)
-BANDS = ("under 1 h", "1 h to 1 d", "1 d to 1 w", "1 w to 1 mo", "1 mo to 1 y", "over 1 y")
 _EDGES = tuple(timedelta(minutes=minutes).total_seconds() for minutes in (1, 60, 1440, 10_080, 43_200, 525_600, 1_051_200))
 SHARES = (0.05, 0.1, 0.3)  # default budgets, of what the conversation costs as text
-TRUNCATION, ALL_TEXT = "truncation", "all text, no budget"
-FADING, CONTROLLED = "fading", "fading, rate control"
-_BETTER = 0.8  # a mode is of use where it makes at most this share of the errors of every cheaper one
 
 
 @dataclass
@@ -76,7 +74,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Kept:
-    """What a way of keeping leaves: characters of the transcript that are there as text, from and to; pages by number and mode."""
+    """What a way of keeping leaves: spans of the transcript that are there as text, and pages by number with their mode."""
 
     text: tuple[tuple[int, int], ...]
     pages: dict[int, str]
@@ -107,19 +105,20 @@ def bench_memory(
     began = time.monotonic()
     if conversations < 1 or pages < len(BANDS) or facts_per_page <= 0:
         raise ValueError(
-            f"--conversations {conversations} --pages {pages} --facts-per-page {facts_per_page}: at least 1, {len(BANDS)}, above 0"
+            f"--conversations {conversations} --pages {pages} --facts-per-page {facts_per_page}: "
+            f"at least 1, {len(BANDS)}, above 0"
         )
     if any(budget < 1 for budget in budgets):
         raise ValueError(f"--budget {min(budgets)}: at least 1")
     tiers = replace(config.tiers, policy="age+fidelity", as_of=f"{AS_OF:%Y-%m-%d}")
-    prepared = prepare(replace(config, tiers=tiers, verification=replace(config.verification, share=1.0, control_share=0.0)))
+    asked = replace(config, tiers=tiers, verification=replace(config.verification, share=1.0, control_share=0.0))
+    prepared = prepare(asked)
     studio = Studio(prepared.config, prepared.fingerprint, prepared.grid, prepared.policy)
     told = [_tell(prepared, studio, pages, facts_per_page, text, f"{seed} {number}") for number in range(conversations)]
     whole = sum(_text_tokens(conversation) for conversation in told) / len(told)
     budgets = tuple(budgets) or tuple(max(100, round(share * whole / 100) * 100) for share in SHARES)
+    ways = _ways(asked, prepared)
     modes = _mode_table(prepared, told)
-    useful = [row["mode"] for row in modes if row["useful"]]
-    ways = _ways(prepared, useful)
     rows, ages, kinds = [], [], []
     for budget in (*budgets, None):
         for name in ways if budget is not None else [ALL_TEXT]:
@@ -149,21 +148,10 @@ def bench_memory(
         "exact_recall_by_age": ages,
         "exact_recall_by_kind": kinds,
         "approximate_recall_by_age": _approximate(told, ways, budgets),
-        "notes": [*_findings(rows, ages, modes), *_RULES],
+        "notes": [*findings(rows, ages), *RULES],
         "config": configs.to_json(prepared.config),
         "machine": machine(),
     }
-
-
-_RULES = (
-    "Exact: the fact reads at its place as it was told. Approximate: 1 − edit distance / length of the longer, 0 where it is "
-    "dropped. Intervals: Wilson, 95 %, over facts.",
-    "Truncation keeps the newest text to the token. The others keep whole pages, and the tail that fills none as text; what a "
-    "uniform mode cannot hold is dropped, the oldest first.",
-    "Fading: DeepSeek-OCR's figure by age (or tiers.ages), blurred further from the oldest page on where the budget asks for it. "
-    "With rate control no page is kept in a mode in which it was read below the target.",
-    "Recall is what the codec's decoder reads from the stored tokens; no language model answers questions here.",
-)
 
 
 def _tell(prepared: Prepared, studio: Studio, pages: int, facts_per_page: float, text: Path | None, seed: str) -> Told:
@@ -210,9 +198,8 @@ def _listen(told: Told, table: pa.Table) -> list[tuple[int, int]]:
 
 
 def _mode_table(prepared: Prepared, told: Sequence[Told]) -> list[dict[str, Any]]:
-    """Modes from the cheapest on; one that reads no better than a cheaper one is of no use to a memory."""
+    """Modes from the cheapest on."""
     rows: list[dict[str, Any]] = []
-    least = 1.0 / _BETTER
     for mode in reversed(prepared.policy.ladder.modes):
         seen = [(one, number) for one in told for number, name in one.readings if name == mode.name]
         if not seen:
@@ -226,24 +213,18 @@ def _mode_table(prepared: Prepared, told: Sequence[Told]) -> list[dict[str, Any]
                 "ratio": round(tokens / mode.num_context_tokens, 2),
                 "precision": round(precision, 4),
                 "pages_at_target": round(sum(one.readings[number, mode.name].met for one, number in seen) / len(seen), 4),
-                "useful": least > 0 and 1 - precision <= _BETTER * least,
             }
         )
-        least = min(least, 1 - precision)
     return rows
 
 
-def _ways(prepared: Prepared, useful: Sequence[str]) -> dict[str, Policy | None]:
-    ladder = prepared.policy.ladder
-    rungs = Ladder.of(ladder.known, useful)
-    tiers = prepared.config.tiers
-    named = tuple(tiers.ages) if {step.partition(" ")[2].strip() for step in tiers.ages} <= {*useful, TEXT} else ()
-    fading = replace(tiers, modes=tuple(useful), ages=named)
+def _ways(asked: JobConfig, prepared: Prepared) -> dict[str, Policy | None]:
+    tiers = asked.tiers
     ways: dict[str, Policy | None] = {TRUNCATION: None}
-    for mode in reversed(ladder.modes):
-        ways[f"uniform {mode.name}"] = find_policy(replace(tiers, policy="fixed", mode=mode.name), ladder)
-    ways[FADING] = find_policy(replace(fading, policy="age"), rungs)
-    ways[CONTROLLED] = find_policy(fading, rungs, prepared.policy.predictor)
+    for mode in reversed(prepared.policy.ladder.modes):
+        ways[f"uniform {mode.name}"] = find_policy(replace(tiers, policy="fixed", mode=mode.name), prepared.policy.ladder)
+    ways[FADING] = identify(replace(asked, tiers=replace(tiers, policy="age"))).policy
+    ways[CONTROLLED] = prepared.policy
     return ways
 
 
@@ -273,9 +254,7 @@ def _keep(told: Told, way: str, policy: Policy | None, budget: int | None) -> Ke
             break
         for number, mode in made.wanted:
             tried[number] = {**tried[number], mode: told.readings[number, mode]}
-    spans = [
-        (page.char_start, page.char_end) for page, tier in zip(told.pages, made.tiers, strict=True) if tier == TEXT
-    ]
+    spans = [(page.char_start, page.char_end) for page, tier in zip(told.pages, made.tiers, strict=True) if tier == TEXT]
     drawn = {page.number: tier for page, tier in zip(told.pages, made.tiers, strict=True) if tier not in (None, TEXT)}
     return Kept((*spans, (told.tail, told.end)), drawn, made.cost + tail_tokens)  # type: ignore[arg-type]
 
@@ -346,7 +325,8 @@ def read_at(reference: str, decoded: str, start: int, stop: int) -> str:
     if reference.count(wanted) == decoded.count(wanted) == 1:
         return wanted
     said = []
-    for tag, a, b, c, d in Levenshtein.opcodes(reference, decoded):
+    for step in Levenshtein.opcodes(reference, decoded):
+        tag, (a, b, c, d) = step.tag, (step.src_start, step.src_end, step.dest_start, step.dest_end)
         if tag == "insert":
             said.append(decoded[c:d] if start < a < stop else "")
         elif tag != "delete" and a < stop and b > start:
@@ -386,34 +366,3 @@ def _approximate(told: Sequence[Told], ways: dict[str, Policy | None], budgets: 
             means = {band: _mean([s.similarity for s in scores if s.band == band]) for band in BANDS}
             rows.append({"way": name, "budget": budget, **means})
     return rows
-
-
-def _findings(rows: list[dict[str, Any]], ages: list[dict[str, Any]], modes: list[dict[str, Any]]) -> list[str]:
-    """What the tables say, in sentences: who recalls most, and where truncation is better."""
-    notes = []
-    idle = [row["mode"] for row in modes if not row["useful"]]
-    if idle:
-        notes.append(f"On this grid {', '.join(idle)} read no better than a cheaper mode; fading does without them.")
-    for budget in dict.fromkeys(row["budget"] for row in rows if row["budget"] is not None):
-        at = {row["way"]: row for row in rows if row["budget"] == budget}
-        cut = at[TRUNCATION]
-        best = max((row for row in at.values() if row["way"] != TRUNCATION), key=lambda row: row["exact_recall"])
-        than = "more than" if best["exact_recall"] > cut["exact_recall"] else "no more than"
-        notes.append(
-            f"{budget:,} tokens: {best['way']} recalls {best['exact_recall']:.1%} exactly, {than} truncation "
-            f"({cut['exact_recall']:.1%})."
-        )
-        beaten = [name for name, row in at.items() if row["exact_recall"] < cut["exact_recall"]]
-        if beaten:
-            notes.append(f"{budget:,} tokens: truncation wins overall against {', '.join(beaten)}.")
-        by_age = {row["way"]: row for row in ages if row["budget"] == budget}
-        for band in BANDS:
-            mine = by_age[TRUNCATION][band]
-            losers = [
-                f"{name} {row[band]:.0%}"
-                for name, row in by_age.items()
-                if mine is not None and row[band] is not None and row[band] < mine
-            ]
-            if losers:
-                notes.append(f"{budget:,} tokens, {band}: truncation wins ({mine:.0%}) against {', '.join(losers)}.")
-    return notes

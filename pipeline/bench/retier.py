@@ -2,11 +2,12 @@
 
 The corpus is made as text, which needs no model; then the clock moves, and a part of it is due the tier that the run gives to the
 same documents. Both sides draw, encode and verify the same pages through the same flow; re-tiering also looks at all other pages,
-and writes those again that share a shard with one that changes.
+and writes those again that share a shard with one that changes. All files of the old snapshot are hashed before and after.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 import time
@@ -21,9 +22,11 @@ from pipeline.bench.texts import bench_pages
 from pipeline.config import JobConfig
 from pipeline.retier import retier
 from pipeline.run import prepare, run
+from pipeline.status import list_versions
 
 BAR = 1.3
 PAGES_PER_DOCUMENT = 4
+WARM = 25  # documents of the run that warms workers and caches up
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -59,8 +62,10 @@ def bench_retier(
         with flow.cluster(config.placement):
             base = run(replace(config, sources=tuple(whole), out=str(folder / "corpus"), tiers=policy))
             fixed = replace(config.tiers, policy="fixed", mode=mode)
-            warm = run(replace(config, sources=(part,), out=str(folder / "warm"), tiers=fixed))
+            few = _write(folder / "few", "0.jsonl", texts, sorted(old)[:WARM], old)
+            warm = run(replace(config, sources=(few,), out=str(folder / "warm"), tiers=fixed))
             alone = run(replace(config, sources=(part,), out=str(folder / "alone"), tiers=fixed))
+            before = _hashes(folder / "corpus")
             later = (NOW + timedelta(days=25)).isoformat()
             start = time.perf_counter()
             result = retier(str(folder / "corpus"), as_of=later)
@@ -68,6 +73,8 @@ def bench_retier(
             start = time.perf_counter()
             again = retier(str(folder / "corpus"), as_of=later)
             nothing = time.perf_counter() - start
+        now = _hashes(folder / "corpus")
+        old_snapshot, new_snapshot = list_versions(str(folder / "corpus"))
     assert result.due == alone.fresh.pages_committed and not again.due, (result, alone)
     return {
         "codec": f"{prepared.codec} {prepared.revision}",
@@ -76,6 +83,11 @@ def bench_retier(
         "aged_pages": result.due,
         "spread": spread,
         "shards_touched": f"{result.shards_touched} of {result.shards}",
+        "shards_shared": f"{new_snapshot.shards_shared} of {new_snapshot.shards}",
+        "bytes_new": f"{new_snapshot.bytes_new} of {new_snapshot.bytes}",
+        "files_of_the_old_snapshot_unchanged": f"{sum(now.get(key) == value for key, value in before.items())} of {len(before)}",
+        "tiers_before": old_snapshot.tiers,
+        "tiers_now": new_snapshot.tiers,
         "retier_seconds": round(seconds, 3),
         "run_alone_seconds": round(alone.total_seconds, 3),
         "ratio": round(seconds / alone.total_seconds, 3),
@@ -84,12 +96,12 @@ def bench_retier(
         "second_retier_seconds": round(nothing, 3),
         "rows": [
             {
-                "what": "run over the aged part, the first time",
+                "what": "run over a few of them, to warm up",
                 "seconds": warm.total_seconds,
                 "pages": warm.fresh.pages_committed,
             },
             {
-                "what": "run over the aged part, again elsewhere",
+                "what": "run over the aged part alone",
                 "seconds": alone.total_seconds,
                 "pages": alone.fresh.pages_committed,
             },
@@ -109,3 +121,10 @@ def _write(folder: Path, name: str, texts: list[str], numbers: list[int], old: s
     lines = [json.dumps({"id": str(n), "text": texts[n], "timestamp": dates[n in old].isoformat()}) for n in numbers]
     (folder / name).write_text("\n".join(lines) + "\n", "utf-8")
     return str(folder / name)
+
+
+def _hashes(corpus: Path) -> dict[str, str]:
+    """SHA-256 of all files of a corpus but those of its runs."""
+    files = (path for path in sorted(corpus.rglob("*")) if path.is_file())
+    named = {str(path.relative_to(corpus)): path for path in files}
+    return {key: hashlib.sha256(path.read_bytes()).hexdigest() for key, path in named.items() if not key.startswith("runs/")}

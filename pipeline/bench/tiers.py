@@ -1,8 +1,9 @@
-"""Rate control measured: tokens and trials of `tiers.policy = "fidelity"` beside those of one mode for all pages.
+"""Rate control measured: tokens and trials of `tiers.policy = "fidelity"` beside those of one mode for all pages; rungs files.
 
 Every page is drawn, encoded and read back once in every mode. The policy is a pure function of these verdicts, so all ways of
 choosing are compared on the same ones; a page that does not meet the target is text in each of them, and costs its text tokens. A
-share of the pages then really goes through the stage, and must come to rest where the comparison says.
+share of the pages then really goes through the stage, and must come to rest where the comparison says. The same verdicts say
+which modes are rungs (`fit_rungs`).
 """
 
 from __future__ import annotations
@@ -21,16 +22,17 @@ import pyarrow.compute as pc
 
 from pipeline import config as configs
 from pipeline.bench.machine import machine
+from pipeline.codecs.modes import Mode
 from pipeline.config import ConfigError, JobConfig
 from pipeline.records import DOCUMENTS, conform
 from pipeline.run import Prepared, prepare
 from pipeline.sources.documents import document_id
 from pipeline.stages import Encode, Paginate, RateControl, Render, Verify
 from pipeline.stages.tables import with_columns
-from pipeline.tiers.fit import MIN_PAGES, fit_grid, predictor_file
+from pipeline.tiers.fit import MIN_PAGES, fit_grid, rungs_file
 from pipeline.tiers.ladder import TEXT
 from pipeline.tiers.policy import PageFacts, Policy, Reading, find_policy
-from pipeline.tiers.predictor import Predictor, page_features, read_predictor
+from pipeline.tiers.predictor import FORMAT, Predictor, page_features, read_entries, read_predictor
 
 REALLY = 32  # pages that go through the stage
 
@@ -50,7 +52,7 @@ def bench_tiers(config: JobConfig, texts: dict[str, str], *, fit: Path | None = 
 
     Args:
         config: `tiers.policy` is taken to be fidelity; the rungs are `tiers.modes`, the target `verification.target_precision`.
-        fit: also fit a predictor to these pages and write it there; other grids and revisions in that file stay.
+        fit: also write an entry fitted to these pages to the rungs file there; other grids and revisions in that file stay.
         max_pages: at most so many pages of each class; 0 takes all.
 
     Returns:
@@ -59,13 +61,8 @@ def bench_tiers(config: JobConfig, texts: dict[str, str], *, fit: Path | None = 
     Raises:
         ValueError: where no page can be read by the codec.
     """
-    config = replace(config, verification=replace(config.verification, share=1.0), tiers=replace(config.tiers, policy="fidelity"))
-    prepared = prepare(config)
-    tables = list(_pages(prepared, texts, max_pages))
-    measured, seconds = _measure(prepared, tables)
-    if not measured:
-        raise ValueError(f"none of the pages can be read by codec {prepared.codec!r}")
-    modes = [mode.name for mode in reversed(prepared.policy.ladder.modes)]
+    prepared, tables, measured, seconds = _measured(config, texts, max_pages)
+    modes = [mode.name for mode in _modes(config, prepared)]
     crossed = _cross_validated(prepared, measured, modes)
     blind = find_policy(prepared.config.tiers, prepared.policy.ladder)
     ways: dict[str, Callable[[int], tuple[str, int]]] = {}
@@ -78,9 +75,7 @@ def bench_tiers(config: JobConfig, texts: dict[str, str], *, fit: Path | None = 
     ways["cheapest, known beforehand"] = lambda place: _cheapest(prepared, measured[place])
     chosen = {name: [way(place) for place in range(len(measured))] for name, way in ways.items()}
     rows = [_row(prepared, name, measured, ends) for name, ends in chosen.items()]
-    fixed = min((row for row in rows if row["way"].startswith("fixed")), key=lambda row: row["context_tokens"])
-    for row in rows:
-        row["of_best_fixed"] = round(row["context_tokens"] / fixed["context_tokens"], 4)
+    best = _beside_fixed(rows)
     if fit:
         _write_fit(fit, prepared, measured, modes)
     named = next((name for name in chosen if name.startswith("predicted")), "climbing")
@@ -97,7 +92,8 @@ def bench_tiers(config: JobConfig, texts: dict[str, str], *, fit: Path | None = 
         else "fitted to the other half of the pages"
         if crossed
         else None,
-        "best_fixed": fixed["way"],
+        "best_fixed": best,
+        "rungs": ", ".join(mode.name for mode in reversed(prepared.policy.ladder.modes)),
         "as_the_stage_does": _really(prepared, tables, measured),
         "encode_and_verify_seconds": {name: round(value, 4) for name, value in seconds.items()},
         "rows": rows,
@@ -105,10 +101,42 @@ def bench_tiers(config: JobConfig, texts: dict[str, str], *, fit: Path | None = 
         "notes": [
             "A page below the target is text in every row, and costs its text tokens; so all rows keep the same fidelity.",
             "A page that goes to text without a trial counts as no encode; hits come to rest where they were tried first.",
+            "of best fixed: of the tokens of the cheapest fixed row. of fixed at same share: of those of the cheapest fixed row "
+            "that brings at least as many pages to the target; – where there is none.",
         ],
+        "verdicts": {"columns": ["text_class", "text_tokens", *modes], "pages": [_verdict(page, modes) for page in measured]},
         "config": configs.to_json(config),
         "machine": machine(),
     }
+
+
+def fit_rungs(config: JobConfig, texts: dict[str, str], path: Path, *, max_pages: int = 0) -> dict[str, Any]:
+    """Measure `texts` by class in every mode of the codec on the grid, and write the entry to the rungs file at `path`.
+
+    Raises:
+        ValueError: where too few pages can be read by the codec; for a file there that is no rungs file.
+    """
+    config = replace(config, tiers=replace(config.tiers, modes=(), predictor="none"))
+    prepared, _, measured, _ = _measured(config, texts, max_pages)
+    return _write_fit(path, prepared, measured, [mode.name for mode in _modes(config, prepared)])
+
+
+def _measured(
+    config: JobConfig, texts: dict[str, str], max_pages: int
+) -> tuple[Prepared, list[pa.Table], list[Measured], dict[str, float]]:
+    config = replace(config, verification=replace(config.verification, share=1.0), tiers=replace(config.tiers, policy="fidelity"))
+    prepared = prepare(config)
+    tables = list(_pages(prepared, texts, max_pages))
+    measured, seconds = _measure(prepared, tables, _modes(config, prepared))
+    if not measured:
+        raise ValueError(f"none of the pages can be read by codec {prepared.codec!r}")
+    return prepared, tables, measured, seconds
+
+
+def _modes(config: JobConfig, prepared: Prepared) -> list[Mode]:
+    """Those that are measured, cheapest first: the ones that the settings name, or else all, rungs or not."""
+    ladder = prepared.policy.ladder
+    return list(reversed(ladder.modes if config.tiers.modes else ladder.known))
 
 
 def _pages(prepared: Prepared, texts: dict[str, str], max_pages: int) -> list[pa.Table]:
@@ -126,7 +154,7 @@ def _pages(prepared: Prepared, texts: dict[str, str], max_pages: int) -> list[pa
     return found
 
 
-def _measure(prepared: Prepared, tables: Sequence[pa.Table]) -> tuple[list[Measured], dict[str, float]]:
+def _measure(prepared: Prepared, tables: Sequence[pa.Table], modes: Sequence[Mode]) -> tuple[list[Measured], dict[str, float]]:
     """Every page in every mode; and the seconds that a page takes in each."""
     render, encode = Render(prepared.grid), Encode(prepared.config, prepared.fingerprint)
     verify = Verify(prepared.config, prepared.fingerprint)
@@ -138,7 +166,7 @@ def _measure(prepared: Prepared, tables: Sequence[pa.Table]) -> tuple[list[Measu
             Measured(row["text_class"], row["num_text_tokens"], page_features(row["text"], prepared.grid.cells), {})
             for row in rows
         ]
-        for mode in prepared.policy.ladder.modes:
+        for mode in modes:
             names = pa.array([mode.name] * len(rows), pa.string())
             sizes = pa.array([mode.px] * len(rows), pa.int32())
             start = time.perf_counter()
@@ -161,7 +189,9 @@ def _climb(policy: Policy, page: Measured) -> tuple[str, int]:
 
 
 def _cost(prepared: Prepared, page: Measured, tier: str) -> int:
-    return page.text_tokens if tier == TEXT else prepared.policy.ladder.mode(tier, "tier").num_context_tokens
+    if tier == TEXT:
+        return page.text_tokens
+    return next(mode.num_context_tokens for mode in prepared.policy.ladder.known if mode.name == tier)
 
 
 def _fixed(prepared: Prepared, page: Measured, mode: str) -> str:
@@ -174,7 +204,8 @@ def _fixed_way(prepared: Prepared, measured: Sequence[Measured], mode: str, plac
 
 
 def _cheapest(prepared: Prepared, page: Measured) -> tuple[str, int]:
-    met = [mode.name for mode in reversed(prepared.policy.ladder.modes) if _fixed(prepared, page, mode.name) != TEXT]
+    known = [mode.name for mode in reversed(prepared.policy.ladder.known) if mode.name in page.readings]
+    met = [mode for mode in known if _fixed(prepared, page, mode) != TEXT]
     return (met[0], 1) if met else (TEXT, 0)
 
 
@@ -187,6 +218,7 @@ def _row(prepared: Prepared, name: str, measured: Sequence[Measured], ends: Sequ
         "way": name,
         "context_tokens": context,
         "of_best_fixed": 0.0,
+        "of_fixed_at_same_share": None,
         "ratio": round(sum(page.text_tokens for page in measured) / context, 3),
         "visual_pages": len(visual),
         "text_pages": len(measured) - len(visual),
@@ -195,6 +227,21 @@ def _row(prepared: Prepared, name: str, measured: Sequence[Measured], ends: Sequ
         "encodes_per_page": round(sum(trials for _, trials in ends) / len(ends), 3),
         "hits": None if name.startswith(("fixed", "cheapest")) else round(sum(trials <= 1 for _, trials in ends) / len(ends), 4),
     }
+
+
+def _verdict(page: Measured, modes: Sequence[str]) -> list[Any]:
+    return [page.text_class, page.text_tokens, *(round(page.readings[mode].precision, 5) for mode in modes)]
+
+
+def _beside_fixed(rows: Sequence[dict[str, Any]]) -> str:
+    """Add to every row its tokens as a share of those of fixed modes; returns the cheapest fixed way."""
+    fixed = [row for row in rows if row["way"].startswith("fixed")]
+    best = min(fixed, key=lambda row: row["context_tokens"])
+    for row in rows:
+        row["of_best_fixed"] = round(row["context_tokens"] / best["context_tokens"], 4)
+        reaching = [other["context_tokens"] for other in fixed if other["visual_pages"] >= row["visual_pages"]]
+        row["of_fixed_at_same_share"] = round(row["context_tokens"] / min(reaching), 4) if reaching else None
+    return str(best["way"])
 
 
 def _classes(measured: Sequence[Measured], ends: Sequence[tuple[str, int]], modes: Sequence[str]) -> list[dict[str, Any]]:
@@ -220,21 +267,22 @@ def _entry(prepared: Prepared, measured: Sequence[Measured], modes: Sequence[str
 
 def _predictor(prepared: Prepared, entry: dict[str, Any]) -> Predictor | None:
     target = prepared.config.verification.target_precision
-    return read_predictor(json.dumps(predictor_file([entry])), prepared.revision, str(prepared.grid), target)
+    return read_predictor(json.dumps(rungs_file([entry])), prepared.revision, str(prepared.grid), target)
 
 
-def _write_fit(path: Path, prepared: Prepared, measured: Sequence[Measured], modes: Sequence[str]) -> None:
+def _write_fit(path: Path, prepared: Prepared, measured: Sequence[Measured], modes: Sequence[str]) -> dict[str, Any]:
     entry = _entry(prepared, measured, modes)
     kept: list[dict[str, Any]] = []
     if path.is_file():
         try:
-            kept = json.loads(path.read_text("utf-8"))["grids"]
-        except (ValueError, KeyError) as error:
-            raise ConfigError(f"--fit {str(path)!r} is there and is no predictor file: {error}") from error
+            kept = read_entries(path.read_text("utf-8"))
+        except ConfigError as error:
+            raise ConfigError(f"--fit {str(path)!r} is there and is no rungs file of format {FORMAT}: {error}") from error
     same = (entry["codec_revision"], entry["grid"])
     kept = [old for old in kept if (old["codec_revision"], old["grid"]) != same]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(predictor_file([*kept, entry]), indent=1) + "\n", "utf-8")
+    path.write_text(json.dumps(rungs_file([*kept, entry]), indent=1) + "\n", "utf-8")
+    return entry
 
 
 def _really(prepared: Prepared, tables: Sequence[pa.Table], measured: Sequence[Measured]) -> str:

@@ -58,7 +58,7 @@ def bench_memory(
             seed=seed,
         )
         if write:
-            path = write_results("memory", result, write, command=shlex.join(["palimpsest", *sys.argv[1:]]))
+            path = write_results(f"memory-{grid}", result, write, command=shlex.join(["palimpsest", *sys.argv[1:]]))
             figures = plot(result, path)
             with path.open("a", encoding="utf-8") as page:
                 page.write("\n## Figures\n\n" + "\n\n".join(f"![{figure.stem}]({figure.name})" for figure in figures) + "\n")

@@ -24,13 +24,17 @@ def bench_tiers(
     mode: Annotated[
         list[str] | None, typer.Option(help="A rung; may be repeated. All modes of the codec where none is named.")
     ] = None,
-    fit: Annotated[Path | None, typer.Option(help="Also fit a predictor to these pages and write it to this file.")] = None,
+    fit: Annotated[
+        Path | None, typer.Option(help="Also write the rungs and the predictor that these pages show to this rungs file.")
+    ] = None,
     max_pages: Annotated[int, typer.Option(help="At most so many pages per class; 0 takes all.")] = 0,
     overrides: Set = None,
     write: Write = None,
     as_json: Json = False,
 ) -> None:
     """Rate control beside one mode for all pages: context tokens, tiers, encodes per page, how often a prediction is right.
+
+    All modes of the codec are measured where no --mode is named; rate control climbs on those that the rungs file names.
 
     palimpsest bench tiers texts.jsonl --grid 80x40 --target 0.97 --mode tiny --mode small --fit rungs.json
 

@@ -224,7 +224,7 @@ def _speeds(known: list[Rate], modes: list[str], config: JobConfig, device: str,
 
 
 def _revision(codec: CodecPreset, config: JobConfig) -> str:
-    """Of the checkpoint, where it is here: only a predictor of tiers asks for it."""
+    """Of the checkpoint, where it is here: only rungs that were measured ask for it."""
     from pipeline.codecs import checkpoint
 
     try:

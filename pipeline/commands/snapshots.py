@@ -15,7 +15,10 @@ def snapshots(
     last: Annotated[int, typer.Option(min=1, help="How many of the newest versions.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """The published versions of a corpus, and what each changed against the one before; `shared`: shards that both have.
+    """The published versions of a corpus, and what each changed against the one before.
+
+    `visual tokens`: what the pages that are not text cost in a context; `new`: bytes of shards that the one before does not have;
+    `shared`: shards that both have.
 
     palimpsest snapshots corpora/books
 
@@ -34,8 +37,8 @@ def snapshots(
         line(f"nothing is published in {corpus}")
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("", "published, UTC", "units", "added", "dropped", "pages", "tokens", "bytes", "shared"):
-        table.add_column(name, justify="left" if name.startswith("published") else "right", no_wrap=True)
+    for name in ("", "published, UTC", "units", "added", "dropped", "pages", "visual tokens", "bytes", "new", "shared", "tiers"):
+        table.add_column(name, justify="left" if name in ("published, UTC", "tiers") else "right", no_wrap=True)
     for version in found:
         shared = "?" if version.shards_shared is None else f"{version.shards_shared:,}/{version.shards:,}"
         counts = ("?" if count is None else f"{count:,}" for count in (version.added, version.dropped))
@@ -45,8 +48,10 @@ def snapshots(
             f"{version.units:,}",
             *counts,
             f"{version.pages:,}",
-            f"{version.text_tokens:,}",
+            f"{version.context_tokens:,}",
             f"{version.bytes:,}",
+            "?" if version.bytes_new is None else f"{version.bytes_new:,}",
             shared,
+            ", ".join(f"{tier} {pages:,}" for tier, pages in version.tiers.items()),
         )
     out.print(table)

@@ -19,7 +19,7 @@ from pipeline.conversations import records
 from pipeline.conversations.bank import Bank, Studio
 from pipeline.conversations.compose import Candidate, Composition, compose, is_pinned
 from pipeline.conversations.settings import MemoryConfig, latest_date, with_clock
-from pipeline.conversations.transcript import Transcript, transcribe
+from pipeline.conversations.transcript import transcribe
 from pipeline.conversations.turns import ChatReason, Conversation, Refused, read_conversations
 from pipeline.conversations.units import MemoryUnit, commit, committed, create_set, newest_set, publish
 from pipeline.conversations.writer import UnitWriter

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.conversations.records import SAMPLES, VISUAL
+from pipeline.conversations.records import VISUAL
 from pipeline.conversations.units import MemoryUnit, newest_set, open_set, read_set, read_unit
 from pipeline.pages.grid import Grid, lay_out
 from pipeline.stages.model import stored_tokens

@@ -9,8 +9,9 @@
     forget.py        drops the text of what is very old; only when it is asked for by name
     fidelity.py      rate control: the cheapest mode whose verdict meets the target
     predictor.py     how well a page will be read in each mode, from cheap features of its text
-    fit.py           makes a predictor from measured verdicts
-    rungs/           the predictors that come with Palimpsest, by codec revision
+    fit.py           makes an entry of a rungs file from measured verdicts
+    measured.py      rungs files: which modes of a codec are worth giving to a page, and the predictor
+    rungs/           the one that comes with Palimpsest, named after the codec's revision
 
 A policy is a pure function of what is known of a page: its age and importance, its size, and the verdicts on modes that were
 tried. `[tiers] policy` names one, or several joined by "+": each takes what the one before it proposes. Adding one is one file

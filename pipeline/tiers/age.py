@@ -1,8 +1,9 @@
 """The older, the blurrier.
 
 The default steps are DeepSeek-OCR's (arXiv 2510.18234, figure 13): just now text, after an hour gundam, a day large, a week base,
-a month small, a year tiny. A mode of the figure that the codec lacks becomes the nearest sharper one; a mode that `tiers.ages`
-names must be there. A page without a timestamp has no age and gets `tiers.undated`.
+a month small, a year tiny. A mode of the figure that the codec lacks becomes the nearest sharper one, and one that was measured
+to read no better than a cheaper one becomes that one (`measured.py`); a mode that `tiers.ages` names must be there. A page
+without a timestamp has no age and gets `tiers.undated`.
 """
 
 from __future__ import annotations
@@ -12,10 +13,8 @@ from datetime import timedelta
 
 from pipeline.config import ConfigError, TierConfig
 from pipeline.tiers.clock import parse_duration
-from pipeline.tiers.ladder import TEXT, Ladder
+from pipeline.tiers.ladder import FIGURE, TEXT, Ladder
 from pipeline.tiers.policy import PageFacts
-
-FIGURE = ("1h gundam", "1d large", "1w base", "1mo small", "1y tiny")
 
 
 @dataclass(frozen=True)

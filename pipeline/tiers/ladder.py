@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 TEXT = "text"
 FORGOTTEN = "forgotten"
+FIGURE = ("1h gundam", "1d large", "1w base", "1mo small", "1y tiny")
 NOMINAL = {"gundam": 656, "large": 400, "base": 256, "small": 100, "tiny": 64}
 """Visual tokens of DeepSeek-OCR's modes, to place one that a codec lacks; gundam has four tiles of 100 and a view of 256."""
 

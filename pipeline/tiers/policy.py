@@ -21,7 +21,8 @@ from pipeline.config import ConfigError, JobConfig, TierConfig
 from pipeline.pages.grid import Grid
 from pipeline.tiers.clock import age_of, parse_as_of
 from pipeline.tiers.ladder import TEXT, Ladder, ladder_of
-from pipeline.tiers.predictor import Predictor, predictor_text, read_predictor
+from pipeline.tiers.measured import NONE, as_measured, read_rungs, rungs_text
+from pipeline.tiers.predictor import Predictor, read_predictor
 
 BELOW = "below_every_rung"
 CHEAPER = "text_is_cheaper"
@@ -204,7 +205,9 @@ def find_policy(config: TierConfig, ladder: Ladder, predictor: Predictor | None 
 def policy_of(
     config: JobConfig, grid: Grid, codec_revision: str, *, published: bool = False, one_way: bool = False
 ) -> tuple[JobConfig, Policy]:
-    """The policy of a job, and its configuration with the predictor in it, so that every worker and every later job has the same.
+    """The policy of a job, and its configuration with what was measured of the codec's modes in it.
+
+    So every worker and every later job has the same rungs and the same predictor, whatever file lies there then.
 
     Args:
         published: the pages are those of a published corpus; only there a policy may forget.
@@ -214,17 +217,19 @@ def policy_of(
     """
     tiers = config.tiers
     names = policy_names(tiers.policy)
+    ladder = ladder_of(config, grid)
     predictor = None
-    if "fidelity" in names:
-        if config.verification.share < 1:
-            raise ConfigError(
-                f"verification.share = {config.verification.share}: policy 'fidelity' decodes every page, it must be 1"
-            )
-        text = predictor_text(tiers.predictor, codec_revision)
-        tiers = replace(tiers, predictor=text)
-        target = config.verification.target_precision
-        predictor = None if text == "none" else read_predictor(text, codec_revision, str(grid), target)
+    if "fidelity" in names and config.verification.share < 1:
+        raise ConfigError(f"verification.share = {config.verification.share}: policy 'fidelity' decodes every page, it must be 1")
     if "forget" in names and not published:
         raise ConfigError(f"tiers.policy = {tiers.policy!r}: 'forget' drops texts of a published corpus: palimpsest retier")
-    policy = find_policy(tiers, ladder_of(config, grid), predictor, one_way=one_way)
-    return replace(config, tiers=tiers), policy
+    if names != ("fixed",):
+        text = rungs_text(tiers.predictor, codec_revision, str(grid))
+        if text != NONE:
+            tiers = as_measured(tiers, names, ladder, read_rungs(text, config.verification.target_precision))
+            ladder = Ladder.of(ladder.known, tiers.modes)
+        if "fidelity" in names:
+            tiers = replace(tiers, predictor=text)
+            target = config.verification.target_precision
+            predictor = None if text == NONE else read_predictor(text, codec_revision, str(grid), target)
+    return replace(config, tiers=tiers), find_policy(tiers, ladder, predictor, one_way=one_way)

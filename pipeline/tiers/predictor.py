@@ -3,7 +3,7 @@
 For every mode a linear model predicts the logarithm of the error, log10(1 - precision + 0.001), and the errors that the models
 make together are taken as normal: so the chance of meeting any target follows, and a verdict in one mode corrects the expectation
 in the others (a page that reads worse than predicted in tiny will read worse than predicted in small). A predictor is measured on
-one codec revision and one grid; on others there is none, and pages climb rung by rung.
+one codec revision and one grid; on others there is none, and pages climb rung by rung. It stands in a rungs file (`measured.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,10 @@ import numpy as np
 from pipeline.config import ConfigError
 
 FEATURES = ("one", "fill", "digits", "capitals", "marks", "rare", "entropy", "odd_words", "lines")
-FORMAT = 1
+FORMAT = 2
 _FLOOR = 1e-3  # errors below one in a thousand are all the same
 _ODD = re.compile(r"(?i:[^aeiouy\W\d_]{5}|[a-z][0-9]|[0-9][a-z])|[a-z][A-Z]")
 _WORD = re.compile(r"\w{3,}")
-SHIPPED = Path(__file__).parent / "rungs"
 
 
 def page_features(text: str, cells: int) -> tuple[float, ...]:
@@ -97,45 +95,38 @@ class Predictor:
 
 
 def read_predictor(text: str, codec_revision: str, grid: str, target: float) -> Predictor | None:
-    """The predictor for a codec revision and a grid from a predictor file's text; None where it has none for them.
+    """The predictor for a codec revision and a grid from a rungs file's text; None where it has none for them.
 
     Raises:
-        ConfigError: for a text that is no predictor file of this format.
+        ConfigError: for a text that is no rungs file of this format.
     """
-    try:
-        record = json.loads(text)
-        if record["format"] != FORMAT or tuple(record["features"]) != FEATURES:
-            raise ValueError(f"format {record['format']} with features {record['features']}")
-        for entry in record["grids"]:
+    for entry in read_entries(text):
+        try:
             if (entry["codec_revision"], entry["grid"]) == (codec_revision, grid):
                 columns, _, rows = grid.partition("x")
                 weights = np.array(entry["weights"], np.float64).reshape(len(entry["modes"]), len(FEATURES))
                 covariance = np.array(entry["covariance"], np.float64).reshape(len(weights), len(weights))
                 cells = int(columns) * int(rows)
                 return Predictor(codec_revision, grid, tuple(entry["modes"]), weights, covariance, target, cells)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"tiers.predictor: no predictor of format {FORMAT} (palimpsest bench tiers --fit): {error}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise broken(error) from error
     return None
 
 
-def predictor_text(setting: str, codec_revision: str) -> str:
-    """What `tiers.predictor` names, as the text of a predictor file.
-
-    Args:
-        setting: a path; such a text itself; "none"; or "" for the one that comes with Palimpsest for this codec revision.
-
-    Returns:
-        The text, or "none".
+def read_entries(text: str) -> list[dict[str, Any]]:
+    """The entries of a rungs file, one for each codec revision and grid.
 
     Raises:
-        ConfigError: for a file that cannot be read.
+        ConfigError: for a text that is no rungs file of this format.
     """
-    if setting == "none" or setting.lstrip().startswith("{"):
-        return setting
-    path = Path(setting).expanduser() if setting else SHIPPED / f"{codec_revision.replace(':', '-')}.json"
-    if not setting and not path.is_file():
-        return "none"
     try:
-        return json.dumps(json.loads(path.read_text("utf-8")), separators=(",", ":"), sort_keys=True)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"tiers.predictor = {setting!r}: cannot be read: {error}") from error
+        record = json.loads(text)
+        if record["format"] != FORMAT or tuple(record["features"]) != FEATURES:
+            raise ValueError(f"format {record['format']} with features {record['features']}")
+        return list(record["grids"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise broken(error) from error
+
+
+def broken(error: Exception) -> ConfigError:
+    return ConfigError(f"tiers.predictor: no rungs file of format {FORMAT} (palimpsest bench tiers --fit): {error!r}")

@@ -1,0 +1,147 @@
+"""Memory samples from chat JSON lines to a batch for a decoder: what is made, what is refused, and that memory stays bounded."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.codecs.adapter import Codec, load_codec
+from pipeline.config import ConfigError, parse
+from pipeline.conversations.build import MemoryResult, build
+from pipeline.conversations.loader import IGNORED, MemoryLoader, collate, collate_embeddings, iter_samples
+from pipeline.conversations.settings import MemoryConfig
+from tests.mixed_sources import prose
+
+DAY = 86_400
+START = 1_700_000_000
+BUDGET = 900
+Make = Callable[..., MemoryResult]
+
+
+def talk(turns: int, characters: int, seed: int = 0, every: int = DAY) -> list[dict[str, Any]]:
+    """A dated conversation, one turn every so many seconds."""
+    return [
+        {"role": "assistant" if n % 2 else "user", "content": prose(characters, seed + n), "timestamp": START + n * every}
+        for n in range(turns)
+    ]
+
+
+@pytest.fixture
+def make(tiny_codec: Path, tmp_path: Path) -> Make:
+    """`make(conversations, "key=value", …)`: samples of these records with a small random codec."""
+
+    def made(records: list[dict[str, Any]], *overrides: str) -> MemoryResult:
+        source = tmp_path / "chats.jsonl"
+        source.write_text("".join(json.dumps(record) + "\n" for record in records))
+        settings: dict[str, Any] = {
+            "sources": [str(source)],
+            "out": str(tmp_path / "memory"),
+            "codec": {"path": str(tiny_codec)},
+            "layout": {"grid": "64x32"},
+            "tiers": {"policy": "age", "ages": ["2d small", "6d tiny"]},
+            "verification": {"share": 0.0, "control_share": 0.0},
+            "conversations": {"budget": BUDGET},
+            "placement": {"threads_per_worker": 1},
+        }
+        return build(parse(settings, ("limits.quarantine_share=0.9", *overrides), MemoryConfig))
+
+    return made
+
+
+def samples(result: MemoryResult) -> list[dict[str, Any]]:
+    return [row for _, row in iter_samples(result.out)]
+
+
+@pytest.fixture
+def codec(tiny_codec: Path) -> Codec:
+    return load_codec("embedded", tiny_codec)
+
+
+def test_older_turns_are_seen_blurrier_within_the_budget_and_the_next_reply_is_the_target(make: Make) -> None:
+    said = talk(14, 900)
+    result = make([{"id": "long", "messages": said}])
+    made = samples(result)
+    assert [row["target_text"] for row in made] == [turn["content"] for turn in said[1::2]]
+    assert result.counts["samples"] == result.counts["targets_in"] == 7
+    last = made[-1]
+    tiers = [segment["tier"] for segment in last["segments"]]
+    assert {"tiny", "text"} <= set(tiers) and tiers == sorted(tiers, key=["tiny", "small", "text"].index)
+    for row in made:
+        assert sum(segment["num_context_tokens"] for segment in row["segments"]) == row["num_context_tokens"] <= BUDGET
+        ages = [segment["age_seconds"] for segment in row["segments"]]
+        assert ages == sorted(ages, reverse=True) and row["aged_by"] == "time"
+        assert row["segments"][-1]["text"].endswith("assistant: ")
+    again = make([{"id": "long", "messages": said}])
+    assert (again.units_new, again.units_done) == (0, 1) and samples(again) == made
+
+
+def test_what_is_no_conversation_or_does_not_fit_is_a_row_with_a_reason(make: Make) -> None:
+    flood = [{"role": "user", "content": "word " * 40_000}, {"role": "assistant", "content": "Too much."}]
+    records = [
+        {"id": "good", "messages": talk(4, 300)},
+        {"id": "robot", "messages": [{"role": "robot", "content": "x"}, *talk(2, 30)]},
+        {"id": "silent", "messages": [{"role": "user", "content": ""}, *talk(2, 30)]},
+        {"id": "future", "messages": [{**turn, "timestamp": "2999-01-01"} for turn in talk(2, 30)]},
+        {"id": "flood", "messages": flood},
+        {"id": "chatter", "messages": [flood[1] | {"role": "user"}, flood[0] | {"role": "assistant"}]},
+        {"id": "dateless", "messages": [{k: turn[k] for k in ("role", "content")} for turn in talk(4, 300, 9)]},
+    ]
+    result = make(records, "tiers.as_of=2026-01-01")
+    assert result.reasons == {"unknown_role": 1, "empty_turn": 1, "future_timestamp": 1, "turn_too_long": 2}
+    counts = result.counts
+    assert counts["conversations_in"] == 7 == counts["conversations"] + 3
+    assert counts["targets_in"] == counts["samples"] + 2
+    assert {row["source_id"]: row["aged_by"] for row in samples(result)} == {"good": "time", "dateless": "turns"}
+
+
+def test_a_mode_that_the_codec_lacks_is_named(make: Make) -> None:
+    for override, message in (
+        ('tiers.ages=["1d gundam"]', "tiers.ages = 'gundam': the codec has no such mode"),
+        ('tiers.modes=["huge"]', "tiers.modes = 'huge'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            make([{"messages": talk(2, 30)}], override)
+
+
+def test_the_loader_gives_embeddings_and_labels_to_a_decoder(make: Make, codec: Codec) -> None:
+    result = make([{"id": "a", "messages": talk(10, 900)}, {"id": "b", "messages": talk(2, 50, 5)}])
+    rows = samples(result)
+    examples = list(MemoryLoader(result.out, codec))
+    for example, row in zip(examples, rows, strict=True):
+        visual = [segment for segment in row["segments"] if segment["kind"] == "visual"]
+        assert [len(rows) for rows in example.features] == [segment["num_context_tokens"] for segment in visual]
+        assert example.ids.count(codec.image_token_id) == sum(len(rows) for rows in example.features)
+        reply = [label for label in example.labels if label != IGNORED]
+        assert reply == list(example.ids[-len(reply) :]) and reply[-1] in codec.eos_ids
+    chosen = [examples[-2], examples[-1]]
+    whole, embedded = collate(codec, chosen), collate_embeddings(codec, chosen)
+    with torch.no_grad():
+        theirs = codec.model(**whole)
+        ours = codec.model(inputs_embeds=embedded["inputs_embeds"], attention_mask=embedded["attention_mask"])
+    assert torch.isfinite(theirs.loss) and embedded["labels"].equal(whole["labels"])
+    shown = whole["attention_mask"].bool()
+    assert torch.allclose(theirs.logits[shown], ours.logits[shown], atol=0.05)
+
+
+def test_thousands_of_turns_are_made_in_bounded_memory(make: Make) -> None:
+    """Three times the turns, and less than twice the memory: the samples of a conversation are made a block at a time."""
+
+    def peak(turns: int) -> float:
+        tracemalloc.start()
+        try:
+            result = make(
+                [{"id": str(turns), "messages": talk(turns, 60, every=60)}], "conversations.block=16", "conversations.budget=400"
+            )
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+            assert result.counts["samples"] == turns // 2
+
+    small, large = peak(600), peak(2000)
+    assert large < 2 * small
