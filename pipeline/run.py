@@ -43,7 +43,6 @@ from pipeline.supply import supply
 from pipeline.tally import Tally, UnreadSource
 from pipeline.tiers.policy import Policy, policy_of
 
-
 Job = TypeVar("Job", bound=JobConfig)
 
 

@@ -21,7 +21,9 @@ def plot(result: dict[str, Any], beside: Path) -> list[Path]:
     style = _styles(ways)
     title = f"{result['codec'].split()[0]}, {result['grid']}, {result['facts']} facts"
 
-    over_age, axes = plt.subplots(1, len(budgets), figsize=(5 * len(budgets), 4.4), layout="constrained", sharey=True, squeeze=False)
+    over_age, axes = plt.subplots(
+        1, len(budgets), figsize=(5 * len(budgets), 4.4), layout="constrained", sharey=True, squeeze=False
+    )
     for axis, budget in zip(axes[0], budgets, strict=True):
         for row in (row for row in ages if row["budget"] == budget):
             values = [float("nan") if row[band] is None else row[band] for band in bands]

@@ -36,9 +36,8 @@ def retier(
     if as_json:
         print_json(result.to_json())
     elif not result.due:
-        line(
-            f"Nothing is due: all {result.pages:,} pages in snapshot {result.snapshot} of {result.corpus} are where they should be."
-        )
+        where = f"snapshot {result.snapshot} of {result.corpus}"
+        line(f"Nothing is due: all {result.pages:,} pages in {where} are where they should be.")
         if result.held:
             line(f"{result.held:,} pages would be seen sharper; --sharpen draws them again.")
     else:

@@ -3,8 +3,8 @@
     user: Where were we?
     assistant: At the harbour.
 
-Each turn is its role, a colon, its text and a line end. The transcript is laid out once: a page ends where it is full, wherever in
-a turn that is, and what comes later never moves it. So a page has one id, and one row of tokens in each mode, however many
+Each turn is its role, a colon, its text and a line end. The transcript is laid out once: a page ends where it is full, wherever
+in a turn that is, and what comes later never moves it. So a page has one id, and one row of tokens in each mode, however many
 samples show it; what follows the last page that was full when a reply was due is the *tail*, which stays text.
 """
 
