@@ -2,8 +2,8 @@
 
 A segment with kind "visual" stands for the tokens of page `page_id` in mode `tier`: row `page_row` of the unit's page shard
 number `page_shard` (`_units/<unit_id>.json`, "pages"); `tokens_sha256` is that row's column of the same name, so a join finds it
-too. A segment with kind "text" carries its text. `char_start` and `char_end` are its span in the conversation's transcript, whose hash
-is `conversation_id`; a gap between two segments is what was dropped.
+too. A segment with kind "text" carries its text. `char_start` and `char_end` are its span in the transcript, whose hash is
+`conversation_id`; a gap between two segments is what was dropped.
 """
 
 from __future__ import annotations
