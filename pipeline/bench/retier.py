@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 import time
 from dataclasses import replace
@@ -64,12 +65,14 @@ def bench_retier(
             fixed = replace(config.tiers, policy="fixed", mode=mode)
             few = _write(folder / "few", "0.jsonl", texts, sorted(old)[:WARM], old)
             warm = run(replace(config, sources=(few,), out=str(folder / "warm"), tiers=fixed))
+            spent = _cpu_seconds()
             alone = run(replace(config, sources=(part,), out=str(folder / "alone"), tiers=fixed))
+            alone_cpu = _cpu_seconds() - spent
             before = _hashes(folder / "corpus")
             later = (NOW + timedelta(days=25)).isoformat()
-            start = time.perf_counter()
+            start, spent = time.perf_counter(), _cpu_seconds()
             result = retier(str(folder / "corpus"), as_of=later)
-            seconds = time.perf_counter() - start
+            seconds, cpu = time.perf_counter() - start, _cpu_seconds() - spent
             start = time.perf_counter()
             again = retier(str(folder / "corpus"), as_of=later)
             nothing = time.perf_counter() - start
@@ -90,9 +93,12 @@ def bench_retier(
         "tiers_now": new_snapshot.tiers,
         "retier_seconds": round(seconds, 3),
         "run_alone_seconds": round(alone.total_seconds, 3),
-        "ratio": round(seconds / alone.total_seconds, 3),
+        "seconds_ratio": round(seconds / alone.total_seconds, 3),
+        "retier_cpu_seconds": round(cpu, 1),
+        "run_alone_cpu_seconds": round(alone_cpu, 1),
+        "cpu_ratio": round(cpu / alone_cpu, 3),
         "bar": BAR,
-        "passed": seconds <= BAR * alone.total_seconds,
+        "passed": cpu <= BAR * alone_cpu,
         "second_retier_seconds": round(nothing, 3),
         "rows": [
             {
@@ -108,7 +114,10 @@ def bench_retier(
             {"what": "re-tiering the whole corpus", "seconds": round(seconds, 3), "pages": result.due},
             {"what": "re-tiering it once more", "seconds": round(nothing, 3), "pages": again.due},
         ],
-        "notes": ["Both sides run in one Ray that was started before; planning and loading of models are part of both."],
+        "notes": [
+            "Both sides run in one Ray that was started before; planning and loading of models are part of both.",
+            "The bar is on CPU seconds, of this process, Ray and all workers: what else runs on the machine moves the clock more.",
+        ],
         "config": configs.to_json(config),
         "machine": machine(),
     }
@@ -128,3 +137,18 @@ def _hashes(corpus: Path) -> dict[str, str]:
     files = (path for path in sorted(corpus.rglob("*")) if path.is_file())
     named = {str(path.relative_to(corpus)): path for path in files}
     return {key: hashlib.sha256(path.read_bytes()).hexdigest() for key, path in named.items() if not key.startswith("runs/")}
+
+
+def _cpu_seconds() -> float:
+    """CPU seconds that this process and all below it have spent, with those that have ended and were waited for (Linux)."""
+    stats: dict[int, tuple[int, float]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()  # from the third on: state, parent, …
+        except OSError:
+            continue  # it has just ended
+        stats[int(stat.parent.name)] = int(fields[1]), sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    mine = {os.getpid()}
+    while below := {pid for pid, (parent, _) in stats.items() if parent in mine} - mine:
+        mine |= below
+    return sum(stats[pid][1] for pid in mine if pid in stats)
