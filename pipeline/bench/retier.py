@@ -116,7 +116,7 @@ def bench_retier(
         ],
         "notes": [
             "Both sides run in one Ray that was started before; planning and loading of models are part of both.",
-            "The bar is on CPU seconds, of this process, Ray and all workers: what else runs on the machine moves the clock more.",
+            "The bar is on CPU seconds, of this process, Ray and its workers: what else runs on a machine moves its clock.",
         ],
         "config": configs.to_json(config),
         "machine": machine(),
