@@ -130,7 +130,7 @@ def test_the_loader_gives_embeddings_and_labels_to_a_decoder(make: Make, codec: 
 
 
 def test_thousands_of_turns_are_made_in_bounded_memory(make: Make) -> None:
-    """Three times the turns, and less than twice the memory: the samples of a conversation are made a block at a time."""
+    """Three times the turns, less than twice the memory: the samples of a conversation are made a block at a time."""
 
     def peak(turns: int) -> float:
         tracemalloc.start()
