@@ -43,7 +43,8 @@ def machine(seconds: float = 0.3) -> dict[str, Any]:
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "torch_threads": torch.get_num_threads(),
         "bf16_matmul_tflops": round(matmul_rate("cuda" if cuda else "cpu", seconds) / 1e12, 4),
-        **{name: environment()[name] for name in ("python", "platform", "packages")},
+        "platform": f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver())}",
+        **{name: environment()[name] for name in ("python", "packages")},
     }
 
 
