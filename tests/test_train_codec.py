@@ -46,6 +46,7 @@ def small(text: str, out: Path, steps: int) -> TrainConfig:
         blends=blends,
         save_every=1,
         log_every=1,
+        evaluate_pages=0,
         cells=64,
         stretch=32,
         compile=False,
@@ -67,9 +68,11 @@ def test_it_resumes_where_it_was_stopped(text: str, tmp_path: Path) -> None:
 
 def test_it_begins_with_the_checkpoint_that_ships(text: str, tmp_path: Path) -> None:
     weights = Path(__file__).parents[1] / "pipeline/codecs/embedded/weights"
-    train(replace(small(text, tmp_path / "shipped", 1), start=str(weights), learning_rate=0.0))
+    train(replace(small(text, tmp_path / "shipped", 1), start=str(weights), learning_rate=0.0, evaluate_pages=1))
     log = json.loads((tmp_path / "shipped" / "log.jsonl").read_text())
     assert log["token"] > 0.5  # one page of whatever kind; a fresh model reads nothing
+    rows = [json.loads(line) for line in (tmp_path / "shipped" / "evaluation.jsonl").read_text().splitlines()]
+    assert len(rows) == 5 and all(row["cells_read"] > 0.9 and row["ratio"] > 0 and row["cells_written"] >= 0 for row in rows)
 
 
 def test_pages_and_targets_say_the_same(text: str) -> None:

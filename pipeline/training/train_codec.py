@@ -47,6 +47,7 @@ class TrainConfig:
         patch_weight: of that head's loss afterwards; 0 leaves it out.
         hold: for so many steps the layers before the compressor stay as they are, while what begins afresh behind them settles.
         guided_length: stretches longer than this are learned without guidance, whose attentions are kept whole in memory.
+        evaluate_pages: held-out pages of each class, grid and mode that an evaluation reads, also at the end; 0 leaves it out.
         workers: processes that make pages ahead.
     """
 
@@ -73,6 +74,7 @@ class TrainConfig:
     save_every: int = 200
     log_every: int = 20
     evaluate_every: int = 1000
+    evaluate_pages: int = 4
     device: str = "cpu"
     compile: bool = True
     workers: int = 1
@@ -242,9 +244,9 @@ def _loop(
             watch({**row, "steps": config.steps})
         if run.step % config.save_every == 0 or stopping.is_set() or run.done:
             run.save()
-        if (run.step % config.evaluate_every == 0 or run.done) and not stopping.is_set():
+        if config.evaluate_pages and (run.step % config.evaluate_every == 0 or run.done) and not stopping.is_set():
             settings = dict.fromkeys((blend.grid, blend.mode) for blend in config.blends)
-            for found in evaluate(run.trainee, settings, config.text, device=config.device):
+            for found in evaluate(run.trainee, settings, config.text, config.evaluate_pages, config.device):
                 _append(run.out / "evaluation.jsonl", {"step": run.step, **found})
                 watch({"step": run.step, **found})
 
