@@ -38,7 +38,7 @@ def main() -> None:
         began = time.monotonic()
         sampler.reseed(5)
         cells = Grid.parse(name).cells
-        texts = {kind: "\n\n".join(sampler._text(kind, cells) for _ in range(options.pages)) for kind in SHARES}
+        texts = {kind: "\n\n".join(sampler.text(kind, cells) for _ in range(options.pages)) for kind in SHARES}
         laid_out = replace(config, layout=replace(config.layout, grid=name))
         entry = fit_rungs(laid_out, texts, path, max_pages=options.pages)
         read = zip(entry["modes"], entry["precision"], entry["reached"]["0.97"], strict=True)

@@ -217,23 +217,23 @@ def fetch(bucket: str, key: str, start: int = 0, length: int | None = None, etag
     uri, tries = f"s3://{bucket}/{key}", attempts()
     for attempt in range(tries):
         with explained("read", uri):
-            read = False
             try:
                 answer = client().get_object(Bucket=bucket, Key=key, **wanted)
-                read = True
-                body = answer["Body"].read()
-                if len(body) == answer["ContentLength"]:
-                    return _checked(Fetched(body, *_extent(answer, len(body))), answer, start, length, uri)
-                raise boto.IncompleteReadError(actual_bytes=len(body), expected_bytes=answer["ContentLength"])
             except boto.ClientError as error:
                 if code_of(error) == "InvalidRange" and start == 0:  # an empty object has no first byte
                     return fetch(bucket, key, etag=etag)
                 raise
-            except (boto.HTTPClientError, boto.IncompleteReadError, boto.FlexibleChecksumError) as error:
-                asked_often_enough = isinstance(error, boto.HTTPClientError) and not read  # botocore did
-                if asked_often_enough or attempt == tries - 1:
-                    raise
             except HTTPError:
+                if attempt == tries - 1:
+                    raise
+                pause(attempt)
+                continue
+            try:
+                body = answer["Body"].read()
+                if len(body) == answer["ContentLength"]:
+                    return _checked(Fetched(body, *_extent(answer, len(body))), answer, start, length, uri)
+                raise boto.IncompleteReadError(actual_bytes=len(body), expected_bytes=answer["ContentLength"])
+            except (boto.HTTPClientError, boto.IncompleteReadError, boto.FlexibleChecksumError):
                 if attempt == tries - 1:
                     raise
         pause(attempt)

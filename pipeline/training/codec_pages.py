@@ -95,12 +95,13 @@ class PageSampler:
         return Batch(grid, mode, drawn, stretches, starts, classes)
 
     def _cells(self, name: str, grid: Grid) -> np.ndarray:
-        text = self._text(name, grid.cells + grid.cells // 2 + 200)
+        text = self.text(name, grid.cells + grid.cells // 2 + 200)
         if self._random.random() < PARTIAL_SHARE:
             text = text[: self._random.randrange(1, grid.cells)]
         return next(lay_out(normalise(text), Grid(grid.columns, grid.rows, ALPHABET))).cells
 
-    def _text(self, name: str, length: int) -> str:
+    def text(self, name: str, length: int) -> str:
+        """At least `length` characters of a class of SHARES, or all there are."""
         if name == "tables":
             return _tables(self._random, length)
         if name == "random":
