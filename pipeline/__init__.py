@@ -4,7 +4,7 @@ The data's way through the rooms, and the order in which to read them:
 
     records.py       the words: one Arrow schema per boundary
     config.py        a job's settings, strictly checked; the fingerprint of what changes the bytes
-    s3.py            object storage: one client, its patience, what its errors mean, objects as streams
+    s3.py            object storage: one client, its patience, what its errors mean; s3_stream.py objects as streams
     sources/         URIs -> documents, every bad record kept with its reason
     pages/           document -> pages -> images: normalise, lay out on the grid, draw
     codecs/          images -> visual tokens -> what a decoder gets; codecs/embedded is the one that ships

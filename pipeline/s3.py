@@ -1,14 +1,13 @@
-"""Talking to S3: one client with bounded patience, what its errors mean, and objects as streams.
+"""Talking to S3: one client with bounded patience, what its errors mean, objects and listings; `s3_stream.py` has the streams.
 
 Endpoint, region and credentials come from the usual AWS settings (environment, profile, instance role); nothing of them is ever
 part of a message. botocore repeats what failed before an answer began; a body that ends too early or fails its checksum is
-fetched again here. Every read after the first names the ETag of the first, so that one stream never mixes two versions.
+fetched again here.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import random
 import re
@@ -26,8 +25,6 @@ READ_SECONDS = 60.0  # without a single byte
 ATTEMPTS = 8  # of a request, and of a body; AWS_MAX_ATTEMPTS (or max_attempts of the profile) changes it
 CONNECTIONS = 16
 PAGE_ENTRIES = 1000  # of a listing; services give no more
-FIRST_BYTES = 1 << 16  # of a stream: the size and the ETag come with them
-MOST_BYTES = 8 << 20  # read ahead at most, reached by doubling while the reads follow each other; smaller objects come whole
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')  # the ETag of an object that was put in one request; a multipart upload's has a dash
 
 _LATER = "it stayed so over all tries; run the same command again, what was committed is kept"
@@ -159,7 +156,7 @@ def explained(action: str, uri: str) -> Iterator[None]:
         code = code_of(error)
         said = str(error.response.get("Error", {}).get("Message") or "")
         hint = f" ({HINTS[code]})" if code in HINTS else ""
-        raise _error(f"cannot {action} {uri}: {code}{f': {said}' if said and said != code else ''}{hint}", code) from error
+        raise error_of(f"cannot {action} {uri}: {code}{f': {said}' if said and said != code else ''}{hint}", code) from error
     except (
         boto.NoCredentialsError,
         boto.PartialCredentialsError,
@@ -170,7 +167,7 @@ def explained(action: str, uri: str) -> Iterator[None]:
     except boto.ParamValidationError as error:
         raise ValueError(f"cannot {action} {uri}: {str(error).strip()}") from error
     except (boto.BotoCoreError, ResponseParserError, HTTPError) as error:
-        raise _error(f"cannot {action} {uri}: {_of_the_network(error)} ({_LATER})", type(error).__name__) from error
+        raise error_of(f"cannot {action} {uri}: {_of_the_network(error)} ({_LATER})", type(error).__name__) from error
 
 
 def _of_the_network(error: Exception) -> str:
@@ -184,7 +181,7 @@ def _of_the_network(error: Exception) -> str:
     return f"{endpoint}: {redacted(str(error))}"
 
 
-def _error(message: str, code: str) -> S3Error:
+def error_of(message: str, code: str) -> S3Error:
     error = S3Error(message)
     error.code = code
     return error
@@ -257,7 +254,7 @@ def fetch_whole(bucket: str, key: str, etag: str | None) -> Fetched:
         seen.add(digest)
         pause(attempt)
     said = f"no two of {len(seen)} reads agree, and none with its ETag ({_LATER})"
-    raise _error(f"cannot read s3://{bucket}/{key}: {said}", "Damaged")
+    raise error_of(f"cannot read s3://{bucket}/{key}: {said}", "Damaged")
 
 
 def _extent(answer: dict[str, Any], got: int) -> tuple[int, str]:
@@ -273,7 +270,9 @@ def _checked(got: Fetched, answer: dict[str, Any], start: int, length: int | Non
         return Fetched(got.body[start : start + length], len(got.body), got.etag)
     first = answer["ContentRange"].removeprefix("bytes").strip().partition("-")[0]
     if first != str(start) or len(got.body) != min(length, got.size - start):
-        raise _error(f"cannot read {uri}: asked for {length} bytes from {start} on, it sent {answer['ContentRange']}", "BadRange")
+        raise error_of(
+            f"cannot read {uri}: asked for {length} bytes from {start} on, it sent {answer['ContentRange']}", "BadRange"
+        )
     return got
 
 
@@ -308,97 +307,12 @@ def _pages(operation: str, entries: str, asked: dict[str, Any], marks: dict[str,
                     raise
                 except (ResponseParserError, ValueError) as error:  # damaged on its way: no XML, or the 26th of a month 15
                     if attempt == tries - 1:
-                        raise _error(f"cannot list {uri}: the answer makes no sense: {error} ({_LATER})", "Damaged") from error
+                        raise error_of(f"cannot list {uri}: the answer makes no sense: {error} ({_LATER})", "Damaged") from error
                     pause(attempt)
         yield from page.get(entries, ())
         if not page.get("IsTruncated"):
             return
         on = {name: page[source] for name, source in marks.items() if page.get(source)}
         if not on or on == place:
-            raise _error(f"cannot list {uri}: the service says that there is more, but not where", "BadListing")
+            raise error_of(f"cannot list {uri}: the service says that there is more, but not where", "BadListing")
         place = on
-
-
-class S3Stream(io.RawIOBase):
-    """An object as a seekable stream of ranged reads.
-
-    No connection is held between reads. What is read ahead begins with FIRST_BYTES and doubles up to MOST_BYTES while the reads
-    follow each other; a jump starts small again, so that Parquet costs about one request per column chunk. An object of up to
-    MOST_BYTES of which a listing told size and ETag comes whole, because no checksum goes with a range.
-
-    Args:
-        size, etag: of the object, where a listing told them; otherwise the first read, at once, finds them. An object of another
-            size is taken for a replaced one: it may be the listing that is damaged, and nobody shall read half an object.
-
-    Raises:
-        S3Error: from every read; `code` in CHANGED when the object was replaced meanwhile.
-    """
-
-    def __init__(self, bucket: str, key: str, size: int | None = None, etag: str | None = None) -> None:
-        super().__init__()
-        self.bucket, self.key = bucket, key
-        self._at, self._ahead = 0, FIRST_BYTES
-        self._start, self._window = 0, b""
-        self._told = size is not None and etag is not None
-        if size is None or etag is None:
-            first = self._fetch(0, FIRST_BYTES, None)
-            self._window, self.size, self.etag = first.body, first.size, first.etag
-        else:
-            self.size, self.etag = size, etag
-
-    def _fetch(self, start: int, length: int, etag: str | None) -> Fetched:
-        return fetch(self.bucket, self.key, start, length, etag)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
-        if base + offset < 0:
-            raise ValueError(f"negative seek position {base + offset}")
-        self._at = base + offset
-        return self._at
-
-    def read(self, size: int | None = -1) -> bytes:
-        """`size` bytes, fewer only at the end of the object."""
-        stop = self.size if size is None or size < 0 else min(self._at + size, self.size)
-        if self._at >= stop:
-            return b""
-        end = self._start + len(self._window)
-        have = self._window[self._at - self._start : stop - self._start] if self._start <= self._at < end else b""
-        missing = stop - self._at - len(have)
-        if missing:
-            follows = self._at + len(have) == end
-            self._ahead = min(2 * self._ahead, MOST_BYTES) if follows else FIRST_BYTES
-            if self._told and self.size <= MOST_BYTES:
-                body = self._of_size(fetch_whole(self.bucket, self.key, self.etag))
-                self._start, self._window = 0, body
-                have, self._at = body[self._at : stop], stop
-                return have
-            start = self._at + len(have)
-            body = self._of_size(self._fetch(start, min(max(missing, self._ahead), self.size - start), self.etag))
-            have += body[:missing]
-            self._start, self._window = (start, body) if len(body) <= MOST_BYTES else (start + len(body), b"")
-        self._at += len(have)
-        return have
-
-    def _of_size(self, got: Fetched) -> bytes:
-        if got.size != self.size:
-            uri = f"s3://{self.bucket}/{self.key}"
-            raise _error(f"cannot read {uri}: it has {got.size} bytes and not {self.size}, as it was listed", CHANGED[0])
-        return got.body
-
-    def readall(self) -> bytes:
-        return self.read()
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        got = self.read(len(view))
-        view[: len(got)] = got
-        return len(got)

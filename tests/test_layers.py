@@ -13,7 +13,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pipeline"
 ROOMS = (
-    "records", "memory", "logs", "metrics", "s3", "sources", "config", "isolation", "batching", "pages", "codecs",
+    "records", "memory", "logs", "metrics", "s3", "s3_stream", "sources", "config", "isolation", "batching", "pages", "codecs",
     "verification", "tiers", "store", "run_record", "plan", "stages", "tally", "supply", "flow_workers", "flow", "run",
     "changes", "ingest_memory", "ingest_batch", "ingest", "status", "training", "report", "inspection", "retier_plan",
     "flow_retier", "retier", "conversations", "findings", "console", "reverify", "forecast", "bench", "submit", "commands",

@@ -19,7 +19,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import s3
+from pipeline import s3, s3_stream
 from pipeline.store import s3 as store_s3
 from pipeline.store.corpus import NotACorpus, create_corpus
 from pipeline.store.fsck import fsck
@@ -252,7 +252,7 @@ def test_what_a_killed_writer_leaves_is_listed_and_removed_by_age(sea: S3Store) 
 def test_a_stream_reads_like_a_file(sea: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
     body = secrets.token_bytes(3 << 20)
     sea.put("k", body)
-    monkeypatch.setattr(s3, "MOST_BYTES", 1 << 18)
+    monkeypatch.setattr(s3_stream, "MOST_BYTES", 1 << 18)
     place, file = secrets.SystemRandom(), io.BytesIO(body)
     with sea.open("k") as stream:
         for _ in range(60):

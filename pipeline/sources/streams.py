@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, cast
 
-from pipeline.s3 import CHANGED, MISSING, S3Error, S3Stream, parse_uri
+from pipeline.s3 import CHANGED, MISSING, S3Error, parse_uri
+from pipeline.s3_stream import S3Stream
 from pipeline.sources.decompression import COMPRESSIONS, decompress
 from pipeline.sources.documents import Reason, Unusable
 from pipeline.sources.objects import UNREAD, SourceObject

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from pipeline import s3
+from pipeline.s3_stream import S3Stream
 from pipeline.store.object_store import Body, NoSuchObject, ObjectInfo, StoreError, Unavailable, check_key, is_key
 
 PART_BYTES = 32 << 20  # of a multipart upload; what `put` gets of up to two of them goes in one request
@@ -135,7 +136,7 @@ class S3Store:
     def _stands(self, key: str, body: Body, doubt: Exception) -> bool:
         """Whether what stands at `key` is `body`; where nothing does, `doubt` was a failure and is raised."""
         try:
-            standing = s3.S3Stream(self.bucket, self._key(key))
+            standing = S3Stream(self.bucket, self._key(key))
         except s3.S3Error as error:
             raise (doubt if error.code in s3.MISSING else error) from doubt
         size, step = _size(body), 4 << 20
@@ -180,7 +181,7 @@ class S3Store:
             raise _store_error(error, f"s3://{self.bucket}/{self._root}{key}") from error
 
 
-class _StoreStream(s3.S3Stream):
+class _StoreStream(S3Stream):
     """A stream of the store, which raises the store's errors."""
 
     def __init__(self, store: S3Store, key: str) -> None:
