@@ -3,7 +3,7 @@
 The data's way through the rooms, and the order in which to read them:
 
     records.py       the words: one Arrow schema per boundary
-    config.py        a job's settings, strictly checked; the fingerprint of what changes the bytes
+    strict_settings.py, config.py   a job's settings, strictly checked; the fingerprint of what changes the bytes
     s3.py            object storage: one client, its patience, what its errors mean; s3_stream.py objects as streams
     sources/         URIs -> documents, every bad record kept with its reason
     pages/           document -> pages -> images: normalise, lay out on the grid, draw

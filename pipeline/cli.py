@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +10,7 @@ import typer
 from pipeline import console, logs
 from pipeline.commands.bench_gpu import bench_gpu
 from pipeline.commands.bench_memory import bench_memory
+from pipeline.commands.bench_parts import bench_encode, bench_fidelity, bench_ingest, bench_render, bench_run, bench_verify
 from pipeline.commands.bench_scaling import bench_scaling
 from pipeline.commands.bench_tiers import bench_retier, bench_tiers
 from pipeline.commands.conversations import conversations
@@ -291,131 +290,6 @@ def train_codec(
             train(config, watch)
 
 
-Write = Annotated[Path | None, typer.Option(help="Also write the result to this folder, as Markdown and JSON.")]
-Text = Annotated[Path | None, typer.Option(help="A file of text to use instead of invented prose.")]
-
-
-@bench_app.command("render")
-def bench_render(
-    seconds: Annotated[float, typer.Option(help="Time per measurement.")] = 3.0, write: Write = None, as_json: Json = False
-) -> None:
-    """Pages per second of our renderer and of Pillow's, on the same pages.
-
-    palimpsest bench render --seconds 5 --json
-    """
-    from pipeline.bench.render import bench_render as measure
-
-    with explained():
-        result = measure(seconds=seconds)
-    _bench("render", result, write, as_json)
-
-
-@bench_app.command("encode")
-def bench_encode(text: Text = None, overrides: Set = None, write: Write = None, as_json: Json = False) -> None:
-    """Pages per second of the encoder, by mode and batch size.
-
-    palimpsest bench encode --set codec.dtype=float32
-    """
-    from pipeline.bench.encode import bench_encode as measure
-
-    with explained():
-        result = measure(_config("local", overrides), text=text)
-    _bench("encode", result, write, as_json)
-
-
-@bench_app.command("verify")
-def bench_verify(
-    pages: Annotated[int, typer.Option(help="Pages to decode.")] = 8,
-    max_new_tokens: Annotated[int, typer.Option(help="Bound of the output, so that plain `generate` ends.")] = 512,
-    text: Text = None,
-    overrides: Set = None,
-    write: Write = None,
-    as_json: Json = False,
-) -> None:
-    """Drafted exact decoding beside plain `generate`: passes, wall time, identity of the outputs.
-
-    palimpsest bench verify --pages 4 --max-new-tokens 256
-    """
-    from pipeline.bench.verify import bench_verify as measure
-
-    with explained():
-        result = measure(_config("local", overrides), pages=pages, max_new_tokens=max_new_tokens, text=text)
-    _bench("verify", result, write, as_json)
-
-
-@bench_app.command("run")
-def bench_run(
-    pages: Annotated[int, typer.Option(help="Pages to process.")] = 256,
-    sweep: Annotated[bool, typer.Option("--sweep", help="Try several placements.")] = False,
-    text: Text = None,
-    overrides: Set = None,
-    write: Write = None,
-    as_json: Json = False,
-) -> None:
-    """Pages per second through Ray to committed shards, over the bare loop in one process.
-
-    palimpsest bench run --pages 512 --sweep
-    """
-    from pipeline.bench.run import bench_run as measure
-
-    with explained():
-        result = measure(_config("local", overrides), pages=pages, sweep=sweep, text=text)
-    _bench("run", result, write, as_json)
-
-
-@bench_app.command("fidelity")
-def bench_fidelity(
-    texts: Annotated[Path, typer.Argument(help="JSON lines with `text` and `text_class`.")],
-    setting: Annotated[list[str] | None, typer.Option(help="GRID/MODE, for example 80x40/tiny; may be repeated.")] = None,
-    max_pages: Annotated[int, typer.Option(help="At most so many pages per class and setting; 0 takes all.")] = 0,
-    overrides: Set = None,
-    write: Write = None,
-    as_json: Json = False,
-) -> None:
-    """Precision over compression by text class, on texts of your own.
-
-    palimpsest bench fidelity eval.jsonl --setting 64x32/tiny --setting 80x40/tiny
-    """
-    from pipeline.bench.fidelity import bench_fidelity as measure
-    from pipeline.bench.fidelity import parse_setting, read_classes
-
-    with explained():
-        settings = [parse_setting(text) for text in setting or ["64x32/tiny"]]
-        result = measure(_config("local", overrides), read_classes(texts), settings, max_pages)
-    _bench("fidelity", result, write, as_json)
-
-
-@bench_app.command("ingest")
-def bench_ingest(
-    objects: Annotated[int, typer.Option(min=1, help="Objects of the nights.")] = 100_000,
-    units: Annotated[int, typer.Option(min=1, help="Units of the corpus that one unit is published into.")] = 1_000_000,
-    place: Annotated[str | None, typer.Option(help="An empty s3:// prefix for the nights, instead of local files.")] = None,
-    overrides: Set = None,
-    write: Write = None,
-    as_json: Json = False,
-) -> None:
-    """What a night costs when nothing or one object of many changed; what a publish costs among many units.
-
-    palimpsest bench ingest --objects 10000 --units 100000 --place s3://bucket/bench
-    """
-    from pipeline.bench.ingest import bench_ingest as measure
-
-    with explained():
-        result = measure(_config("local", overrides), objects=objects, units=units, place=place)
-    _bench("ingest", result, write, as_json)
-
-
-def _bench(theme: str, result: dict[str, Any], write: Path | None, as_json: bool) -> None:
-    from pipeline.bench.machine import table_of, write_results
-
-    if write:
-        command = shlex.join(["palimpsest", *sys.argv[1:]])
-        with explained():
-            path = write_results(theme, result, write, command=command)
-        console.err.print(f"written: {path}", markup=False, soft_wrap=True)
-    print_json(result) if as_json else out.print(table_of(theme, result))
-
-
 app.command("submit")(submit)
 app.command("ingest")(ingest)
 app.command("snapshots")(snapshots)
@@ -423,6 +297,12 @@ app.command("status")(status)
 app.command("retier")(retier)
 app.command("conversations")(conversations)
 app.command("plan")(plan)
+bench_app.command("render")(bench_render)
+bench_app.command("encode")(bench_encode)
+bench_app.command("verify")(bench_verify)
+bench_app.command("run")(bench_run)
+bench_app.command("fidelity")(bench_fidelity)
+bench_app.command("ingest")(bench_ingest)
 bench_app.command("tiers")(bench_tiers)
 bench_app.command("scaling")(bench_scaling)
 bench_app.command("retier")(bench_retier)

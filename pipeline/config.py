@@ -9,20 +9,18 @@ so that a bigger cluster resumes the same run, and a changed layout never mixes 
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 import json
 import re
 import tomllib
-import types
-import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from datetime import date
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.sources.config import SourceConfig
+from pipeline.strict_settings import DATE, build
+from pipeline.strict_settings import ConfigError as ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +84,7 @@ class TierConfig:
     policy: str = "fixed"
     mode: str = "tiny"
     modes: tuple[str, ...] = ()
-    as_of: str = ""
+    as_of: str = field(default="", metadata={DATE: True})
     ages: tuple[str, ...] = ()
     undated: str = "text"
     hold_importance: float = 0.5
@@ -250,10 +248,6 @@ class JobConfig:
             raise ConfigError(f"codec.device = {self.codec.device!r}: choose auto, cpu or cuda")
 
 
-class ConfigError(ValueError):
-    """A setting is unknown, of the wrong type or out of range; the message names it, its value and the choices."""
-
-
 Settings = TypeVar("Settings")
 
 
@@ -287,7 +281,7 @@ def parse(
             table[name] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             table[name] = text
-    return _build(kind, merged, "")
+    return build(kind, merged)
 
 
 def load(preset: str, overrides: Sequence[str] = (), kind: type[Settings] = JobConfig) -> Settings:  # type: ignore[assignment]
@@ -312,50 +306,6 @@ def presets_folder() -> Path:
     import jobs
 
     return Path(next(iter(jobs.__path__))) / "presets"
-
-
-def _build(cls: type, table: Mapping[str, Any], path: str) -> Any:
-    known = typing.get_type_hints(cls)
-    values: dict[str, Any] = {}
-    for name, value in table.items():
-        where = f"{path}{name}"
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {path}{near[0]}?" if near else f"choose one of {', '.join(path + k for k in known)}"
-            raise ConfigError(f"unknown setting {where} = {value!r}; {hint}")
-        values[name] = _convert(known[name], value, where)
-    try:
-        return cls(**values)
-    except ConfigError:
-        raise
-    except ValueError as error:  # of a section that checks itself; it does not know what it is called here
-        raise ConfigError(f"{path}{error}") from error
-
-
-def _convert(kind: Any, value: Any, where: str) -> Any:
-    if is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where} = {value!r}: expected a section with {', '.join(f.name for f in fields(kind))}")
-        return _build(typing.cast(type, kind), value, f"{where}.")
-    if typing.get_origin(kind) is tuple:
-        item_kind = typing.get_args(kind)[0]
-        if is_dataclass(item_kind):
-            if not isinstance(value, list):
-                raise ConfigError(f"{where} = {value!r}: expected a list of tables")
-            return tuple(_convert(item_kind, item, f"{where}[{place}]") for place, item in enumerate(value))
-        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-            raise ConfigError(f"{where} = {value!r}: expected a list of strings")
-        return tuple(value)
-    if isinstance(kind, types.UnionType):
-        kinds = [k for k in typing.get_args(kind) if k is not type(None)]
-        return value if value is None else _convert(kinds[0], value, where)
-    if where == "tiers.as_of" and isinstance(value, date):  # TOML has dates without quotation marks; a datetime is one too
-        return value.isoformat()
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not kind:
-        raise ConfigError(f"{where} = {value!r}: expected {kind.__name__}, not {type(value).__name__}")
-    return value
 
 
 def to_json(config: JobConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@
     records.py       the row of a memory sample
     units.py         what one slice of a source became, committed and published by conditional writes
     writer.py        rows to Parquet, in bounded memory
+    samples.py       the rows of one conversation, a reply at a time
     build.py         `palimpsest conversations`: sources in, a published set of samples out
     loader.py        samples -> ids, labels and embeddings for a decoder
 
