@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -98,13 +99,20 @@ def test_alarms_stand_inside_each_other() -> None:
 
 
 def test_several_threads_verify_at_once_and_an_error_comes_out() -> None:
-    def shifted(number: int) -> int:
-        time.sleep(0.02)
-        return number + 1
+    def made(_: object) -> int | None:
+        number = next(numbers, None)
+        if number is None:
+            over.wait(60)
+        return number
 
-    numbers = iter(range(10_000))
-    with _Line(torch.device("cpu"), (lambda _: next(numbers), 1), (shifted, 3)) as line:
-        assert sorted(line.get() for _ in range(20)) == sorted(range(1, 21))
+    def shifted(number: int | None) -> int | None:
+        time.sleep(0.02)
+        return None if number is None else number + 1
+
+    numbers, over = iter(range(20)), threading.Event()
+    with _Line(torch.device("cpu"), (made, 1), (shifted, 3)) as line:
+        assert sorted(line.get() for _ in range(20)) == list(range(1, 21))
+        over.set()
     with _Line(torch.device("cpu"), (lambda _: 1 // 0, 1), (shifted, 2)) as line, pytest.raises(ZeroDivisionError):
         line.get()
     assert not any(thread.is_alive() for thread in line._threads)
@@ -164,7 +172,7 @@ def test_it_needs_no_ray_and_runs_as_a_module(tmp_path: Path) -> None:
     script = (
         "import sys; sys.modules.update(dict.fromkeys(('ray', 'pyarrow', 'typer', 'rich')))\n"
         "from pipeline.bench import gpu; nothing = lambda bench: {}\n"
-        "gpu.SECTIONS |= dict.fromkeys(('encode', 'attention', 'verify'), (nothing, 1))\n"
+        "gpu.SECTIONS |= dict.fromkeys(('kernel', 'encode', 'attention', 'verify'), (nothing, 1))\n"
         f"gpu.main(['--tiny', '--device', 'cpu', '--out', {str(tmp_path)!r}])"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parent.parent)

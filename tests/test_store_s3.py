@@ -157,10 +157,7 @@ def test_probe_refuses_a_server_that_ignores_conditions(rclone_server: S3Server,
     store = on_server(rclone_server, monkeypatch)
     with pytest.raises(NotExclusive, match="8 of 8 racing writers .* ignores the condition"):
         probe(store)
-    deadline = time.monotonic() + 20  # rclone's listings come from a cache of folders that lags behind eight writers
-    while (left := list(store.list())) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert left == []
+    assert all(info.key.startswith("_probe/") for info in store.list())  # rclone may write after the delete: gc's business
 
 
 def test_a_prefix_does_not_see_its_neighbours(sea: S3Store) -> None:
