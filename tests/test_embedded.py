@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from pipeline.codecs.embedded.target import AddressedTarget, page_ids, template
+from pipeline.codecs.embedded.architecture import TOKEN_DIM, fresh_model
+from pipeline.codecs.embedded.target import ALPHABET, AddressedTarget, page_ids, template
 from pipeline.codecs.embedded.vocabulary import (
     BOS,
     EOS,
@@ -33,7 +34,8 @@ from pipeline.codecs.modes import MODES
 from pipeline.pages.characters import LATIN
 from pipeline.pages.grid import Grid, lay_out
 from pipeline.pages.normalise import normalise
-from pipeline.training.guidance import places_to_look
+from pipeline.training.guidance import HEADS, places_to_look
+from pipeline.training.ideal_reading import read_ideally
 
 TARGET = AddressedTarget()
 texts = st.text(alphabet=st.sampled_from(LATIN + "\n\t   漢я"), min_size=1, max_size=400).map(normalise).filter(bool)
@@ -88,15 +90,41 @@ def test_guidance_looks_at_the_patch_that_holds_a_cell_s_centre(grid: str, mode:
     side, prefix = MODES[mode].grid, 100
     ids, cells = template(columns, rows, mode)
     given = torch.from_numpy(ids.astype(np.int64))[None]
-    first, second = (
+    first, second, third = (
         look[0].T[torch.from_numpy(cells - 1)].numpy() for look in places_to_look(given, Grid(columns, rows), mode, prefix)
     )
     row, column = np.divmod(np.arange(rows * columns), columns)
     py, px = (int_centre * side * 4 // (2 * count) % 4 for int_centre, count in ((2 * row + 1, rows), (2 * column + 1, columns)))
-    carrying = second[np.arange(len(cells)), py // 2 * 4 + px // 2 * 2 + py % 2]
+    carrying = second[np.arange(len(cells)), py // 2 * 8 + px // 2 * 4 + py % 2 * 2 + px % 2]
     leading = np.maximum.accumulate(np.where(ids >= FIRST_TOKEN, np.arange(len(ids)), 0))[cells]
     assert (carrying == prefix + leading).all() and np.isin(second, [0, *np.unique(prefix + leading)]).all()
-    assert (first[:, 0] == prefix + leading + 1).all()
+    assert (first[:, 0] == prefix + leading + 1).all() and (first[:, -1] == 0).all() and (third == 0).all()
+
+
+@pytest.mark.parametrize(("name", "mode"), [("64x32", "tiny"), ("80x40", "tiny"), ("96x48", "small")])
+def test_cells_are_read_ideally_as_the_decoder_reads_them_where_it_looks_right(name: str, mode: str) -> None:
+    """Against the decoder's own layers over the whole target, every attention set to where guidance wants it."""
+    torch.manual_seed(0)
+    model, grid = fresh_model(0).double(), Grid.parse(name, ALPHABET)
+    side, decoder = MODES[mode].grid, model.model.language_model
+    ids, cells = template(grid.columns, grid.rows, mode)
+    wanted = slice(2 * grid.columns, 2 * grid.columns + 20)  # cells of the third row
+    upto = cells[wanted][-1]
+    given = torch.from_numpy(ids[:upto].astype(np.int64))[None]
+    features = torch.randn(1, side * side, TOKEN_DIM, dtype=torch.float64)
+    rows = torch.cat([features.view(1, side, side, -1), torch.randn(1, side, 1, TOKEN_DIM).double()], 2).flatten(1, 2)
+    hidden = torch.cat([decoder.embed_tokens(torch.tensor([[BOS]])), rows, decoder.embed_tokens(given)], 1)
+    prefix = 1 + rows.shape[1]
+    for layer, look in zip(decoder.layers, places_to_look(given, grid, mode, prefix), strict=True):
+        at = torch.cat([torch.zeros(1, HEADS, prefix, dtype=torch.int64), look.clamp(min=0)], 2)
+        value = layer.self_attn.v_proj(layer.input_layernorm(hidden)).unflatten(-1, (HEADS, -1)).transpose(1, 2)
+        seen = value.gather(2, at[..., None].expand(-1, -1, -1, value.shape[-1])).transpose(1, 2).flatten(2)
+        hidden = hidden + layer.self_attn.o_proj(seen)
+        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    expected = model.lm_head(decoder.norm(hidden))[:, prefix + torch.from_numpy(cells[wanted] - 1)]
+    chosen = torch.arange(grid.columns * grid.rows)[wanted]
+    found = read_ideally(decoder, model.lm_head, features, grid, mode, chosen)
+    torch.testing.assert_close(found, expected[..., FIRST_CELL : FIRST_CELL + len(SYMBOLS)])
 
 
 def test_the_prompt_names_the_grid_and_holds_the_image() -> None:

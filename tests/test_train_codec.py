@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.codecs.adapter import load_codec
+from pipeline.codecs.checkpoint import read_weights
 from pipeline.codecs.embedded.architecture import PATCH_CHANNELS, TOKEN_DIM
-from pipeline.codecs.embedded.cell_reader import DIRECTIONS, CellHead, CellReader, cell_places
+from pipeline.codecs.embedded.cell_reader import DIRECTIONS, FILE, CellHead, CellReader, cell_places
 from pipeline.codecs.embedded.target import AddressedTarget
 from pipeline.codecs.embedded.vocabulary import FIRST_CELL, SYMBOLS
 from pipeline.codecs.modes import MODES
@@ -64,6 +67,33 @@ def test_it_resumes_where_it_was_stopped(text: str, tmp_path: Path) -> None:
     assert any("language_model" in name for name in moved) and any("sam_encoder" in name for name in moved)
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in log] == [1, 2, 3] and all(np.isfinite(row["token_loss"]) for row in log)
+
+
+def test_the_decoder_learns_from_kept_tokens_while_the_encoder_stays_as_it_is(text: str, tmp_path: Path) -> None:
+    weights = Path(__file__).parents[1] / "pipeline/codecs/embedded/weights"
+    blends = (Blend(grid="64x32", mode="tiny", weight=1.0, pages=1, encoder=False),)
+    taught = replace(small(text, tmp_path, 4), start=str(weights), blends=blends, replay=0.5, copy_cells=64, begin_decoder=True)
+    rows: list[dict[str, object]] = []
+    train(taught, rows.append)
+    begins_afresh = rows[0]["begins_afresh"]
+    assert "model.lm_head.weight" in begins_afresh and not any("vision" in name for name in begins_afresh)
+    assert all(np.isfinite(row["copied_loss"]) and np.isfinite(row["guidance"]) for row in rows[1:])
+    before = load_codec("embedded", weights, dtype=torch.float32).model.state_dict()
+    after = torch.load(tmp_path / "state.pt", weights_only=True)["trainee"]
+    for name, value in before.items():
+        if name not in ("model.image_newline", "model.view_separator"):  # what the decoder is given between the tokens
+            assert torch.equal(value, after[f"model.{name}"]) == name.startswith(("model.vision", "model.multi_modal")), name
+    read = read_weights(weights / FILE)
+    assert all(torch.equal(value.float(), after[f"reader.{name}"]) for name, value in read.items())
+
+
+def test_a_run_that_fails_ends_its_workers(text: str, tmp_path: Path) -> None:
+    def full(row: dict[str, object]) -> None:
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        train(replace(small(text, tmp_path, 3), workers=1), full)
+    assert multiprocessing.active_children() == []
 
 
 def test_it_begins_with_the_checkpoint_that_ships(text: str, tmp_path: Path) -> None:

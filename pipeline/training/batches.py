@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,8 +55,10 @@ class _Endless(IterableDataset[tuple[Blend, Batch]]):
             yield blend, sampler.batch(grid, blend.mode, blend.pages, blend.stretch or self.stretch)
 
 
-def batches(text: str, seed: int, blends: Sequence[Blend], stretch: int, workers: int) -> Iterator[tuple[Blend, Batch]]:
-    """Endless batches, the same for the same arguments.
+def batches(
+    text: str, seed: int, blends: Sequence[Blend], stretch: int, workers: int
+) -> Generator[tuple[Blend, Batch], None, None]:
+    """Endless batches, the same for the same arguments; `close` ends the processes that make them.
 
     Args:
         text: as `PageSampler` takes it; every worker reads it.
@@ -64,7 +66,11 @@ def batches(text: str, seed: int, blends: Sequence[Blend], stretch: int, workers
     """
     data = _Endless(text, seed, blends, stretch)
     ahead = AHEAD if workers else None
-    return iter(DataLoader(data, batch_size=None, num_workers=workers, prefetch_factor=ahead, collate_fn=_as_it_is))
+    loader = iter(DataLoader(data, batch_size=None, num_workers=workers, prefetch_factor=ahead, collate_fn=_as_it_is))
+    try:
+        yield from loader
+    finally:
+        del loader  # ends the workers, which no signal does
 
 
 def _as_it_is(item: Any) -> Any:

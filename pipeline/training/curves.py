@@ -10,8 +10,11 @@ PANELS = {
     "patch": "inked cells read before the compressor",
     "token": "inked cells read from visual tokens",
     "written": "inked cells written by the decoder",
+    "copied": "inked cells written with ideal attentions",
+    "addresses": "ids between the cells written",
     "token_loss": "loss of reading (nats)",
     "written_loss": "loss of writing (nats)",
+    "copied_loss": "loss with ideal attentions (nats)",
     "guidance": "loss of guidance (nats)",
 }
 WINDOW = 8  # points in a running mean

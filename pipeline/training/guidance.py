@@ -1,10 +1,10 @@
 """Where the decoder should look, as an extra loss while it learns to read, and the weights from which it begins.
 
 A decoder that must find the visual token of every character by trial and error needs millions of pages. The addresses say where
-each character lies, so the first two attentions can be taught directly. In the first, the id of a visual token looks at that
-token, and half of the heads of a place look at the height. In the second, the place looks back at the id of its token, with only
-those heads which carry the patches that the cell lies in; the other heads rest on BOS. What arrives is then the cell's own
-patches, and the layers behind read them. The model that ships is the stock class.
+each character lies, so the attentions can be taught directly. In the first, the id of a visual token looks at that token, and
+half of the heads of a place look at the height. In the second, the place looks back at the id of its token, with only those
+heads which carry the patches that the cell lies in. Its other heads, and all in the layers behind, rest on BOS. What arrives is
+then the cell's own patches, and the MLPs read them (`ideal_reading.py`). The model that ships is the stock class.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.codecs.embedded.cell_reader import PATCHES
-from pipeline.codecs.embedded.vocabulary import FIRST_TOKEN, FIRST_X, FIRST_Y, STEPS, first_token_ids
+from pipeline.codecs.embedded.vocabulary import BOS, FIRST_TOKEN, FIRST_X, FIRST_Y, STEPS, first_token_ids
 from pipeline.codecs.modes import MODES
 from pipeline.pages.grid import Grid
 
 # N pages, L ids of the stretch, S = prefix + L positions of the sequence, H heads
-HEADS = 8  # each carries two neighbouring patches of a token: (upper/lower half, left/right half, upper/lower patch)
-HEIGHT_HEADS = 4  # of the first layer: these look at the height, the rest are free to find what comes next
-FREE = -1
-WORTH = 0.25
+HEADS = 16  # each carries one patch of a token: (lower half, right half, lower patch of it, right patch of it)
+HEIGHT_HEADS = 2  # of the first layer: these look at the height
+FREE, REST = -1, 0  # REST is the position of BOS
+WORTH = 0.15
 
 
-def places_to_look(given: Tensor, grid: Grid, mode: str, prefix: int) -> tuple[Tensor, Tensor]:
-    """For each given id and head, the sequence position that its first two attentions should look at, FREE where they may choose.
+def places_to_look(given: Tensor, grid: Grid, mode: str, prefix: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For each given id and head, the sequence position that its three attentions should look at, FREE where they may choose.
 
     Args:
         given: int64 `[N, L]`, padded with -100; each row begins with the id of a token.
@@ -56,23 +56,23 @@ def places_to_look(given: Tensor, grid: Grid, mode: str, prefix: int) -> tuple[T
     )
     patches = side * PATCHES
     inside = [
-        _overlap(place.clamp(max=count - 1), count, patches, origin)
+        overlap(place.clamp(max=count - 1), count, patches, origin)
         for place, count, origin in (
             (row, grid.rows, token_row * PATCHES),
             (column, grid.columns, token % side * PATCHES),
         )
     ]  # [N, L, 4] each: does the cell lie, to a part worth having, in each patch row and column of its token?
     patch = inside[0][..., :, None] & inside[1][..., None, :]
-    # [.., dy2, dy1, dx2, dx1] -> any of a head's two patches, in the order (dy2, dx2, dy1) of the token's channels
-    carries = patch.view(*given.shape, 2, 2, 2, 2).any(-1).transpose(-1, -2).flatten(-3)
+    carries = by_head(patch)
 
     first = torch.full((*given.shape, HEADS), FREE, device=given.device)
     first = torch.where(is_token[..., None], visual[..., None], first)
     height_heads = torch.arange(HEADS, device=given.device) < HEIGHT_HEADS
-    first = torch.where(reads[..., None] & height_heads, (prefix + height_at)[..., None], first)
-    second = torch.full_like(first, FREE)
-    second = torch.where(reads[..., None], torch.where(carries, (prefix + leading)[..., None], 0), second)
-    return first.transpose(1, 2), second.transpose(1, 2)
+    first = torch.where(reads[..., None], torch.where(height_heads, (prefix + height_at)[..., None], REST), first)
+    free = torch.full_like(first, FREE)
+    second = torch.where(reads[..., None], torch.where(carries, (prefix + leading)[..., None], REST), free)
+    third = torch.where(reads[..., None], REST, free)
+    return first.transpose(1, 2), second.transpose(1, 2), third.transpose(1, 2)
 
 
 def _token_of(place: Tensor, count: int, side: int) -> Tensor:
@@ -80,12 +80,23 @@ def _token_of(place: Tensor, count: int, side: int) -> Tensor:
     return torch.div((2 * place + 1) * side, 2 * count, rounding_mode="floor")
 
 
-def _overlap(place: Tensor, count: int, patches: int, origin: Tensor) -> Tensor:
+def by_head(patch: Tensor) -> Tensor:
+    """What is known of each patch of a token, `[.., 4, 4]`, in the order of the token's channels, `[.., HEADS]`."""
+    return patch.unflatten(-1, (2, 2)).unflatten(-3, (2, 2)).transpose(-3, -2).flatten(-4)
+
+
+def overlap(place: Tensor, count: int, patches: int, origin: Tensor) -> Tensor:
     """Which of the 4 patch rows (or columns) from `origin` on hold at least WORTH of text row (or column) `place`."""
     begin, end = place * patches / count, (place + 1) * patches / count
     low = origin[..., None] + torch.arange(PATCHES, device=place.device)
     shared = torch.minimum(end[..., None], low + 1.0) - torch.maximum(begin[..., None], low.float())
     return shared >= WORTH * patches / count
+
+
+def carrying(model: Any) -> tuple[Tensor, ...]:
+    """The weights of `UnlimitedOcrForConditionalGeneration` that carry patches to places."""
+    first, second = (layer.self_attn for layer in model.model.language_model.layers[:2])
+    return first.v_proj.weight, first.o_proj.weight, second.v_proj.weight
 
 
 @torch.no_grad()
@@ -96,14 +107,23 @@ def begin_reading(model: Any, spread: Tensor, seed: int = 0) -> None:
         spread: `[D, D]`, the cell reader's unpacking of a token into patches; the values of the first attention.
     """
     generator = torch.Generator().manual_seed(seed)
-    first, second = (layer.self_attn for layer in model.model.language_model.layers[:2])
+    decoder = model.model.language_model
+    first, second = (layer.self_attn for layer in decoder.layers[:2])
     dim = spread.shape[0]
-    first.v_proj.weight.copy_(spread)
+    # the layers' norms make them large enough to look with; where the patches are added to them, they should not be in the way
+    decoder.embed_tokens.weight[FIRST_TOKEN:] *= 0.04
+    bos = torch.nn.functional.normalize(decoder.embed_tokens.weight[BOS], dim=0)
+    nothing_from_bos = torch.eye(dim) - torch.outer(bos, bos)
+    first.v_proj.weight.copy_(spread @ nothing_from_bos)
     first.o_proj.weight.copy_(torch.eye(dim))
-    second.v_proj.weight.copy_(torch.eye(dim))
-    # heads of the upper and the lower half of a token write to the same place: no cell needs both for the same patch row parity
-    narrow = torch.linalg.qr(torch.randn(dim, dim // 2, generator=generator)).Q
-    second.o_proj.weight.copy_(2.0 * narrow.repeat(1, 2))
+    second.v_proj.weight.copy_(nothing_from_bos)
+    # the quarters of a token write to the same places: a cell that lies in 2x2 patches needs no two of the same parities
+    narrow = torch.linalg.qr(torch.randn(dim, dim // 4, generator=generator)).Q
+    second.o_proj.weight.copy_(2.0 * narrow.repeat(1, 4))
+    for layer in decoder.layers:
+        for weights in (layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj):
+            weights.weight.normal_(std=0.03)
+    decoder.layers[0].mlp.down_proj.weight.zero_()
 
 
 def guided_forward(

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,8 +29,12 @@ from pipeline.training.codec_pages import Batch
 from pipeline.training.compress import begin_tokens
 from pipeline.training.curves import plot
 from pipeline.training.evaluation import evaluate
-from pipeline.training.guidance import begin_reading
+from pipeline.training.guidance import begin_reading, carrying
 from pipeline.training.trainee import Trainee
+
+KEPT = 400  # encoded batches of a blend
+BESIDE = 5  # kept batches that a step copies cells from, beside its own: pages resemble each other less than the cells of one
+DECODER = ("model.model.language_model.", "model.lm_head.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +48,12 @@ class TrainConfig:
         seconds: stop after so much training time, and let the learning rate fall by it; 0 goes by `steps` alone.
         patch_steps: for so many steps only the patches and the head on them learn; then the compressor and the cell reader begin
             with what that head looks at (`compress.py`), and learn too.
-        decoder_from: the decoder learns from this step on, and begins then with weights that carry patches to cells
+        decoder_from: the decoder learns from this step on.
+        copy_cells: so many cells a step the decoder learns with ideal attentions (`ideal_reading.py`), and from the stretches
+            only what stands between them; 0 learns cells from the stretches.
+        stretches_from: with `copy_cells`, the step from which stretches are learned too.
+        replay: share of the steps with a frozen encoder that learn from pages which an earlier one has encoded.
+        begin_decoder: leave the decoder out of `start`; at `decoder_from` give it weights that carry patches to cells
             (`guidance.py`).
         decoder_moves_encoder: let the decoder's loss reach the encoder; else it reads what the cell reader alone has taught.
         patch_weight: of that head's loss afterwards; 0 leaves it out.
@@ -66,6 +78,10 @@ class TrainConfig:
     decoder_weight: float = 1.0
     decoder_moves_encoder: bool = True
     guidance_weight: float = 0.3
+    copy_cells: int = 0
+    stretches_from: int = 0
+    replay: float = 0.0
+    begin_decoder: bool = False
     guided_length: int = 2048
     patch_weight: float = 0.5
     patch_steps: int = 0
@@ -103,6 +119,11 @@ def learning_rate(config: TrainConfig, step: int, spent: float = 0.0) -> float:
     return config.learning_rate * (config.final_learning_rate + (1 - config.final_learning_rate) * falling)
 
 
+def has_bf16(device: str) -> bool:
+    """Whether bf16 is faster there than float32: on a CPU without instructions for it, it is several times slower."""
+    return device != "cpu" or torch.cpu._is_avx512_bf16_supported()
+
+
 class Training:
     """One run: the trainee, its optimiser, and how far it is.
 
@@ -119,6 +140,9 @@ class Training:
         rest = [p for p in self.trainee.parameters() if p.ndim < 2]
         groups = [{"params": decay, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
+        if config.copy_cells:
+            for weights in carrying(self.trainee.model):
+                weights.requires_grad_(False)
         self.step, self.spent = 0, 0.0
         saved = self.out / "state.pt"
         if saved.exists():
@@ -127,13 +151,15 @@ class Training:
             self.optimiser.load_state_dict(state["optimiser"])
             self.step, self.spent = state["step"], state.get("spent", 0.0)
         elif config.start:
-            watch({"step": 0, "begins_afresh": _begin_with(self.trainee, Path(config.start))})
+            watch({"step": 0, "begins_afresh": _begin_with(self.trainee, Path(config.start), config.begin_decoder)})
         encode: Any = self.trainee.encode
         read: Any = self.trainee.read
         decode: Any = self.trainee.decode
         if config.compile:
             encode, read, decode = (torch.compile(f, dynamic=False) for f in (encode, read, decode))
-        self.encode, self.read, self.decode = encode, read, decode
+        self.encode, self.read, self.decode, self.copy = encode, read, decode, self.trainee.copy
+        self.kept: dict[Blend, list[tuple[Batch, Tensor, Tensor]]] = {}
+        self.random = random.Random(config.seed + self.step)
 
     @property
     def done(self) -> bool:
@@ -142,26 +168,31 @@ class Training:
     def take(self, blend: Blend, batch: Batch) -> dict[str, Tensor]:
         """One step; returns what is worth logging."""
         config, step = self.config, self.step
-        if step == config.decoder_from and config.decoder_from:
+        if step == config.decoder_from and config.begin_decoder:
             begin_reading(self.trainee.model, self.trainee.reader.spread.weight)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(config, step, self.spent)
         self.trainee.hold(step < config.hold)
-        with torch.autocast(config.device, torch.bfloat16):
-            with torch.set_grad_enabled(blend.encoder):
-                patches, tokens = self.encode(self.trainee.paint(self._moved(batch.drawn), batch.grid, batch.mode))
-                tokens = self.trainee.stored(tokens)
+        with torch.autocast(config.device, torch.bfloat16, enabled=has_bf16(config.device)):
+            batch, patches, tokens = self._encoded(blend, batch)
             loss = torch.zeros((), device=config.device)
             record: dict[str, Tensor] = {}
             if blend.encoder:
                 loss, record = self._reading(batch, patches, tokens)
             if blend.decoder and step >= config.decoder_from:
                 seen = tokens if config.decoder_moves_encoder else tokens.detach()
-                stretch, starts = self._moved(batch.stretches), self._moved(batch.starts)
-                guided = stretch.shape[1] <= config.guided_length
-                written_loss, guidance, right = self.decode(seen, batch.grid, batch.mode, stretch, starts, guided)
-                loss = loss + config.decoder_weight * written_loss + config.guidance_weight * guidance
-                record |= {"written": right, "written_loss": written_loss, "guidance": guidance}
+                if config.copy_cells:
+                    copied, right = self._copying(blend, batch, seen)
+                    loss = loss + copied
+                    record |= {"copied": right, "copied_loss": copied}
+                if not config.copy_cells or step >= config.stretches_from:
+                    stretch, starts = self._moved(batch.stretches), self._moved(batch.starts)
+                    guided = stretch.shape[1] <= config.guided_length
+                    written_loss, guidance, right, led = self.decode(
+                        seen, batch.grid, batch.mode, stretch, starts, guided, not config.copy_cells
+                    )
+                    loss = loss + config.decoder_weight * written_loss + config.guidance_weight * guidance
+                    record |= {"written": right, "addresses": led, "written_loss": written_loss, "guidance": guidance}
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trainee.parameters(), 1.0)
@@ -171,6 +202,29 @@ class Training:
             begin_tokens(self.trainee, patches.detach().float().flatten(0, 2))
             self.optimiser.state.clear()
         return record
+
+    def _encoded(self, blend: Blend, batch: Batch) -> tuple[Batch, Tensor, Tensor]:
+        """A batch with its patch features and its tokens as stored: this one, or one that was kept."""
+        kept = self.kept.setdefault(blend, [])
+        if len(kept) > BESIDE and self.random.random() < self.config.replay:
+            return self.random.choice(kept)
+        with torch.set_grad_enabled(blend.encoder):
+            patches, tokens = self.encode(self.trainee.paint(self._moved(batch.drawn), batch.grid, batch.mode))
+            found = batch, patches, self.trainee.stored(tokens)
+        if self.config.replay and not blend.encoder:
+            kept.append((batch, patches[:0], found[2]))
+            del kept[:-KEPT]
+        return found
+
+    def _copying(self, blend: Blend, batch: Batch, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy of the decoder's ideal reading, on `copy_cells` cells of this batch and of some that were kept."""
+        kept = self.kept.get(blend, [])
+        beside = self.random.sample(kept, min(BESIDE, len(kept)))
+        symbols = self._moved(np.concatenate([batch.symbols, *(other.symbols for other, _, _ in beside)]))
+        tokens = torch.cat([tokens, *(others for _, _, others in beside)])
+        number = max(1, self.config.copy_cells // len(tokens))
+        cells = torch.randperm(symbols.shape[1], device=symbols.device)[:number].sort().values
+        return self.copy(tokens, batch.grid, batch.mode, cells, symbols[:, cells])
 
     def _reading(self, batch: Batch, patches: Tensor, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and record of the dense heads, on at most `config.cells` cells of each page."""
@@ -220,7 +274,8 @@ def train(config: TrainConfig, watch: Callable[[dict[str, Any]], None] = lambda 
     stopping = threading.Event()
     before = {name: signal.signal(name, lambda *_: stopping.set()) for name in (signal.SIGTERM, signal.SIGINT)}
     try:
-        _loop(run, batches(config.text, config.seed + run.step, config.blends, config.stretch, config.workers), stopping, watch)
+        with closing(batches(config.text, config.seed + run.step, config.blends, config.stretch, config.workers)) as supply:
+            _loop(run, supply, stopping, watch)
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
@@ -256,7 +311,7 @@ def _append(path: Path, row: dict[str, Any]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def _begin_with(trainee: Trainee, folder: Path) -> list[str]:
+def _begin_with(trainee: Trainee, folder: Path, without_decoder: bool = False) -> list[str]:
     """Take over what fits of a checkpoint that `export` wrote, or of another run's state; returns what begins afresh.
 
     The head on the patches is not part of a checkpoint. A model of other widths keeps the layers that have the same shape.
@@ -267,13 +322,16 @@ def _begin_with(trainee: Trainee, folder: Path) -> list[str]:
 
     own = trainee.state_dict()
     if folder.is_file():
-        fitting = torch.load(folder, map_location="cpu", weights_only=True)["trainee"]
-        fitting = {name: value for name, value in fitting.items() if name in own and own[name].shape == value.shape}
-        trainee.load_state_dict(fitting, strict=False)
-        return sorted(own.keys() - fitting.keys())
-    reader = {f"reader.{name}": value for name, value in read_weights(folder / FILE).items()}
-    loaded = load_codec("embedded", folder, dtype=torch.float32).model.state_dict()
-    model = {f"model.{name}": value for name, value in loaded.items()}
-    fitting = {name: value.float() for name, value in (model | reader).items() if name in own and own[name].shape == value.shape}
+        found = torch.load(folder, map_location="cpu", weights_only=True)["trainee"]
+    else:
+        reader = {f"reader.{name}": value.float() for name, value in read_weights(folder / FILE).items()}
+        loaded = load_codec("embedded", folder, dtype=torch.float32).model.state_dict()
+        found = reader | {f"model.{name}": value for name, value in loaded.items()}
+    left = DECODER if without_decoder else ()
+    fitting = {
+        name: value
+        for name, value in found.items()
+        if name in own and own[name].shape == value.shape and not name.startswith(left)
+    }
     trainee.load_state_dict(fitting, strict=False)
     return sorted(own.keys() - fitting.keys())

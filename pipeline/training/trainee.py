@@ -14,6 +14,7 @@ from pipeline.codecs.token_storage import INT8_STEPS
 from pipeline.pages.characters import END
 from pipeline.pages.grid import Grid
 from pipeline.training.guidance import guided_forward, places_to_look
+from pipeline.training.ideal_reading import read_ideally
 from pipeline.training.painting import Painter
 
 _END = SYMBOLS.index(END)
@@ -68,18 +69,18 @@ class Trainee(nn.Module):
     @staticmethod
     def read(head: nn.Module, features: Tensor, index: Tensor, waves: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of a dense head, and the share of inked cells that it gets right."""
-        logits = head(features, index, waves)
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-        seen = (targets != 0) & (targets != _END)
-        return loss, ((logits.argmax(-1) == targets) & seen).sum() / seen.sum()
+        return _read_loss(head(features, index, waves), targets)
 
     def decode(
-        self, tokens: Tensor, grid: Grid, mode: str, stretch: Tensor, starts: Tensor, guided: bool = True
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, guidance loss and cell accuracy of the decoder on `stretch`, int64 `[N, L]`, from `starts` of the target on.
+        self, tokens: Tensor, grid: Grid, mode: str, stretch: Tensor, starts: Tensor, guided: bool = True, cells: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Loss, guidance loss, and accuracies (inked cells, all ids but cells) of the decoder on a stretch of the target.
 
         Args:
+            stretch: int64 `[N, L]`, padded with -100.
+            starts: int64 `[N]`, where in the target it begins.
             guided: without it the guidance loss is zero, and long stretches take little memory.
+            cells: whether the loss counts cells, or only the ids between them.
         """
         model = self.model.model
         features = self.features(tokens)
@@ -98,9 +99,19 @@ class Trainee(nn.Module):
         hidden, guidance = guided_forward(model.language_model, inputs, positions, look, prefix)
         logits = self.model.lm_head(hidden[:, prefix:]).float()
         expected = stretch[:, 1:]
-        loss = F.cross_entropy(logits.flatten(0, 1), expected.flatten(), ignore_index=-100)
-        inked = (expected > FIRST_CELL) & (expected < FIRST_CELL + len(SYMBOLS))  # FIRST_CELL is the space
-        return loss, guidance, ((logits.argmax(-1) == expected) & inked).sum() / inked.sum().clamp(min=1)
+        is_cell = (expected >= FIRST_CELL) & (expected < FIRST_CELL + len(SYMBOLS))
+        learned = expected if cells else expected.masked_fill(is_cell, -100)
+        loss = F.cross_entropy(logits.flatten(0, 1), learned.flatten(), ignore_index=-100)
+        inked = is_cell & (expected != FIRST_CELL)  # FIRST_CELL is the space
+        right = logits.argmax(-1) == expected
+        others = (expected >= 0) & ~is_cell
+        shares = [(right & which).sum() / which.sum().clamp(min=1) for which in (inked, others)]
+        return loss, guidance, *shares
+
+    def copy(self, tokens: Tensor, grid: Grid, mode: str, cells: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss of the decoder with ideal attentions on `cells` (int64 `[Q]`) of each page, and its share of right inked ones."""
+        logits = read_ideally(self.model.model.language_model, self.model.lm_head, tokens, grid, mode, cells)
+        return _read_loss(logits, targets)
 
     def features(self, tokens: Tensor) -> Tensor:
         """Visual tokens `[N, G * G, D]` with the newline and separator rows, `[N, G * (G + 1) + 1, D]`."""
@@ -117,3 +128,9 @@ class Trainee(nn.Module):
             index, waves = cell_places(grid, MODES[mode].grid)
             self._places[key] = index.to(device), waves.to(device)
         return self._places[key]
+
+
+def _read_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+    seen = (targets != 0) & (targets != _END)
+    return loss, ((logits.argmax(-1) == targets) & seen).sum() / seen.sum().clamp(min=1)

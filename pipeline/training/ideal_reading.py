@@ -1,0 +1,110 @@
+"""What the decoder would write for a cell if its attentions looked exactly where they should.
+
+Where to look and what to make of it are two lessons, and the second hides behind the first: while the attentions wander,
+nothing that arrives at a place says what stands there. Here the attentions are given, so that a cell costs two MLPs instead of a
+sequence, and thousands of cells are read in the time of one stretch. The weights are the decoder's own. `guidance.py` teaches the
+rest: the attentions to look there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.codecs.embedded.cell_reader import PATCHES
+from pipeline.codecs.embedded.target import places
+from pipeline.codecs.embedded.vocabulary import BOS, FIRST_CELL, FIRST_X, FIRST_Y, STEPS, SYMBOLS, first_token_ids
+from pipeline.codecs.modes import MODES
+from pipeline.pages.grid import Grid
+from pipeline.training.guidance import HEADS, HEIGHT_HEADS, by_head, overlap
+
+# N pages, G * G tokens, Q cells, D channels
+
+
+@lru_cache(maxsize=64)
+def _where(columns: int, rows: int, mode: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of the cells of a page: token, height id and place id, int64 `[Q]` each, and which heads carry them, bool `[Q, HEADS]`."""
+    side = MODES[mode].grid
+    inside, tokens, steps = [], [], []
+    for count in (rows, columns):
+        token, step = (torch.from_numpy(found) for found in places(count, side))
+        inside.append(overlap(torch.arange(count), count, side * PATCHES, token * PATCHES))
+        tokens.append(token)
+        steps.append(step)
+    carries = by_head(inside[0][:, None, :, None] & inside[1][None, :, None, :]).flatten(0, 1)
+    token = (tokens[0][:, None] * side + tokens[1][None, :]).flatten()
+    height = (FIRST_Y + steps[0])[:, None].expand(rows, columns).flatten()
+    place = (FIRST_X + steps[1])[None, :].expand(rows, columns).flatten()
+    return token, height, place, carries
+
+
+def read_ideally(decoder: Any, head: Any, features: Tensor, grid: Grid, mode: str, cells: Tensor) -> Tensor:
+    """Logits of cells, as `UnlimitedOcr` computes them behind their places with the attentions of `guidance.places_to_look`.
+
+    Args:
+        decoder: the language model of `UnlimitedOcrModel`.
+        head: its output layer.
+        features: visual tokens without newlines, `[N, G * G, D]`.
+        cells: int64 `[Q]`, which cells of each page.
+
+    Returns:
+        `[N, Q, len(SYMBOLS)]`.
+    """
+    device = features.device
+    token, height, place, carries = (found.to(device)[cells] for found in _where(grid.columns, grid.rows, mode))
+    embed, layers = decoder.embed_tokens, decoder.layers
+
+    # Where heads look that have nothing to look for. It is the same for all cells, so all their gradients would agree, and under
+    # Adam what it adds would jump at every step by more than a patch says: nothing learns from it here.
+    resting = []
+    with torch.no_grad():
+        rest = embed(torch.tensor([BOS], device=device))
+        for layer in layers:
+            resting.append(layer.self_attn.v_proj(layer.input_layernorm(rest)))
+            rest = rest + layer.self_attn.o_proj(resting[-1])
+            rest = rest + layer.mlp(layer.post_attention_layernorm(rest))
+
+    first, second = layers[0], layers[1]
+    with torch.no_grad():  # the first attention carries patches as `begin_reading` made it, and the second takes them up so
+        ids = first_token_ids()[mode] + torch.arange(features.shape[1], device=device)
+        led = embed(ids) + first.self_attn.o_proj(first.self_attn.v_proj(first.input_layernorm(features)))
+        led = led + first.mlp(first.post_attention_layernorm(led))
+        carried = second.self_attn.v_proj(second.input_layernorm(led))
+
+    pairs, which = torch.unique(place * STEPS + height - FIRST_Y, return_inverse=True)
+    looking = embed(torch.div(pairs, STEPS, rounding_mode="floor"))
+    with frozen(first):  # heights and places are few: as with BOS, only their embeddings learn
+        heights = first.self_attn.v_proj(first.input_layernorm(embed(pairs % STEPS + FIRST_Y)))
+        by_height = torch.arange(heights.shape[-1], device=device) < heights.shape[-1] * HEIGHT_HEADS // HEADS
+        looking = looking + first.self_attn.o_proj(torch.where(by_height, heights, resting[0]))
+        looking = looking + first.mlp(first.post_attention_layernorm(looking))
+
+    seen = torch.where(carries[..., None], carried[:, token].unflatten(-1, (HEADS, -1)), 0.0).flatten(-2)
+    with torch.no_grad():  # what the resting heads add
+        rests = second.self_attn.o_proj(torch.where(carries[..., None], 0.0, resting[1].unflatten(-1, (HEADS, -1))).flatten(-2))
+        behind = [layer.self_attn.o_proj(value) for layer, value in zip(layers[2:], resting[2:], strict=True)]
+    hidden = looking[which] + rests + second.self_attn.o_proj(seen)
+    hidden = hidden + second.mlp(second.post_attention_layernorm(hidden))
+    for layer, added in zip(layers[2:], behind, strict=True):
+        hidden = hidden + added
+        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    symbols = head.weight[FIRST_CELL : FIRST_CELL + len(SYMBOLS)]
+    return torch.nn.functional.linear(decoder.norm(hidden), symbols)
+
+
+@contextmanager
+def frozen(layer: Any) -> Iterator[None]:
+    """What is computed in here does not teach the weights of `layer`, only what came in."""
+    weights = [weight for weight in layer.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
