@@ -15,7 +15,7 @@ from pipeline.codecs.text_tokens import count_tokens
 from pipeline.pages.characters import END
 from pipeline.pages.grid import Grid, read_back
 from pipeline.training.codec_pages import SHARES, PageSampler
-from pipeline.training.trainee import Trainee
+from pipeline.training.trainee import Trainee, has_bf16
 
 _END = SYMBOLS.index(END)
 
@@ -41,7 +41,7 @@ def evaluate(
         for name in SHARES:
             batch = sampler.batch(grid, mode, pages, stretch=0, classes=[name] * pages)
             index, waves = trainee.place(grid, mode, device)
-            with torch.autocast(device, torch.bfloat16):
+            with torch.autocast(device, torch.bfloat16, enabled=has_bf16(device)):
                 drawn = torch.from_numpy(batch.drawn).to(device)
                 tokens = trainee.stored(trainee.encode(trainee.paint(drawn, grid, mode))[1])
                 read = trainee.reader(tokens, index, waves).argmax(-1).cpu().numpy()

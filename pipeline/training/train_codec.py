@@ -30,7 +30,7 @@ from pipeline.training.compress import begin_tokens
 from pipeline.training.curves import plot
 from pipeline.training.evaluation import evaluate
 from pipeline.training.guidance import begin_reading, carrying
-from pipeline.training.trainee import Trainee
+from pipeline.training.trainee import Trainee, has_bf16
 
 KEPT = 400  # encoded batches of a blend
 BESIDE = 5  # kept batches that a step copies cells from, beside its own: pages resemble each other less than the cells of one
@@ -117,11 +117,6 @@ def learning_rate(config: TrainConfig, step: int, spent: float = 0.0) -> float:
         progress = max(progress, spent / config.seconds)
     falling = (1 + math.cos(math.pi * min(1.0, progress))) / 2
     return config.learning_rate * (config.final_learning_rate + (1 - config.final_learning_rate) * falling)
-
-
-def has_bf16(device: str) -> bool:
-    """Whether bf16 is faster there than float32: on a CPU without instructions for it, it is several times slower."""
-    return device != "cpu" or torch.cpu._is_avx512_bf16_supported()
 
 
 class Training:
