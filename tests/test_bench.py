@@ -129,10 +129,12 @@ def test_results_are_written_where_they_are_looked_for_and_parse(tmp_path: Path)
     assert write_results("encode", result, tmp_path / "new") == path  # one result a theme, machine and day
 
 
-def test_a_result_without_a_machine_gets_this_one(tmp_path: Path) -> None:
+def test_a_result_without_a_machine_gets_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_results("render", {"rows": [{"mode": "tiny"}]}, tmp_path)
     described = json.loads(path.with_suffix(".json").read_text("utf-8"))["machine"]
     assert described["bf16_matmul_tflops"] > 0 and described["cores"] >= 1 and "torch" in described["packages"]
+    monkeypatch.setattr("pipeline.bench.machine.matmul_rate", lambda *_: pytest.fail("measured again"))
+    write_results("render", {"rows": [{"mode": "tiny"}], "machine": described}, tmp_path)
 
 
 def test_machines_have_short_names() -> None:

@@ -105,8 +105,7 @@ def write_results(theme: str, payload: dict[str, Any], folder: str | Path = "doc
         The Markdown file.
     """
     payload = {**payload, "command": command or payload.get("command") or f"palimpsest bench {theme}"}
-    payload.setdefault("machine", machine())
-    described = payload["machine"]
+    described = payload["machine"] = payload.get("machine") or machine()
     path = Path(folder) / f"{theme}_{hardware(described)}_{described['date'][:10]}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps(payload, indent=1, ensure_ascii=False) + "\n", "utf-8")
