@@ -26,7 +26,7 @@ from pipeline.training.batches import Blend, batches
 from pipeline.training.codec_pages import PageSampler
 from pipeline.training.compress import principal_projection
 from pipeline.training.painting import Painter
-from pipeline.training.train_codec import TrainConfig, learning_rate, train
+from pipeline.training.train_codec import BESIDE, TrainConfig, learning_rate, train
 from pipeline.training.trainee import Trainee
 
 WORDS = "The quick brown fox jumps over the lazy dog; 42 élèves, no more.\n"
@@ -69,12 +69,17 @@ def test_it_resumes_where_it_was_stopped(text: str, tmp_path: Path) -> None:
     assert [row["step"] for row in log] == [1, 2, 3] and all(np.isfinite(row["token_loss"]) for row in log)
 
 
-def test_the_decoder_learns_from_kept_tokens_while_the_encoder_stays_as_it_is(text: str, tmp_path: Path) -> None:
+def test_the_decoder_learns_from_kept_tokens_while_the_encoder_stays_as_it_is(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded, encode = [], Trainee.encode
+    monkeypatch.setattr(Trainee, "encode", lambda trainee, images: encoded.append(len(images)) or encode(trainee, images))
     weights = Path(__file__).parents[1] / "pipeline/codecs/embedded/weights"
     blends = (Blend(grid="64x32", mode="tiny", weight=1.0, pages=1, encoder=False),)
-    taught = replace(small(text, tmp_path, 4), start=str(weights), blends=blends, replay=0.5, copy_cells=64, begin_decoder=True)
+    taught = replace(small(text, tmp_path, 8), start=str(weights), blends=blends, replay=1.0, copy_cells=64, begin_decoder=True)
     rows: list[dict[str, object]] = []
     train(taught, rows.append)
+    assert len(encoded) == BESIDE + 1  # of eight steps
     begins_afresh = rows[0]["begins_afresh"]
     assert "model.lm_head.weight" in begins_afresh and not any("vision" in name for name in begins_afresh)
     assert all(np.isfinite(row["copied_loss"]) and np.isfinite(row["guidance"]) for row in rows[1:])

@@ -2,7 +2,7 @@
 
 A decoder that must find the visual token of every character by trial and error needs millions of pages. The addresses say where
 each character lies, so the attentions can be taught directly. In the first, the id of a visual token looks at that token, and
-half of the heads of a place look at the height. In the second, the place looks back at the id of its token, with only those
+two of the heads of a place look at the height. In the second, the place looks back at the id of its token, with only those
 heads which carry the patches that the cell lies in. Its other heads, and all in the layers behind, rest on BOS. What arrives is
 then the cell's own patches, and the MLPs read them (`ideal_reading.py`). The model that ships is the stock class.
 """
