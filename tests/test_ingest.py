@@ -1,8 +1,7 @@
-"""Incremental passes: what is new, rewritten, vanished or unreadable, with the stages in this process and local sources."""
+"""Incremental passes: what is new, rewritten or vanished, with the stages in this process and local sources."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,10 +15,9 @@ from pipeline.ingest import IngestResult, ingest
 from pipeline.run import RunFailed, run
 from pipeline.store.local import LocalStore
 from pipeline.store.object_store import NoSuchObject
-from pipeline.store.snapshots import snapshot_numbers
 from tests import flow_in_process
 from tests.conftest import JobFactory
-from tests.test_run import by_id, documents, errors, newest, quarantine, write_lines
+from tests.test_run import by_id, documents, errors, newest, write_lines
 
 Pass = Callable[..., IngestResult]
 
@@ -266,84 +264,6 @@ def test_what_another_job_published_is_no_vanished_object(go: Pass, job: JobFact
     assert set(by_id("x")) <= set(documents(out))
 
 
-# what cannot be read
-
-
-def test_an_unreadable_object_is_tried_a_few_times_and_then_quarantined(
-    go: Pass, folder: Path, out: Path, lazy: Callable[[], None]
-) -> None:
-    os.mkfifo(folder / "bad.jsonl")
-    for _ in range(2):
-        result = go("ingest.tries=3")
-        assert [Path(lost.source_uri).name for lost in result.unread] == ["bad.jsonl"] and result.findings
-        assert result.given_up == () and len(documents(out)) == 8
-    last = go("ingest.tries=3")
-    assert ([Path(name).name for name in last.given_up], last.unread, last.findings) == (["bad.jsonl"], (), True)
-    assert [(row["reason"], Path(row["source_uri"]).name) for row in quarantine(out)] == [("unreadable", "bad.jsonl")]
-    assert errors(out) == []
-    lazy()
-    quiet = go("ingest.tries=3")
-    assert kinds(quiet) == {"unchanged": 5} and not quiet.findings
-
-
-def test_a_last_try_that_was_cut_off_before_it_published_is_not_forgotten(
-    go: Pass, folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed between its note of the last try and its snapshot, a pass must not make an object disappear without a trace."""
-    os.mkfifo(folder / "bad.jsonl")
-
-    def cut(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("pipeline.ingest_batch.publish", cut)
-        go("ingest.tries=1")
-    assert len(list(LocalStore(out).list("_ingest/tries/"))) == 1 and snapshot_numbers(LocalStore(out)) == []
-    assert len(go("ingest.tries=1").given_up) == 1
-    assert [Path(row["source_uri"]).name for row in quarantine(out)] == ["bad.jsonl"] and errors(out) == []
-    assert kinds(go("ingest.tries=1")) == {"unchanged": 5}
-
-
-def test_a_given_up_object_is_read_again_when_it_changes(go: Pass, folder: Path, out: Path) -> None:
-    os.symlink(folder / "nowhere", folder / "bad.jsonl")
-    assert len(go("ingest.tries=1").given_up) == 1
-    (folder / "bad.jsonl").unlink()
-    write_lines(folder / "bad.jsonl", "good again")
-    assert kinds(go()) == {"unchanged": 4, "rewritten": 1}
-    assert quarantine(out) == [] and set(by_id("good again")) <= set(documents(out)) and errors(out) == []
-
-
-def test_an_object_that_becomes_unreadable_keeps_its_pages(go: Pass, folder: Path, out: Path, lazy: Callable[[], None]) -> None:
-    go()
-    (folder / "a.jsonl").unlink()
-    os.symlink(folder / "nowhere", folder / "a.jsonl")
-    assert len(go("ingest.tries=2").unread) == 1
-    assert len(go("ingest.tries=2").given_up) == 1
-    assert set(by_id("a", "aa")) <= set(documents(out)) and quarantine(out) == [] and errors(out) == []
-    lazy()
-    assert kinds(go("ingest.tries=2")) == {"unchanged": 3, "given_up": 1}
-
-
-def test_a_corrupt_object_costs_one_night(go: Pass, folder: Path, out: Path, lazy: Callable[[], None]) -> None:
-    (folder / "bad.parquet").write_bytes(b"PAR1 but no more")
-    assert go("limits.quarantine_share=0.01").reasons == {"corrupt_parquet": 1}
-    lazy()
-    assert kinds(go()) == {"unchanged": 5} and len(quarantine(out)) == 1
-
-
-def test_too_much_quarantine_stops_the_pass_and_says_so_in_its_record(go: Pass, folder: Path, out: Path) -> None:
-    go()
-    (folder / "e.jsonl").write_text("no json\n" * 30)
-    with pytest.raises(RunFailed, match="30 of 30 documents .* invalid_json 30"):
-        go("limits.quarantine_share=0.01")
-    records = [json.loads(path.read_text()) for path in out.glob("runs/*/stats.json")]
-    records.sort(key=lambda record: record["outcome"], reverse=True)  # not by name: both may be of the same second
-    assert [record["outcome"] for record in records] == ["published", "failed"]
-    assert records[1]["reasons"] == {"invalid_json": 30} and "30 of 30" in records[1]["reason"]
-    assert snapshot_numbers(LocalStore(out)) == [1]
-    assert go("limits.quarantine_share=1.0").units_done == 1
-
-
 # other settings
 
 
@@ -370,85 +290,7 @@ def test_bad_settings_are_named(override: str, message: str, job: JobFactory, fo
         job(folder, out, override)
 
 
-# other publishers, while a pass is under way
-
-
-@pytest.fixture
-def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
-    """`meanwhile(do)`: `do` happens between the planning and the processing of the next batch."""
-
-    def arrange(do: Callable[[], object]) -> None:
-        undisturbed = flow.run_units
-
-        def process(*args: Any) -> Any:
-            monkeypatch.setattr(flow, "run_units", undisturbed)
-            do()
-            return flow.run_units(*args)
-
-        monkeypatch.setattr(flow, "run_units", process)
-
-    return arrange
-
-
-def test_two_passes_at_once_do_the_work_once(go: Pass, out: Path, meanwhile: Callable[[Callable[[], object]], None]) -> None:
-    others: list[IngestResult] = []
-    meanwhile(lambda: others.append(go()))
-    mine = go()
-    assert others[0].units_new == 4 and mine.units_new == 4  # mine took them as they were
-    assert mine.snapshot == others[0].snapshot == 1 and mine.snapshots == ()
-    shards = {info.key for info in LocalStore(out).list("data/")}
-    assert shards == {shard.key for unit in newest(out).units for shard in unit.shards} and errors(out) == []
-
-
-def test_a_pass_that_is_overtaken_by_a_newer_version_does_not_bring_the_old_one_back(
-    go: Pass, folder: Path, out: Path, meanwhile: Callable[[Callable[[], object]], None]
-) -> None:
-    go()
-    write_lines(folder / "a.jsonl", "second")
-    old = (folder / "a.jsonl").read_bytes()
-
-    def overtake() -> None:
-        write_lines(folder / "a.jsonl", "third")
-        go()
-        (folder / "a.jsonl").write_bytes(old)  # what the first pass listed is what it reads
-
-    meanwhile(overtake)
-    result = go()
-    assert (result.elsewhere, result.snapshots) == (1, ())
-    assert set(by_id("third")) <= set(documents(out)) and errors(out) == []
-
-
-def test_a_pass_plans_again_when_what_it_relies_on_is_replaced(
-    go: Pass, folder: Path, out: Path, meanwhile: Callable[[Callable[[], object]], None], job: JobFactory
-) -> None:
-    go()
-    write_lines(folder / "e.jsonl", "aa", "e")
-
-    def replace_owner() -> None:
-        write_lines(folder / "a.jsonl", "a")
-        ingest(job(folder / "a.jsonl", out, "verification.share=0"))
-
-    meanwhile(replace_owner)
-    result = go()
-    assert result.snapshots == (3,) and errors(out) == []
-    assert documents(out) == by_id(*"abcde", "aa", "bb", "cc", "dd")
-
-
-def test_an_object_that_changes_or_arrives_during_a_pass_is_taken_by_the_next(
-    go: Pass, folder: Path, out: Path, meanwhile: Callable[[Callable[[], object]], None]
-) -> None:
-    def change() -> None:
-        write_lines(folder / "a.jsonl", "a that became longer")
-        write_lines(folder / "late.jsonl", "late")
-        (folder / "b.jsonl").unlink()
-
-    meanwhile(change)
-    first = go()
-    assert sorted(Path(lost.source_uri).name for lost in first.unread) == ["a.jsonl", "b.jsonl"]
-    assert documents(out) == by_id("c", "cc", "d", "dd")
-    second = go()
-    assert kinds(second) == {"unchanged": 2, "new": 2} and not second.findings
-    assert documents(out) == by_id("c", "cc", "d", "dd", "a that became longer", "late") and errors(out) == []
+# what a pass finds damaged
 
 
 def test_the_memory_of_a_pass_is_only_advice(go: Pass, out: Path, lazy: Callable[[], None]) -> None:
