@@ -36,7 +36,7 @@ class Batch:
     Attributes:
         drawn: int16 `[n, rows * columns]`, place of each cell in SYMBOLS, PAPER behind the end; what `painting.Painter` draws.
         stretches: int64 `[n, length]`, what the decoder should write for a stretch of each page (padded with -100); the
-            first id of a row is given, not predicted.
+            first id of a row that does not begin the target is given, not predicted.
         starts: int64 `[n]`, the position of each stretch in the page's whole target.
         classes: text class of each page.
     """

@@ -11,6 +11,7 @@ PANELS = {
     "token": "inked cells read from visual tokens",
     "written": "inked cells written by the decoder",
     "copied": "inked cells written with ideal attentions",
+    "looked": "heads that find the token an id names",
     "addresses": "ids between the cells written",
     "token_loss": "loss of reading (nats)",
     "written_loss": "loss of writing (nats)",

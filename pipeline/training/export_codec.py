@@ -45,12 +45,20 @@ def export(state: str | Path, out: str | Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     trainee.model.save_pretrained(folder)
     weights = read_weights(folder / "model.safetensors")
+    _without_idle_units(weights)
     save_file(pack_weights(weights), folder / "model.safetensors", metadata={"format": "pt"})
     save_file(pack_weights(trainee.reader.state_dict()), folder / FILE)
     for path in folder.iterdir():
         path.chmod(0o644)
     tokenizer().save(str(folder / "tokenizer.json"), pretty=False)
     return {"step": saved.get("step", 0), "parameters": sum(p.numel() for p in trainee.model.parameters())}
+
+
+def _without_idle_units(weights: dict[str, torch.Tensor]) -> None:
+    """Zeros for what goes into MLPs that give out nothing."""
+    for name in [name for name, value in weights.items() if name.endswith("down_proj.weight") and not value.any()]:
+        for part in ("gate_proj", "up_proj"):
+            weights[name.replace("down_proj", part)] = torch.zeros_like(weights[name.replace("down_proj", part)])
 
 
 def tokenizer() -> Tokenizer:

@@ -4,7 +4,11 @@ A decoder that must find the visual token of every character by trial and error 
 each character lies, so the attentions can be taught directly. In the first, the id of a visual token looks at that token, and
 two of the heads of a place look at the height. In the second, the place looks back at the id of its token, with only those
 heads which carry the patches that the cell lies in. Its other heads, and all in the layers behind, rest on BOS. What arrives is
-then the cell's own patches, and the MLPs read them (`ideal_reading.py`). The model that ships is the stock class.
+then the cell's own patches, and the MLPs read them (`ideal_reading.py`).
+
+What stands between the cells follows from what stands before them: in the first attention a cell and a height look, a quarter of
+the heads each, at the id before them, at their token's id, at its height and at the grid. The id of a token has no head to spare
+there; its third attention looks at the id before it, which has gathered all that. The model that ships is the stock class.
 """
 
 from __future__ import annotations
@@ -16,22 +20,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.codecs.embedded.cell_reader import PATCHES
-from pipeline.codecs.embedded.vocabulary import BOS, FIRST_TOKEN, FIRST_X, FIRST_Y, STEPS, first_token_ids
+from pipeline.codecs.embedded.vocabulary import BOS, FIRST_CELL, FIRST_TOKEN, FIRST_X, FIRST_Y, STEPS, SYMBOLS, first_token_ids
 from pipeline.codecs.modes import MODES
 from pipeline.pages.grid import Grid
+from pipeline.training.lessons import WRITING, rest_quietly
 
 # N pages, L ids of the stretch, S = prefix + L positions of the sequence, H heads
 HEADS = 16  # each carries one patch of a token: (lower half, right half, lower patch of it, right patch of it)
 HEIGHT_HEADS = 2  # of the first layer: these look at the height
 FREE, REST = -1, 0  # REST is the position of BOS
 WORTH = 0.15
+BEGINS = 4  # a kind of ids beside those of `kinds_of`: the first two of a target
 
 
-def places_to_look(given: Tensor, grid: Grid, mode: str, prefix: int) -> tuple[Tensor, Tensor, Tensor]:
+def places_to_look(given: Tensor, starts: Tensor, grid: Grid, mode: str, prefix: int) -> tuple[Tensor, Tensor, Tensor]:
     """For each given id and head, the sequence position that its three attentions should look at, FREE where they may choose.
 
     Args:
         given: int64 `[N, L]`, padded with -100; each row begins with the id of a token.
+        starts: int64 `[N]`, where in the target it begins.
         prefix: positions before the first id.
 
     Returns:
@@ -67,17 +74,38 @@ def places_to_look(given: Tensor, grid: Grid, mode: str, prefix: int) -> tuple[T
 
     first = torch.full((*given.shape, HEADS), FREE, device=given.device)
     first = torch.where(is_token[..., None], visual[..., None], first)
+    is_cell = (given >= FIRST_CELL) & (given < FIRST_CELL + len(SYMBOLS))
+    gathers = is_cell | (given >= FIRST_Y) & (given < FIRST_Y + STEPS)
+    sources = torch.stack([prefix + at - 1, prefix + leading, prefix + height_at, torch.full_like(at, prefix - 1)], -1)
+    first = torch.where(gathers[..., None], sources.repeat_interleave(HEADS // 4, -1), first)
     height_heads = torch.arange(HEADS, device=given.device) < HEIGHT_HEADS
     first = torch.where(reads[..., None], torch.where(height_heads, (prefix + height_at)[..., None], REST), first)
     free = torch.full_like(first, FREE)
-    second = torch.where(reads[..., None], torch.where(carries, (prefix + leading)[..., None], REST), free)
-    third = torch.where(reads[..., None], REST, free)
+    known = (given >= 0)[..., None]
+    second = torch.where(reads[..., None] & carries, (prefix + leading)[..., None], torch.where(known, REST, free))
+    before = torch.where(is_token[..., None], (prefix + at - 1)[..., None], REST)
+    before = torch.where((is_token & (at == 0) & (starts[:, None] > 0))[..., None], FREE, before)  # what stood there is not given
+    third = torch.where(known, before, free)
     return first.transpose(1, 2), second.transpose(1, 2), third.transpose(1, 2)
 
 
 def _token_of(place: Tensor, count: int, side: int) -> Tensor:
     """The token row (or column) that holds the centre of text row (or column) `place` of `count`."""
     return torch.div((2 * place + 1) * side, 2 * count, rounding_mode="floor")
+
+
+def kinds_of(ids: Tensor) -> Tensor:
+    """0 to 3 for the id of a token, a place, a height and any other; of the same shape."""
+    return 3 - (ids >= FIRST_Y).long() - (ids >= FIRST_X).long() - (ids >= FIRST_TOKEN).long()
+
+
+def evenly(loss: Tensor, counts: Tensor, kinds: Tensor, number: int = 4) -> Tensor:
+    """The mean over `number` kinds of each one's mean loss: rare ids have as much to learn as frequent ones. All `[N, .., L]`."""
+    means = []
+    for kind in range(number):
+        which = counts & (kinds == kind)
+        means.append((loss * which).sum() / which.sum().clamp(min=1))
+    return torch.stack(means).mean()
 
 
 def by_head(patch: Tensor) -> Tensor:
@@ -93,15 +121,11 @@ def overlap(place: Tensor, count: int, patches: int, origin: Tensor) -> Tensor:
     return shared >= WORTH * patches / count
 
 
-def carrying(model: Any) -> tuple[Tensor, ...]:
-    """The weights of `UnlimitedOcrForConditionalGeneration` that carry patches to places."""
-    first, second = (layer.self_attn for layer in model.model.language_model.layers[:2])
-    return first.v_proj.weight, first.o_proj.weight, second.v_proj.weight
-
-
 @torch.no_grad()
 def begin_reading(model: Any, spread: Tensor, seed: int = 0) -> None:
     """Give the decoder of `UnlimitedOcrForConditionalGeneration` weights with which looking as above carries patches to cells.
+
+    The first MLP gives out nothing, and neither do yet the units of the others that belong to writing (`lessons.py`).
 
     Args:
         spread: `[D, D]`, the cell reader's unpacking of a token into patches; the values of the first attention.
@@ -113,9 +137,9 @@ def begin_reading(model: Any, spread: Tensor, seed: int = 0) -> None:
     # the layers' norms make them large enough to look with; where the patches are added to them, they should not be in the way
     decoder.embed_tokens.weight[FIRST_TOKEN:] *= 0.04
     bos = torch.nn.functional.normalize(decoder.embed_tokens.weight[BOS], dim=0)
-    nothing_from_bos = torch.eye(dim) - torch.outer(bos, bos)
+    nothing_from_bos = torch.eye(dim, device=bos.device) - torch.outer(bos, bos)
     first.v_proj.weight.copy_(spread @ nothing_from_bos)
-    first.o_proj.weight.copy_(torch.eye(dim))
+    first.o_proj.weight.copy_(torch.eye(dim, device=bos.device))
     second.v_proj.weight.copy_(nothing_from_bos)
     # the quarters of a token write to the same places: a cell that lies in 2x2 patches needs no two of the same parities
     narrow = torch.linalg.qr(torch.randn(dim, dim // 4, generator=generator)).Q
@@ -123,11 +147,13 @@ def begin_reading(model: Any, spread: Tensor, seed: int = 0) -> None:
     for layer in decoder.layers:
         for weights in (layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj):
             weights.weight.normal_(std=0.03)
+        layer.mlp.down_proj.weight[:, -WRITING:] = 0.0
     decoder.layers[0].mlp.down_proj.weight.zero_()
+    rest_quietly(model)
 
 
 def guided_forward(
-    decoder: nn.Module, inputs: Tensor, positions: Tensor, look: tuple[Tensor, ...], prefix: int
+    decoder: nn.Module, inputs: Tensor, positions: Tensor, look: tuple[Tensor, ...], kinds: Tensor, prefix: int
 ) -> tuple[Tensor, Tensor]:
     """The decoder's last hidden states `[N, S, D]` and the guidance loss; the same arithmetic as the stock forward pass.
 
@@ -138,6 +164,7 @@ def guided_forward(
         inputs: embeddings `[N, S, D]`.
         positions: int64 `[N, S]`.
         look: as `places_to_look` returns, for the first layers; empty guides none.
+        kinds: int64 `[N, L]`, as `kinds_of` returns.
     """
     from transformers.models.unlimited_ocr.modeling_unlimited_ocr import apply_rotary_pos_emb
 
@@ -158,7 +185,10 @@ def guided_forward(
         if number < len(look):
             scores = (query @ key.transpose(-1, -2)).float() * attention.scaling
             scores = scores.masked_fill(future, -1e4)
-            loss = loss + F.cross_entropy(scores[:, :, prefix:].flatten(0, 2), look[number].flatten(), ignore_index=FREE)
+            missed = F.cross_entropy(
+                scores[:, :, prefix:].flatten(0, 2), look[number].flatten(), ignore_index=FREE, reduction="none"
+            )
+            loss = loss + evenly(missed.view_as(look[number]), look[number] != FREE, kinds[:, None])
             mixed = scores.softmax(-1).to(value.dtype) @ value
         else:
             query, key = query.to(value.dtype), key.to(value.dtype)

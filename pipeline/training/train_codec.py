@@ -1,8 +1,9 @@
 """Training the embedded codec: text -> pages -> encoder -> tokens -> what can be read out of them.
 
-Two losses on the same pages: the dense heads of `cell_reader.py`, which teach the encoder, and next-id cross-entropy of the
-generative decoder over a stretch of each page's target, both from tokens rounded as int8 storage rounds them. bf16 autocast,
-`torch.compile`, resumable from `state.pt` at any step.
+The dense heads of `cell_reader.py` teach the encoder. The generative decoder learns from next-id cross-entropy over a stretch of
+each page's target and from guided attentions; with `copy_cells` in two lessons, of which the first needs no sequences
+(`ideal_reading.py`, `lessons.py`). All from tokens rounded as int8 storage rounds them. bf16 autocast, `torch.compile`,
+resumable from `state.pt` at any step.
 """
 
 from __future__ import annotations
@@ -29,11 +30,14 @@ from pipeline.training.codec_pages import Batch
 from pipeline.training.compress import begin_tokens
 from pipeline.training.curves import plot
 from pipeline.training.evaluation import evaluate
-from pipeline.training.guidance import begin_reading, carrying
+from pipeline.training.guidance import begin_reading
+from pipeline.training.lessons import keep_gradients, rest_quietly, taught
+from pipeline.training.mark_places import look_for_places, mark_places, pages_of_every_mode
 from pipeline.training.trainee import Trainee, has_bf16
 
 KEPT = 400  # encoded batches of a blend
 BESIDE = 5  # kept batches that a step copies cells from, beside its own: pages resemble each other less than the cells of one
+LOOKS = 24  # ids of visual tokens that look for theirs on every page of a step
 DECODER = ("model.model.language_model.", "model.lm_head.")
 
 
@@ -49,12 +53,15 @@ class TrainConfig:
         patch_steps: for so many steps only the patches and the head on them learn; then the compressor and the cell reader begin
             with what that head looks at (`compress.py`), and learn too.
         decoder_from: the decoder learns from this step on.
-        copy_cells: so many cells a step the decoder learns with ideal attentions (`ideal_reading.py`), and from the stretches
-            only what stands between them; 0 learns cells from the stretches.
-        stretches_from: with `copy_cells`, the step from which stretches are learned too.
+        copy_cells: so many cells a step the decoder learns with ideal attentions (`ideal_reading.py`); 0 learns from
+            stretches alone, all weights at once.
+        stretches_from: with `copy_cells`, the step at which what reads is kept as it is and the rest learns from stretches
+            (`lessons.py`); the learning rate warms up and falls again from there.
         replay: share of the steps with a frozen encoder that learn from pages which an earlier one has encoded.
         begin_decoder: leave the decoder out of `start`; at `decoder_from` give it weights that carry patches to cells
             (`guidance.py`).
+        mark_places: before that, have the tokens say where on the page they are (`mark_places.py`), fitted on so many pages of
+            the smallest mode and fewer of the others; 0 leaves them as they are.
         decoder_moves_encoder: let the decoder's loss reach the encoder; else it reads what the cell reader alone has taught.
         patch_weight: of that head's loss afterwards; 0 leaves it out.
         hold: for so many steps the layers before the compressor stay as they are, while what begins afresh behind them settles.
@@ -82,6 +89,7 @@ class TrainConfig:
     stretches_from: int = 0
     replay: float = 0.0
     begin_decoder: bool = False
+    mark_places: int = 0
     guided_length: int = 2048
     patch_weight: float = 0.5
     patch_steps: int = 0
@@ -105,15 +113,29 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> TrainConfig:
     config = configs.load(preset, overrides, TrainConfig)
     if not config.blends or not config.out:
         raise configs.ConfigError("a training preset needs `out` and at least one [[blends]] with grid, mode, weight and pages")
+    if config.copy_cells and config.stretches_from <= config.decoder_from:
+        raise configs.ConfigError(
+            f"copy_cells: the decoder reads from step decoder_from = {config.decoder_from} to stretches_from = "
+            f"{config.stretches_from} and writes from there; stretches_from must be larger"
+        )
+    if config.mark_places and not config.begin_decoder:
+        raise configs.ConfigError("mark_places changes what the decoder is given: it needs begin_decoder = true")
     return config
 
 
 def learning_rate(config: TrainConfig, step: int, spent: float = 0.0) -> float:
-    """Linear warm-up, then half a cosine down to `final_learning_rate` of the peak, by steps or seconds, whichever is further."""
+    """Linear warm-up, then half a cosine down to `final_learning_rate` of the peak, by steps or seconds, whichever is further.
+
+    With two lessons (`copy_cells`) once for each, by steps.
+    """
+    steps = config.steps
+    if config.copy_cells:
+        second = step >= config.stretches_from
+        step, steps = (step - config.stretches_from, steps - config.stretches_from) if second else (step, config.stretches_from)
     if step < config.warmup:
         return config.learning_rate * (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
-    if config.seconds:
+    progress = (step - config.warmup) / max(1, steps - config.warmup)
+    if config.seconds and not config.copy_cells:
         progress = max(progress, spent / config.seconds)
     falling = (1 + math.cos(math.pi * min(1.0, progress))) / 2
     return config.learning_rate * (config.final_learning_rate + (1 - config.final_learning_rate) * falling)
@@ -130,29 +152,31 @@ class Training:
     def __init__(self, config: TrainConfig, watch: Callable[[dict[str, Any]], None]) -> None:
         self.config, self.out = config, Path(config.out)
         self.out.mkdir(parents=True, exist_ok=True)
+        self.watch = watch
         self.trainee = Trainee(config.seed).to(config.device)
         decay = [p for p in self.trainee.parameters() if p.ndim >= 2]
         rest = [p for p in self.trainee.parameters() if p.ndim < 2]
-        groups = [{"params": decay, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0.0}]
+        # what one lesson of the decoder keeps as it is must not decay in it
+        groups = [{"params": decay, "weight_decay": 0.0 if config.copy_cells else 0.02}, {"params": rest, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
-        if config.copy_cells:
-            for weights in carrying(self.trainee.model):
-                weights.requires_grad_(False)
         self.step, self.spent = 0, 0.0
         saved = self.out / "state.pt"
         if saved.exists():
             state = torch.load(saved, map_location=config.device, weights_only=True)
             self.trainee.load_state_dict(state["trainee"])
             self.optimiser.load_state_dict(state["optimiser"])
+            for group, own in zip(self.optimiser.param_groups, groups, strict=True):
+                group["weight_decay"] = own["weight_decay"]
             self.step, self.spent = state["step"], state.get("spent", 0.0)
         elif config.start:
-            watch({"step": 0, "begins_afresh": _begin_with(self.trainee, Path(config.start), config.begin_decoder)})
+            watch({"step": 0, "begins_afresh": begin_with(self.trainee, Path(config.start), config.begin_decoder)})
         encode: Any = self.trainee.encode
         read: Any = self.trainee.read
         decode: Any = self.trainee.decode
         if config.compile:
             encode, read, decode = (torch.compile(f, dynamic=False) for f in (encode, read, decode))
         self.encode, self.read, self.decode, self.copy = encode, read, decode, self.trainee.copy
+        self.lessons = [list(taught(self.trainee.model, lesson)) for lesson in ("reading", "writing")]
         self.kept: dict[Blend, list[tuple[Batch, Tensor, Tensor]]] = {}
         self.random = random.Random(config.seed + self.step)
 
@@ -164,11 +188,22 @@ class Training:
         """One step; returns what is worth logging."""
         config, step = self.config, self.step
         if step == config.decoder_from and config.begin_decoder:
+            if config.mark_places:
+                pages = pages_of_every_mode(config.text, config.seed, config.mark_places)
+                marked = {"step": step, "marked": mark_places(self.trainee, pages, config.device)}
+                _append(self.out / "log.jsonl", marked)
+                self.watch(marked)
             begin_reading(self.trainee.model, self.trainee.reader.spread.weight)
+            if config.mark_places:
+                look_for_places(self.trainee)
+        writing = step >= config.stretches_from
+        if config.copy_cells and step == config.stretches_from:
+            self.optimiser.state.clear()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(config, step, self.spent)
         self.trainee.hold(step < config.hold)
-        with torch.autocast(config.device, torch.bfloat16, enabled=has_bf16(config.device)):
+        # without a cache: torch before 2.11 takes a weight's copy that it made under no_grad for one that learns
+        with torch.autocast(config.device, torch.bfloat16, enabled=has_bf16(config.device), cache_enabled=False):
             batch, patches, tokens = self._encoded(blend, batch)
             loss = torch.zeros((), device=config.device)
             record: dict[str, Tensor] = {}
@@ -177,21 +212,28 @@ class Training:
             if blend.decoder and step >= config.decoder_from:
                 seen = tokens if config.decoder_moves_encoder else tokens.detach()
                 if config.copy_cells:
-                    copied, right = self._copying(blend, batch, seen)
+                    symbols, beside = self._beside(blend, batch, seen)
+                    copied, right = self._copying(batch, symbols, beside)
                     loss = loss + copied
                     record |= {"copied": right, "copied_loss": copied}
-                if not config.copy_cells or step >= config.stretches_from:
+                    if writing:
+                        looked, found = self.trainee.look(beside, batch.grid, batch.mode, LOOKS)
+                        loss = loss + looked
+                        record["looked"] = found
+                if not config.copy_cells or writing:
                     stretch, starts = self._moved(batch.stretches), self._moved(batch.starts)
                     guided = stretch.shape[1] <= config.guided_length
-                    written_loss, guidance, right, led = self.decode(
-                        seen, batch.grid, batch.mode, stretch, starts, guided, not config.copy_cells
-                    )
+                    written_loss, guidance, right, led = self.decode(seen, batch.grid, batch.mode, stretch, starts, guided)
                     loss = loss + config.decoder_weight * written_loss + config.guidance_weight * guidance
                     record |= {"written": right, "addresses": led, "written_loss": written_loss, "guidance": guidance}
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        if config.copy_cells:
+            keep_gradients(self.lessons[writing])
         torch.nn.utils.clip_grad_norm_(self.trainee.parameters(), 1.0)
         self.optimiser.step()
+        if config.copy_cells:
+            rest_quietly(self.trainee.model)
         self.step += 1
         if self.step == config.patch_steps:
             begin_tokens(self.trainee, patches.detach().float().flatten(0, 2))
@@ -211,12 +253,15 @@ class Training:
             del kept[:-KEPT]
         return found
 
-    def _copying(self, blend: Blend, batch: Batch, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy of the decoder's ideal reading, on `copy_cells` cells of this batch and of some that were kept."""
+    def _beside(self, blend: Blend, batch: Batch, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Symbols and tokens of this batch and of some that were kept."""
         kept = self.kept.get(blend, [])
         beside = self.random.sample(kept, min(BESIDE, len(kept)))
         symbols = self._moved(np.concatenate([batch.symbols, *(other.symbols for other, _, _ in beside)]))
-        tokens = torch.cat([tokens, *(others for _, _, others in beside)])
+        return symbols, torch.cat([tokens, *(others for _, _, others in beside)])
+
+    def _copying(self, batch: Batch, symbols: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy of the decoder's ideal reading, on `copy_cells` cells of some pages."""
         number = max(1, self.config.copy_cells // len(tokens))
         cells = torch.randperm(symbols.shape[1], device=symbols.device)[:number].sort().values
         return self.copy(tokens, batch.grid, batch.mode, cells, symbols[:, cells])
@@ -263,7 +308,8 @@ def train(config: TrainConfig, watch: Callable[[dict[str, Any]], None] = lambda 
     `out` gets state.pt, log.jsonl, evaluation.jsonl and curves.png.
 
     Args:
-        watch: called with every row of the log, and with every row of the evaluation (these have a `text_class`).
+        watch: called with every row of the log, with every row of the evaluation (these have a `text_class`), and with what
+            begins afresh.
     """
     run = Training(config, watch)
     stopping = threading.Event()
@@ -306,7 +352,7 @@ def _append(path: Path, row: dict[str, Any]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def _begin_with(trainee: Trainee, folder: Path, without_decoder: bool = False) -> list[str]:
+def begin_with(trainee: Trainee, folder: Path, without_decoder: bool = False) -> list[str]:
     """Take over what fits of a checkpoint that `export` wrote, or of another run's state; returns what begins afresh.
 
     The head on the patches is not part of a checkpoint. A model of other widths keeps the layers that have the same shape.

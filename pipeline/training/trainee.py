@@ -13,8 +13,8 @@ from pipeline.codecs.modes import MODES
 from pipeline.codecs.token_storage import INT8_STEPS
 from pipeline.pages.characters import END
 from pipeline.pages.grid import Grid
-from pipeline.training.guidance import guided_forward, places_to_look
-from pipeline.training.ideal_reading import read_ideally
+from pipeline.training.guidance import BEGINS, evenly, guided_forward, kinds_of, places_to_look
+from pipeline.training.ideal_reading import looks_at_image, read_ideally
 from pipeline.training.painting import Painter
 
 _END = SYMBOLS.index(END)
@@ -77,36 +77,33 @@ class Trainee(nn.Module):
         return _read_loss(head(features, index, waves), targets)
 
     def decode(
-        self, tokens: Tensor, grid: Grid, mode: str, stretch: Tensor, starts: Tensor, guided: bool = True, cells: bool = True
+        self, tokens: Tensor, grid: Grid, mode: str, stretch: Tensor, starts: Tensor, guided: bool = True
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Loss, guidance loss, and accuracies (inked cells, all ids but cells) of the decoder on a stretch of the target.
 
         Args:
-            stretch: int64 `[N, L]`, padded with -100.
+            stretch: int64 `[N, L]`, padded with -100. Of one from within the target the first two ids are given.
             starts: int64 `[N]`, where in the target it begins.
             guided: without it the guidance loss is zero, and long stretches take little memory.
-            cells: whether the loss counts cells, or only the ids between them.
         """
         model = self.model.model
-        features = self.features(tokens)
-        embed = model.language_model.embed_tokens
-        count = len(tokens)
-        bos = embed(torch.full((count, 1), BOS, device=tokens.device))
-        grid_id = FIRST_GRID + GRIDS.index(f"{grid.columns}x{grid.rows}")
-        named = embed(torch.full((count, 1), grid_id, device=tokens.device))
-        given = embed(stretch[:, :-1].clamp(min=0))
-        dtype = features.dtype
-        inputs = torch.cat([bos.to(dtype), features, named.to(dtype), given.to(dtype)], 1)
-        prefix = features.shape[1] + 2
-        ahead = torch.arange(prefix, device=tokens.device).expand(count, -1)
+        before = self.before(tokens, grid)
+        given = model.language_model.embed_tokens(stretch[:, :-1].clamp(min=0))
+        inputs = torch.cat([before, given.to(before.dtype)], 1)
+        prefix = before.shape[1]
+        ahead = torch.arange(prefix, device=tokens.device).expand(len(tokens), -1)
         positions = torch.cat([ahead, prefix + starts[:, None] + torch.arange(given.shape[1], device=tokens.device)], 1)
-        look = places_to_look(stretch[:, :-1], grid, mode, prefix) if guided else ()
-        hidden, guidance = guided_forward(model.language_model, inputs, positions, look, prefix)
-        logits = self.model.lm_head(hidden[:, prefix:]).float()
-        expected = stretch[:, 1:]
+        look = places_to_look(stretch[:, :-1], starts, grid, mode, prefix) if guided else ()
+        kinds = kinds_of(stretch[:, :-1])
+        hidden, guidance = guided_forward(model.language_model, inputs, positions, look, kinds, prefix)
+        logits = self.model.lm_head(hidden[:, prefix - 1 :]).float()
+        at = torch.arange(stretch.shape[1], device=starts.device)
+        unknown = (starts[:, None] > 0) & (at < 2)  # a stretch from within does not say which of the token's heights it is at
+        expected = stretch.masked_fill(unknown, -100)
         is_cell = (expected >= FIRST_CELL) & (expected < FIRST_CELL + len(SYMBOLS))
-        learned = expected if cells else expected.masked_fill(is_cell, -100)
-        loss = F.cross_entropy(logits.flatten(0, 1), learned.flatten(), ignore_index=-100)
+        missed = F.cross_entropy(logits.flatten(0, 1), expected.flatten(), ignore_index=-100, reduction="none")
+        begins = (starts[:, None] == 0) & (at < 2)  # a kind of their own: nothing else on a page follows from the prompt alone
+        loss = evenly(missed.view_as(expected), expected >= 0, kinds_of(expected).masked_fill(begins, BEGINS), BEGINS + 1)
         inked = is_cell & (expected != FIRST_CELL)  # FIRST_CELL is the space
         right = logits.argmax(-1) == expected
         others = (expected >= 0) & ~is_cell
@@ -117,6 +114,20 @@ class Trainee(nn.Module):
         """Loss of the decoder with ideal attentions on `cells` (int64 `[Q]`) of each page, and its share of right inked ones."""
         logits = read_ideally(self.model.model.language_model, self.model.lm_head, tokens, grid, mode, cells)
         return _read_loss(logits, targets)
+
+    def look(self, tokens: Tensor, grid: Grid, mode: str, count: int) -> tuple[Tensor, Tensor]:
+        """Loss of `count` ids of visual tokens that look for theirs on each page, and the share of heads that find it."""
+        scores, expected = looks_at_image(self.model.model.language_model, self.before(tokens, grid), grid, mode, count)
+        wanted = expected.expand(scores.shape[:-1])
+        loss = F.cross_entropy(scores.flatten(0, 2), wanted.flatten())
+        return loss, (scores.argmax(-1) == wanted).float().mean()
+
+    def before(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """What the decoder is given before the first id: BOS, `features`, and the grid, `[N, 1 + G * (G + 1) + 1 + 1, D]`."""
+        features = self.features(tokens)
+        named = [BOS, FIRST_GRID + GRIDS.index(f"{grid.columns}x{grid.rows}")]
+        bos, grid_id = self.model.model.language_model.embed_tokens(torch.tensor(named, device=tokens.device)).to(features.dtype)
+        return torch.cat([bos.expand(len(tokens), 1, -1), features, grid_id.expand(len(tokens), 1, -1)], 1)
 
     def features(self, tokens: Tensor) -> Tensor:
         """Visual tokens `[N, G * G, D]` with the newline and separator rows, `[N, G * (G + 1) + 1, D]`."""
