@@ -20,7 +20,7 @@ from pipeline.codecs.embedded.vocabulary import BOS, FIRST_CELL, FIRST_TOKEN, FI
 from pipeline.codecs.modes import MODES
 from pipeline.codecs.token_storage import pack, unpack
 from pipeline.pages.atlas import atlas
-from pipeline.pages.characters import BLANK
+from pipeline.pages.characters import BLANK, END
 from pipeline.pages.grid import Grid
 from pipeline.training.batches import Blend, batches
 from pipeline.training.codec_pages import PageSampler
@@ -121,6 +121,8 @@ def test_what_the_decoder_reads_with_stays_as_it_is_while_it_learns_to_write(tex
     for name, of_reading, of_writing in (("lm_head", symbols, places), (embeddings, places, symbols)):
         assert moved(begun, read, name, of_reading) and not moved(begun, read, name, of_writing), name
         assert moved(read, written, name, of_writing) and not moved(read, written, name, of_reading), name
+    cells = begun[f"model.{embeddings}.weight"][symbols]
+    assert ((cells == cells[0]).all(1).numpy() == [code != END for code in SYMBOLS]).all()
     assert not moved(begun, written, embeddings, slice(BOS, BOS + 1)) and not moved(
         begun, written, embeddings, slice(FIRST_TOKEN, None)
     )

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from pipeline.codecs.embedded.cell_reader import PATCHES
 from pipeline.codecs.embedded.vocabulary import BOS, FIRST_CELL, FIRST_TOKEN, FIRST_X, FIRST_Y, STEPS, SYMBOLS, first_token_ids
 from pipeline.codecs.modes import MODES
+from pipeline.pages.characters import END
 from pipeline.pages.grid import Grid
 from pipeline.training.lessons import WRITING, rest_quietly
 
@@ -136,6 +137,9 @@ def begin_reading(model: Any, spread: Tensor, seed: int = 0) -> None:
     dim = spread.shape[0]
     # the layers' norms make them large enough to look with; where the patches are added to them, they should not be in the way
     decoder.embed_tokens.weight[FIRST_TOKEN:] *= 0.04
+    # where to look next does not depend on what a cell says, and a rare symbol would not learn that by itself
+    symbols = [FIRST_CELL + place for place, code in enumerate(SYMBOLS) if code != END]
+    decoder.embed_tokens.weight[symbols] = decoder.embed_tokens.weight[symbols[0]].clone()
     bos = torch.nn.functional.normalize(decoder.embed_tokens.weight[BOS], dim=0)
     nothing_from_bos = torch.eye(dim, device=bos.device) - torch.outer(bos, bos)
     first.v_proj.weight.copy_(spread @ nothing_from_bos)
