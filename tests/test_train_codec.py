@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pipeline.codecs.adapter import load_codec
-from pipeline.codecs.checkpoint import read_weights
+from pipeline.codecs.checkpoint import pack_weights, read_weights
 from pipeline.codecs.embedded.architecture import PATCH_CHANNELS, TOKEN_DIM
 from pipeline.codecs.embedded.cell_reader import DIRECTIONS, FILE, CellHead, CellReader, cell_places
 from pipeline.codecs.embedded.target import AddressedTarget
 from pipeline.codecs.embedded.vocabulary import BOS, FIRST_CELL, FIRST_TOKEN, FIRST_Y, SYMBOLS
 from pipeline.codecs.modes import MODES
 from pipeline.codecs.token_storage import pack, unpack
+from pipeline.config import ConfigError
 from pipeline.pages.atlas import atlas
 from pipeline.pages.characters import BLANK, END
 from pipeline.pages.grid import Grid
@@ -28,7 +30,7 @@ from pipeline.training.compress import principal_projection
 from pipeline.training.lessons import WRITING
 from pipeline.training.mark_places import mark_places, pages_of_every_mode, place_code, unread
 from pipeline.training.painting import Painter
-from pipeline.training.train_codec import BESIDE, TrainConfig, begin_with, learning_rate, train
+from pipeline.training.train_codec import BESIDE, TrainConfig, begin_with, learning_rate, load_config, train
 from pipeline.training.trainee import Trainee
 
 WORDS = "The quick brown fox jumps over the lazy dog; 42 élèves, no more.\n"
@@ -294,3 +296,36 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
     lessons = replace(config, copy_cells=1, stretches_from=400)
     assert learning_rate(lessons, 399) == pytest.approx(0.1, abs=0.01)
     assert learning_rate(lessons, 400) < learning_rate(lessons, 499) == 1.0 and learning_rate(lessons, 1000) == pytest.approx(0.1)
+
+
+def test_packed_weights_keep_what_rounding_would_lose(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plain, nothing = torch.randn(64, 48), torch.zeros(64, 48)
+    direction = torch.nn.functional.normalize(torch.randn(1024), dim=0)
+    all_but_one = torch.eye(1024) - torch.outer(direction, direction)  # its small numbers are below a step of its diagonal
+    coarse = torch.randn(64, 512) * 0.01 + torch.eye(64, 512)  # large and small, and no product of a column and a row
+    weights = {"plain": plain, "nothing": nothing, "all_but_one": all_but_one, "coarse": coarse, "norm": torch.ones(64)}
+    packed = pack_weights(weights)
+    assert packed["plain"].dtype == packed["all_but_one"].dtype == torch.int8 and packed["coarse"].dtype == torch.bfloat16
+    assert "nothing" not in packed and sum(value.nbytes for value in packed.values()) < 1_200_000
+    save_file(packed, tmp_path / "model.safetensors")
+    read = read_weights(tmp_path / "model.safetensors")
+    assert read.keys() == weights.keys() and torch.equal(read["nothing"], nothing)
+    for name, bound in (("plain", 0.01), ("all_but_one", 0.005), ("coarse", 0.005)):
+        assert float((read[name].float() - weights[name]).norm() / weights[name].norm()) < bound, name
+    rounded = (all_but_one * 127).round() / 127
+    assert (read["all_but_one"] @ direction).norm() < 0.05 < 0.5 < (rounded @ direction).norm()
+    again = pack_weights({"plain": read["plain"]})
+    assert torch.equal(again["plain"], packed["plain"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["copy_cells=10", "stretches_from=0"], "stretches_from must be larger"),
+        (["mark_places=10", "copy_cells=0", "begin_decoder=false"], "mark_places .* needs begin_decoder"),
+    ],
+)
+def test_lessons_that_cannot_be_taught_are_refused(settings: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config("codec-decoder", settings)
