@@ -24,6 +24,7 @@ JobFactory = Callable[..., JobConfig]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=3, help="how often the crash test kills its run (test_run_crash.py)")
+    parser.addoption("--update-golden", action="store_true", help="record today's behaviour in tests/golden (test_golden.py)")
 
 
 @pytest.fixture(scope="session")
