@@ -27,8 +27,8 @@ chaos: install
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy pipeline jobs
-	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_config.py tests/test_grid.py tests/test_fidelity.py
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_rooms.py tests/test_config.py tests/test_grid.py tests/test_fidelity.py
 
 bench: install
 	$(BIN)/palimpsest bench render

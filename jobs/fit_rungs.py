@@ -1,4 +1,5 @@
-r"""Measure which modes of the codec that ships are rungs on each grid, and write its rungs file (pipeline/tiers/rungs).
+r"""Measure which modes of the codec that ships are rungs on each grid, and write its rungs file
+(pipeline/palimpsest/tiers/rungs).
 
     python jobs/fit_rungs.py codec_text.jsonl
     python jobs/fit_rungs.py codec_text.jsonl --grid 80x40 --pages 20
@@ -14,12 +15,12 @@ import sys
 import time
 from dataclasses import replace
 
-from pipeline.bench.tiers import fit_rungs
-from pipeline.config import JobConfig, load
-from pipeline.pages.grid import Grid
-from pipeline.run import identify
-from pipeline.tiers.measured import SHIPPED, shipped
-from pipeline.training.codec_pages import SHARES, PageSampler
+from palimpsest.config import JobConfig, load
+from palimpsest.lab.bench.tiers import fit_rungs
+from palimpsest.lab.training.codec_pages import SHARES, PageSampler
+from palimpsest.operations.run import identify
+from palimpsest.pages.grid import Grid
+from palimpsest.tiers.measured import SHIPPED, shipped
 
 GRIDS = ("64x32", "80x40", "96x48", "112x56", "128x64", "160x80")
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from pipeline.cli import app
+from palimpsest.cli.app import app
 
 if __name__ == "__main__":
     app(["run", *sys.argv[1:]])

@@ -26,9 +26,9 @@ from transformers import (
     UnlimitedOcrForConditionalGeneration,
 )
 
-from pipeline.codecs.adapter import Codec, load_codec
-from pipeline.codecs.modes import Mode
-from pipeline.codecs.presets import CodecPreset, find_preset
+from palimpsest.codecs.adapter import Codec, load_codec
+from palimpsest.codecs.modes import Mode
+from palimpsest.codecs.presets import CodecPreset, find_preset
 
 VOCAB, DIM, IMAGE, EOS, PAD = 96, 32, 3, 1, 2
 TEXT = dict(

@@ -11,7 +11,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from pipeline.config import JobConfig, parse
+from palimpsest.config import JobConfig, parse
 from tests import s3_servers
 from tests.mixed_sources import write_mixed_sources
 from tests.s3_servers import S3Server
@@ -90,7 +90,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Repeated S3 requests wait a twentieth as long."""
     import botocore.retries.standard as standard
 
-    from pipeline import s3
+    from palimpsest.storage import s3_client as s3
 
     def soon(self: object, context: Any) -> float:
         return random.random() * min(20.0, 2.0**context.attempt_number) / 20

@@ -10,13 +10,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline import flow, flow_retier
-from pipeline.config import JobConfig
-from pipeline.pages.grid import Grid
-from pipeline.plan import PlannedUnit, document_ids
-from pipeline.stages import UNITS, Encode, Paginate, RateControl, Read, Render, Verify, Write
-from pipeline.stages.reread import Reread, Touched
-from pipeline.tiers.policy import Policy
+from palimpsest.config import JobConfig
+from palimpsest.flow import ray_executor as flow
+from palimpsest.flow import ray_retier as flow_retier
+from palimpsest.flow.plan import PlannedUnit, document_ids
+from palimpsest.flow.stages import UNITS, Encode, Paginate, RateControl, Read, Render, Verify, Write
+from palimpsest.flow.stages.reread import Reread, Touched
+from palimpsest.pages.grid import Grid
+from palimpsest.tiers.policy import Policy
 
 
 def run_units(
@@ -59,7 +60,7 @@ def run_retier(
 
 
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on, `pipeline.run.run` and `pipeline.retier.retier` start no Ray."""
+    """From here on, `palimpsest.operations.run.run` and `palimpsest.operations.retier.retier` start no Ray."""
     monkeypatch.setattr(flow_retier, "run_retier", run_retier)
     monkeypatch.setattr(flow, "cluster", lambda placement: nullcontext())
     monkeypatch.setattr(flow, "index_units", lambda config: lambda units: (document_ids(unit, config) for unit in units))

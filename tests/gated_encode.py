@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.config import JobConfig
-from pipeline.stages import Encode
+from palimpsest.config import JobConfig
+from palimpsest.flow.stages import Encode
 
 PATIENCE = 300  # seconds
 FREE = 3  # batches of a worker that pass: one block of pages has two, and nothing of it comes out before the last

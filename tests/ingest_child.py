@@ -23,12 +23,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import ingest as ingestion
-from pipeline.codecs import adapter
-from pipeline.codecs.text_tokens import tokenizer
-from pipeline.config import JobConfig, parse
-from pipeline.ingest import ingest
-from pipeline.stages.model import codec_options
+from palimpsest.codecs import adapter
+from palimpsest.codecs.text_tokens import tokenizer
+from palimpsest.config import JobConfig, parse
+from palimpsest.flow.stages.model import codec_options
+from palimpsest.operations import ingest as ingestion
+from palimpsest.operations.ingest import ingest
 from tests import flow_in_process
 
 

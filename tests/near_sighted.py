@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.codecs.adapter import Codec
-from pipeline.codecs.modes import Mode
-from pipeline.pages.atlas import PAPER
+from palimpsest.codecs.adapter import Codec
+from palimpsest.codecs.modes import Mode
+from palimpsest.pages.atlas import PAPER
 
 GRID = "80x40"  # which the shipped codec reads in tiny and in small
 BLURRY, SHARP = "tiny", "small"

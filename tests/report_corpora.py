@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.records import QUARANTINE, SHARD
-from pipeline.store.corpus import create_corpus
-from pipeline.store.local import LocalStore
-from pipeline.store.shards import write_quarantine, write_shards
-from pipeline.store.snapshots import Snapshot, publish
-from pipeline.store.units import CommitRecord, Counts, commit_unit, unit_id
-from pipeline.verification import fidelity
+from palimpsest.corpus.format import create_corpus
+from palimpsest.corpus.shards import write_quarantine, write_shards
+from palimpsest.corpus.snapshots import Snapshot, publish
+from palimpsest.corpus.units import CommitRecord, Counts, commit_unit, unit_id
+from palimpsest.schemas import QUARANTINE, SHARD
+from palimpsest.storage.local_store import LocalStore
+from palimpsest.verification import fidelity
 
 DIM = 8
 TOKENS = {"tiny": (64, 73, 512), "small": (100, 111, 640)}

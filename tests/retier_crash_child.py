@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import retier as job
-from pipeline.codecs import adapter
-from pipeline.codecs.text_tokens import tokenizer
+from palimpsest.codecs import adapter
+from palimpsest.codecs.text_tokens import tokenizer
+from palimpsest.operations import retier as job
 from tests import flow_in_process
 from tests.store_crash_child import die_before
 

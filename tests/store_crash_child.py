@@ -18,13 +18,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.records import QUARANTINE, SHARD
-from pipeline.store.corpus import create_corpus
-from pipeline.store.local import LocalStore
-from pipeline.store.object_store import ObjectStore
-from pipeline.store.shards import new_attempt, write_quarantine, write_shards
-from pipeline.store.snapshots import Snapshot, publish
-from pipeline.store.units import CommitRecord, Counts, commit_unit, is_committed, read_unit, unit_id
+from palimpsest.corpus.format import create_corpus
+from palimpsest.corpus.shards import new_attempt, write_quarantine, write_shards
+from palimpsest.corpus.snapshots import Snapshot, publish
+from palimpsest.corpus.units import CommitRecord, Counts, commit_unit, is_committed, read_unit, unit_id
+from palimpsest.schemas import QUARANTINE, SHARD
+from palimpsest.storage.local_store import LocalStore
+from palimpsest.storage.object_store import ObjectStore
 
 FINGERPRINT = "f" * 16
 CHANGING = ("mkdir", "fsync", "link", "replace", "unlink")

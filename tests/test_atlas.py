@@ -3,9 +3,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from pipeline.pages.atlas import PAPER, Atlas, atlas
-from pipeline.pages.fonts import FONTS, font_bytes
-from pipeline.pages.grid import Grid, lay_out
+from palimpsest.pages.atlas import PAPER, Atlas, atlas
+from palimpsest.pages.fonts import FONTS, font_bytes
+from palimpsest.pages.grid import Grid, lay_out
 
 MODES_PX = (512, 640, 1024, 1280)
 TEXT = "Flowing text 0123 (é ß “quotes”)\n\tif x:\n        return 漢字 + かな\x07 — жзи αβγ\n" * 20

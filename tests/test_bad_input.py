@@ -18,21 +18,20 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner, Result
 
-from pipeline.cli import app
-from pipeline.config import JobConfig
-from pipeline.pages.grid import Grid
-from pipeline.pages.normalise import normalise
-from pipeline.records import DOCUMENTS, VERDICTS
-from pipeline.run import run
-from pipeline.sources.config import SourceConfig
-from pipeline.sources.listing import expand
-from pipeline.sources.tables import plan_units, read_unit_tables
-from pipeline.stages import Paginate, Write
-from pipeline.store.fsck import fsck
-from pipeline.store.gc import gc
-from pipeline.store.local import LocalStore
-from pipeline.store.snapshots import iter_rows, latest
-from pipeline.tiers.policy import policy_of
+from palimpsest.cli.app import app
+from palimpsest.config import JobConfig, SourceConfig
+from palimpsest.corpus.fsck import fsck
+from palimpsest.corpus.gc import gc
+from palimpsest.corpus.snapshots import iter_rows, latest
+from palimpsest.flow.stages import Paginate, Write
+from palimpsest.operations.run import run
+from palimpsest.pages.grid import Grid
+from palimpsest.pages.normalise import normalise
+from palimpsest.schemas import DOCUMENTS, VERDICTS
+from palimpsest.sources.listing import expand
+from palimpsest.sources.tables import plan_units, read_unit_tables
+from palimpsest.storage.local_store import LocalStore
+from palimpsest.tiers.policy import policy_of
 from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.store_crash_child import job as make_corpus

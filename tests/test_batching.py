@@ -10,14 +10,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline import metrics
-from pipeline.batching import Batches, Size, TooLittleMemory
-from pipeline.config import JobConfig, parse
-from pipeline.metrics import Metric
-from pipeline.pages.grid import Grid
-from pipeline.records import DOCUMENTS
-from pipeline.stages import Encode, Paginate, Render, Verify
-from pipeline.tiers.policy import policy_of
+from palimpsest import telemetry
+from palimpsest.config import JobConfig, parse
+from palimpsest.flow.batching import Batches, Size, TooLittleMemory
+from palimpsest.flow.stages import Encode, Paginate, Render, Verify
+from palimpsest.pages.grid import Grid
+from palimpsest.schemas import DOCUMENTS
+from palimpsest.telemetry import Metric
+from palimpsest.tiers.policy import policy_of
 
 
 class Device:
@@ -46,7 +46,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, dict[str
     def sink(name: str, metric: Metric, value: float, labels: dict[str, str]) -> None:
         found.append((name, value, labels))
 
-    monkeypatch.setattr(metrics, "_sinks", [sink])
+    monkeypatch.setattr(telemetry, "_sinks", [sink])
     return found
 
 

@@ -15,16 +15,16 @@ from rapidfuzz.distance import Levenshtein
 from rich.console import Console
 from tiny_codec import write_tiny_codec
 
-from pipeline import config as configs
-from pipeline.bench.encode import bench_encode
-from pipeline.bench.machine import hardware, table_of, write_results
-from pipeline.bench.planting import plant_errors
-from pipeline.bench.run import bench_run
-from pipeline.bench.texts import bench_pages, bench_text
-from pipeline.bench.verify import bench_verify
-from pipeline.config import JobConfig
-from pipeline.pages.grid import Grid, read_back
-from pipeline.pages.text_class import classify
+from palimpsest import config as configs
+from palimpsest.config import JobConfig
+from palimpsest.lab.bench.encode import bench_encode
+from palimpsest.lab.bench.machine import hardware, table_of, write_results
+from palimpsest.lab.bench.planting import plant_errors
+from palimpsest.lab.bench.run import bench_run
+from palimpsest.lab.bench.texts import bench_pages, bench_text
+from palimpsest.lab.bench.verify import bench_verify
+from palimpsest.pages.grid import Grid, read_back
+from palimpsest.pages.text_class import classify
 
 XEON = {"gpu": None, "cpu": "Intel(R) Xeon(R) Processor @ 2.60GHz", "cores": 2, "date": "2026-01-02 03:04 UTC", "commit": "abc"}
 
@@ -133,7 +133,7 @@ def test_a_result_without_a_machine_gets_this_one(tmp_path: Path, monkeypatch: p
     path = write_results("render", {"rows": [{"mode": "tiny"}]}, tmp_path)
     described = json.loads(path.with_suffix(".json").read_text("utf-8"))["machine"]
     assert described["bf16_matmul_tflops"] > 0 and described["cores"] >= 1 and "torch" in described["packages"]
-    monkeypatch.setattr("pipeline.bench.machine.matmul_rate", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("palimpsest.lab.bench.machine.matmul_rate", lambda *_: pytest.fail("measured again"))
     write_results("render", {"rows": [{"mode": "tiny"}], "machine": described}, tmp_path)
 
 

@@ -14,13 +14,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from pipeline.bench import gpu
-from pipeline.bench.gpu import bench_gpu
-from pipeline.bench.gpu_encode import noise
-from pipeline.bench.overlap import _Line
-from pipeline.bench.sections import Bench, OutOfTime, at_most
-from pipeline.cli import app
-from pipeline.codecs.full_size import chain, full_config, prompt, random_codec, tiny_config, useful_flop
+from palimpsest.cli.app import app
+from palimpsest.lab.bench import gpu
+from palimpsest.lab.bench.gpu import bench_gpu
+from palimpsest.lab.bench.gpu_encode import noise
+from palimpsest.lab.bench.overlap import _Line
+from palimpsest.lab.bench.sections import Bench, OutOfTime, at_most
+from palimpsest.lab.full_size import chain, full_config, prompt, random_codec, tiny_config, useful_flop
 
 RUN = CliRunner()
 
@@ -171,7 +171,7 @@ def test_it_needs_no_ray_and_runs_as_a_module(tmp_path: Path) -> None:
 
     script = (
         "import sys; sys.modules.update(dict.fromkeys(('ray', 'pyarrow', 'typer', 'rich')))\n"
-        "from pipeline.bench import gpu; nothing = lambda bench: {}\n"
+        "from palimpsest.lab.bench import gpu; nothing = lambda bench: {}\n"
         "gpu.SECTIONS |= dict.fromkeys(('encode', 'attention', 'verify'), (nothing, 1))\n"
         f"gpu.main(['--tiny', '--device', 'cpu', '--out', {str(tmp_path)!r}])"
     )

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.bench.memory import ALL_TEXT, BANDS, CONTROLLED, FADING, TRUNCATION, read_at
-from pipeline.cli import app
-from pipeline.tiers.measured import Rungs, read_rungs
+from palimpsest.cli.app import app
+from palimpsest.lab.bench.memory import ALL_TEXT, BANDS, CONTROLLED, FADING, TRUNCATION, read_at
+from palimpsest.tiers.measured import Rungs, read_rungs
 from tests.mixed_sources import prose
 
 

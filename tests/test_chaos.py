@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.store.corpus import create_corpus
-from pipeline.store.local import LocalStore
-from pipeline.store.snapshots import publish
+from palimpsest.corpus.format import create_corpus
+from palimpsest.corpus.snapshots import publish
+from palimpsest.storage.local_store import LocalStore
 from tests.chaos.__main__ import chaos
 from tests.chaos.proxy import KILLS, WEIGHTS, ChaosProxy, KillPlan, step_of
 from tests.chaos.verdict import judge, swept

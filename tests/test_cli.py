@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import app
+from palimpsest.cli.app import app
+from tests.paths import PYTHONPATH
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.cluster
@@ -23,8 +24,8 @@ pytestmark = pytest.mark.cluster
 
 def palimpsest(*arguments: str, code: int = 0) -> str:
     """Run a command in a process of its own; returns stdout."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "pipeline.cli", *arguments]
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    command = [sys.executable, "-m", "palimpsest.cli", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=600)
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout if code in (0, 3) else done.stderr
@@ -107,7 +108,7 @@ def test_the_code_of_the_readme_runs(corpus: Path) -> None:
     assert len(blocks) == 2
     code = "\n".join(blocks).replace("demo/corpus", str(corpus))
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": PYTHONPATH}, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert "prose" in done.stdout

@@ -17,16 +17,18 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import cli, flow
-from pipeline.config import JobConfig, to_toml
-from pipeline.metrics import METRICS
-from pipeline.run import Progress, run
-from pipeline.store.fsck import fsck
-from pipeline.store.local import LocalStore
+from palimpsest.cli import app as cli
+from palimpsest.config import JobConfig, to_toml
+from palimpsest.corpus.fsck import fsck
+from palimpsest.flow import ray_executor as flow
+from palimpsest.operations.run import Progress, run
+from palimpsest.storage.local_store import LocalStore
+from palimpsest.telemetry import METRICS
 from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.gated_encode import GatedEncode, gate_of
 from tests.mixed_sources import prose
+from tests.paths import PYTHONPATH
 from tests.test_flow import content
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -128,7 +130,7 @@ class TwoNodes:
 @pytest.fixture(scope="module")
 def two_nodes() -> Iterator[TwoNodes]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("PYTHONPATH", PYTHONPATH)
         patch.delenv("RAY_ADDRESS", raising=False)
         before = set(descendants(os.getpid()))
         nodes = TwoNodes()

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.codecs.adapter import Codec, load_codec
-from pipeline.codecs.modes import MODES, Mode, find_mode
-from pipeline.codecs.presets import PRESETS, CodecPreset, find_preset
-from pipeline.codecs.token_storage import pack, unpack
+from palimpsest.codecs.adapter import Codec, load_codec
+from palimpsest.codecs.modes import MODES, Mode, find_mode
+from palimpsest.codecs.presets import PRESETS, CodecPreset, find_preset
+from palimpsest.codecs.token_storage import pack, unpack
 from tests.codec_zoo import DIM, EOS, IMAGE, SQUARES, ZOO, load, zoo
 
 __all__ = ["zoo"]  # the fixture

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.codecs.adapter import load_codec
-from pipeline.codecs.checkpoint import CheckpointError, hash_weights, load_checkpoint
+from palimpsest.codecs.adapter import load_codec
+from palimpsest.codecs.checkpoint import CheckpointError, hash_weights, load_checkpoint
 from tests.codec_zoo import ZOO, load, zoo
 
 __all__ = ["zoo"]  # the fixture

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.codecs import text_tokens
-from pipeline.codecs.text_tokens import count_tokens, tokenizer
+from palimpsest.codecs import text_tokens
+from palimpsest.codecs.text_tokens import count_tokens, tokenizer
 
 
 def test_known_counts() -> None:

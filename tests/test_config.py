@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import ConfigError, JobConfig, fingerprint, load, parse, presets_folder, to_json, to_toml
+from palimpsest.config import ConfigError, JobConfig, fingerprint, load, parse, presets_folder, to_json, to_toml
 
 CHANGED: dict[str, Any] = {
     "sources": ("elsewhere",),

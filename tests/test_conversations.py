@@ -10,17 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.codecs.modes import MODES
-from pipeline.config import ConfigError, parse
-from pipeline.conversations.compose import Candidate, compose, cost_of, is_pinned
-from pipeline.conversations.settings import ConversationConfig, MemoryConfig
-from pipeline.conversations.transcript import transcribe
-from pipeline.conversations.turns import Conversation, NoConversation, Turn, parse_conversation
-from pipeline.pages.grid import Grid
-from pipeline.pages.pagination import layout_fingerprint
-from pipeline.sources.config import SourceConfig
-from pipeline.tiers.ladder import Ladder
-from pipeline.tiers.policy import PageFacts, Policy, Reading, find_policy
+from palimpsest.codecs.modes import MODES
+from palimpsest.config import ConfigError, SourceConfig, parse
+from palimpsest.operations.conversations.compose import Candidate, compose, cost_of, is_pinned
+from palimpsest.operations.conversations.settings import ConversationConfig, MemoryConfig
+from palimpsest.operations.conversations.transcript import transcribe
+from palimpsest.operations.conversations.turns import Conversation, NoConversation, Turn, parse_conversation
+from palimpsest.pages.grid import Grid
+from palimpsest.pages.pagination import layout_fingerprint
+from palimpsest.tiers.ladder import Ladder
+from palimpsest.tiers.policy import PageFacts, Policy, Reading, find_policy
 
 LADDER = Ladder.of(MODES.values())
 GRID = Grid(32, 16, "latin")

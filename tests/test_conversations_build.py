@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.codecs.adapter import Codec, load_codec
-from pipeline.config import ConfigError, parse
-from pipeline.conversations.build import MemoryResult, build
-from pipeline.conversations.loader import IGNORED, MemoryLoader, collate, collate_embeddings, iter_samples
-from pipeline.conversations.settings import MemoryConfig
+from palimpsest.codecs.adapter import Codec, load_codec
+from palimpsest.config import ConfigError, parse
+from palimpsest.loading.memory import IGNORED, MemoryLoader, collate, collate_embeddings, iter_samples
+from palimpsest.operations.conversations.build import MemoryResult, build
+from palimpsest.operations.conversations.settings import MemoryConfig
 from tests.mixed_sources import prose
 
 DAY = 86_400

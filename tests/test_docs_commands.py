@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from pipeline.cli import app
+from palimpsest.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (

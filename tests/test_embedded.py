@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from pipeline.codecs.embedded.architecture import TOKEN_DIM, fresh_model
-from pipeline.codecs.embedded.target import ALPHABET, AddressedTarget, page_ids, template
-from pipeline.codecs.embedded.vocabulary import (
+from palimpsest.codecs.embedded.architecture import TOKEN_DIM, fresh_model
+from palimpsest.codecs.embedded.target import ALPHABET, AddressedTarget, page_ids, template
+from palimpsest.codecs.embedded.vocabulary import (
     BOS,
     EOS,
     FIRST_CELL,
@@ -30,12 +30,12 @@ from pipeline.codecs.embedded.vocabulary import (
     first_token_ids,
     vocabulary_size,
 )
-from pipeline.codecs.modes import MODES
-from pipeline.pages.characters import LATIN
-from pipeline.pages.grid import Grid, lay_out
-from pipeline.pages.normalise import normalise
-from pipeline.training.guidance import FREE, HEADS, places_to_look
-from pipeline.training.ideal_reading import looks_at_image, read_ideally
+from palimpsest.codecs.modes import MODES
+from palimpsest.lab.training.guidance import FREE, HEADS, places_to_look
+from palimpsest.lab.training.ideal_reading import looks_at_image, read_ideally
+from palimpsest.pages.characters import LATIN
+from palimpsest.pages.grid import Grid, lay_out
+from palimpsest.pages.normalise import normalise
 
 TARGET = AddressedTarget()
 STARTS = torch.zeros(1, dtype=torch.int64)
@@ -194,7 +194,7 @@ def test_reading_ids_is_total(ids: list[int]) -> None:
 
 
 def test_the_checkpoint_that_ships_is_whole() -> None:
-    weights = files("pipeline.codecs.embedded") / "weights"
+    weights = files("palimpsest.codecs.embedded") / "weights"
     config = json.loads((weights / "config.json").read_text())
     assert config["model_type"] == "unlimited_ocr" and config["text_config"]["vocab_size"] == vocabulary_size()
     assert sum(len(entry.read_bytes()) for entry in weights.iterdir()) <= 40 << 20
@@ -208,10 +208,10 @@ def test_the_checkpoint_that_ships_is_whole() -> None:
 
 def test_the_codec_that_ships_reads_what_it_stores_and_not_an_empty_page() -> None:
     """Public-domain prose and random characters through image, encoder, int8 storage and cell reader."""
-    from pipeline.codecs.adapter import load_codec
-    from pipeline.codecs.token_storage import pack, unpack
-    from pipeline.pages.atlas import atlas
-    from pipeline.verification.fidelity import precision
+    from palimpsest.codecs.adapter import load_codec
+    from palimpsest.codecs.token_storage import pack, unpack
+    from palimpsest.pages.atlas import atlas
+    from palimpsest.verification.fidelity import precision
 
     codec = load_codec("embedded")
     mode, grid = codec.mode("tiny"), Grid(64, 32, "latin")
@@ -231,12 +231,12 @@ def test_the_codec_that_ships_reads_what_it_stores_and_not_an_empty_page() -> No
 
 def test_the_generative_decoder_that_ships_reads_what_it_stores() -> None:
     """Random characters, which no language model could guess, written id by id and checked with drafts: the same, and right."""
-    from pipeline.codecs.adapter import load_codec
-    from pipeline.codecs.token_storage import pack, unpack
-    from pipeline.pages.atlas import atlas
-    from pipeline.verification.fidelity import precision
-    from pipeline.verification.greedy import decode
-    from pipeline.verification.reading import DraftedPage
+    from palimpsest.codecs.adapter import load_codec
+    from palimpsest.codecs.token_storage import pack, unpack
+    from palimpsest.pages.atlas import atlas
+    from palimpsest.verification.fidelity import precision
+    from palimpsest.verification.greedy import decode
+    from palimpsest.verification.reading import DraftedPage
 
     codec = load_codec("embedded", dtype=torch.float32)
     mode, grid = codec.mode("tiny"), Grid(64, 32, "latin")

@@ -22,11 +22,11 @@ from transformers import (
     UnlimitedOcrForConditionalGeneration,
 )
 
-from pipeline.codecs.adapter import load_codec
-from pipeline.codecs.fast.attention import WAYS, biased
-from pipeline.codecs.fast.deepencoder import DeepEncoder, gelu_in_product, linear_gelu, unfit
-from pipeline.codecs.fast.runner import FastEncoder, probe_page
-from pipeline.codecs.modes import MODES
+from palimpsest.codecs.adapter import load_codec
+from palimpsest.codecs.fast.attention import WAYS, biased
+from palimpsest.codecs.fast.deepencoder import DeepEncoder, gelu_in_product, linear_gelu, unfit
+from palimpsest.codecs.fast.runner import FastEncoder, probe_page
+from palimpsest.codecs.modes import MODES
 
 HALF = (0.5, 0.5, 0.5)
 ON_CPU = ("augmented", "augmented-flash", "bias")  # the others need a GPU or a compiler: see below and `palimpsest bench gpu`
@@ -191,7 +191,7 @@ def test_the_tiled_kernel_equals_the_bias() -> None:
         pytest.skip("triton is not installed: it comes with PyTorch for CUDA; `pip install triton` runs this on a CPU too")
     script = (
         "import torch\n"
-        "from pipeline.codecs.fast.attention import biased, tiled\n"
+        "from palimpsest.codecs.fast.attention import biased, tiled\n"
         "for heads, side, dim in ((3, 14, 64), (2, 8, 32), (1, 20, 16), (1, 40, 64)):\n"
         "    torch.manual_seed(side)\n"
         "    q, k, v = torch.randn(2, side * side, 3, heads, dim).permute(2, 0, 3, 1, 4)\n"

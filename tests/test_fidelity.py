@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.verification import fidelity
-from pipeline.verification.fidelity import (
+from palimpsest.verification import fidelity
+from palimpsest.verification.fidelity import (
     confusable_precision,
     diff_spans,
     exact,

@@ -10,14 +10,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline import flow
-from pipeline.config import PlacementConfig
-from pipeline.run import Progress, run
-from pipeline.store.fsck import fsck
-from pipeline.store.local import LocalStore
-from pipeline.store.object_store import StoreError
-from pipeline.store.shards import read_shard
-from pipeline.store.snapshots import iter_tables, latest
+from palimpsest.config import PlacementConfig
+from palimpsest.corpus.fsck import fsck
+from palimpsest.corpus.shards import read_shard
+from palimpsest.corpus.snapshots import iter_tables, latest
+from palimpsest.flow import ray_executor as flow
+from palimpsest.operations.run import Progress, run
+from palimpsest.storage.local_store import LocalStore
+from palimpsest.storage.object_store import StoreError
 from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.mixed_sources import DOCUMENTS, prose

@@ -14,16 +14,16 @@ import pyarrow as pa
 import pytest
 import ray.cloudpickle
 
-from pipeline import flow, stages
-from pipeline.config import PlacementConfig
-from pipeline.isolation import Child, ChildDied, slices
-from pipeline.run import run
-from pipeline.sources.config import SourceConfig
-from pipeline.sources.documents import Document, Rejected, document_id
-from pipeline.sources.objects import SourceObject
-from pipeline.sources.units import Unit
-from pipeline.store.fsck import fsck
-from pipeline.store.local import LocalStore
+from palimpsest.config import PlacementConfig, SourceConfig
+from palimpsest.corpus.fsck import fsck
+from palimpsest.flow import ray_executor as flow
+from palimpsest.flow import stages
+from palimpsest.flow.isolation import Child, ChildDied, slices
+from palimpsest.operations.run import run
+from palimpsest.sources.documents import Document, Rejected, document_id
+from palimpsest.sources.objects import SourceObject
+from palimpsest.sources.units import Unit
+from palimpsest.storage.local_store import LocalStore
 from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.mixed_sources import prose
@@ -165,7 +165,7 @@ def test_a_child_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatc
 
     child = Child(payload(work))
     assert list(child.call(0.0)) == [0.0]
-    monkeypatch.setattr("pipeline.isolation.PATIENCE", 0.3)
+    monkeypatch.setattr("palimpsest.flow.isolation.PATIENCE", 0.3)
     with pytest.raises(ChildDied, match="no answer"):
         list(child.call(3600.0))
     child.close()

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.codecs.modes import MODES
-from pipeline.config import ConfigError, JobConfig, parse
-from pipeline.forecast.estimate import Speeds, Terms, estimate, sensitivity
-from pipeline.forecast.rates import EXTRAPOLATED, NotMeasured, Rate, find_rate, measured_rates, parse_rate
-from pipeline.forecast.scaling import Scale, limiting, limits, most_gpus, pages_per_second
-from pipeline.forecast.simulation import simulate
-from pipeline.forecast.workload import Workload, given_workload, sampled_workload
-from pipeline.pages.grid import Grid
-from pipeline.pages.pagination import paginate
-from pipeline.supply import described, supply
-from pipeline.tiers.policy import Policy, policy_of
+from palimpsest.cli.app import app
+from palimpsest.codecs.modes import MODES
+from palimpsest.config import ConfigError, JobConfig, parse
+from palimpsest.flow.supply import described, supply
+from palimpsest.lab.forecast.estimate import Speeds, Terms, estimate, sensitivity
+from palimpsest.lab.forecast.rates import EXTRAPOLATED, NotMeasured, Rate, find_rate, measured_rates, parse_rate
+from palimpsest.lab.forecast.scaling import Scale, limiting, limits, most_gpus, pages_per_second
+from palimpsest.lab.forecast.simulation import simulate
+from palimpsest.lab.forecast.workload import Workload, given_workload, sampled_workload
+from palimpsest.pages.grid import Grid
+from palimpsest.pages.pagination import paginate
+from palimpsest.tiers.policy import Policy, policy_of
 
 GRID = Grid.parse("64x32", "latin")
 

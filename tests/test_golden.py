@@ -25,28 +25,27 @@ import typer.rich_utils
 from typer.testing import CliRunner
 
 # All that this test takes from the package; the rest of the file names no module of it.
-from pipeline.cli import app
-from pipeline.codecs.modes import MODES
-from pipeline.codecs.token_storage import STORAGES
-from pipeline.config import ConfigError, JobConfig, load, presets_folder, to_json
-from pipeline.conversations.build import sample_fingerprint
-from pipeline.conversations.settings import MemoryConfig, with_clock
-from pipeline.metrics import METRICS
-from pipeline.pages.grid import Grid
-from pipeline.pages.normalise import normalise
-from pipeline.pages.pagination import layout_fingerprint, page_id, paginate, render
-from pipeline.plan import document_ids, make_plan
-from pipeline.records import DOCUMENTS, IMAGES, PAGES, QUARANTINE, SHARD, TOKENS, VERDICTS
-from pipeline.run import Prepared, identify, run
-from pipeline.sources.config import SourceConfig
-from pipeline.sources.documents import Reason, document_id
-from pipeline.sources.listing import expand
-from pipeline.store.fsck import fsck
-from pipeline.store.local import LocalStore
-from pipeline.store.manifest import SCHEMA as MANIFEST
-from pipeline.store.shards import read_shard, write_quarantine, write_shards
-from pipeline.store.snapshots import Snapshot, latest
-from pipeline.store.units import unit_id
+from palimpsest.cli.app import app
+from palimpsest.codecs.modes import MODES
+from palimpsest.codecs.token_storage import STORAGES
+from palimpsest.config import ConfigError, JobConfig, SourceConfig, load, presets_folder, to_json
+from palimpsest.corpus.fsck import fsck
+from palimpsest.corpus.manifest import SCHEMA as MANIFEST
+from palimpsest.corpus.shards import read_shard, write_quarantine, write_shards
+from palimpsest.corpus.snapshots import Snapshot, latest
+from palimpsest.corpus.units import unit_id
+from palimpsest.flow.plan import document_ids, make_plan
+from palimpsest.operations.conversations.build import sample_fingerprint
+from palimpsest.operations.conversations.settings import MemoryConfig, with_clock
+from palimpsest.operations.run import Prepared, identify, run
+from palimpsest.pages.grid import Grid
+from palimpsest.pages.normalise import normalise
+from palimpsest.pages.pagination import layout_fingerprint, page_id, paginate, render
+from palimpsest.schemas import DOCUMENTS, IMAGES, PAGES, QUARANTINE, SHARD, TOKENS, VERDICTS
+from palimpsest.sources.documents import Reason, document_id
+from palimpsest.sources.listing import expand
+from palimpsest.storage.local_store import LocalStore
+from palimpsest.telemetry import METRICS
 from tests.flow_in_process import without_ray
 from tests.mixed_sources import ARABIC, CHINESE, LONG, TABLE, write_mixed_sources
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import load
+from palimpsest.config import load
 from tests.infra_validators import (
     INFRA,
     OPERATOR_KINDS,
@@ -115,7 +115,7 @@ def test_ray_pods_have_probes_and_the_image_of_their_group(name: str) -> None:
 def test_the_entrypoint_is_a_command_and_its_settings_parse(name: str) -> None:
     from typer.main import get_command
 
-    from pipeline.cli import app
+    from palimpsest.cli.app import app
 
     (document,) = documents(KUBERAY / name)
     spec = document["spec"]["jobTemplate"] if document["kind"] == "RayCronJob" else document["spec"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.metrics import METRICS
+from palimpsest.telemetry import METRICS
 from tests.infra_validators import INFRA, ROOT, documents, edited, output_of, program, schema_errors
 
 MONITORING = INFRA / "monitoring"
@@ -51,7 +51,7 @@ def expression_errors(expression: str) -> list[str]:
         elif name in records:
             labels |= {"corpus", "stage"}
         elif name not in OF_PROMETHEUS:
-            errors.append(f"{name} is not a metric of pipeline/metrics.py")
+            errors.append(f"{name} is not a metric of pipeline/palimpsest/telemetry.py")
     used = re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"", expression)
     for listed in re.findall(r"\b(?:by|on|without|ignoring)\s*\(([^)]*)\)", expression):
         used += [label.strip() for label in listed.split(",") if label.strip()]

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import flow
-from pipeline import ingest as ingestion
-from pipeline.ingest import IngestResult, ingest
-from pipeline.run import RunFailed, run
-from pipeline.store.local import LocalStore
-from pipeline.store.object_store import NoSuchObject
+from palimpsest.flow import ray_executor as flow
+from palimpsest.operations import ingest as ingestion
+from palimpsest.operations.ingest import IngestResult, ingest
+from palimpsest.operations.run import RunFailed, run
+from palimpsest.storage.local_store import LocalStore
+from palimpsest.storage.object_store import NoSuchObject
 from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.test_run import by_id, documents, errors, newest, write_lines

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import JobConfig, to_toml
-from pipeline.ingest import ingest
-from pipeline.store.fsck import fsck
-from pipeline.store.object_store import ObjectStore, open_store
-from pipeline.store.shards import read_shard
-from pipeline.store.snapshots import iter_rows, latest
+from palimpsest.config import JobConfig, to_toml
+from palimpsest.corpus.fsck import fsck
+from palimpsest.corpus.shards import read_shard
+from palimpsest.corpus.snapshots import iter_rows, latest
+from palimpsest.operations.ingest import ingest
+from palimpsest.storage.object_store import ObjectStore
+from palimpsest.storage.opening import open_store
 from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.test_run import by_id, documents, write_lines

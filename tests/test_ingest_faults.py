@@ -10,21 +10,22 @@ from typing import Any
 
 import pytest
 
-from pipeline import ingest as ingestion
-from pipeline import s3
-from pipeline.ingest import ingest
-from pipeline.sources.config import SourceConfig
-from pipeline.sources.documents import Document, Reason
-from pipeline.sources.listing import expand
-from pipeline.sources.objects import SourceObject
-from pipeline.sources.tables import read_unit
-from pipeline.sources.units import Unit
-from pipeline.store import document_index
-from pipeline.store.corpus import create_corpus
-from pipeline.store.local import LocalStore
-from pipeline.store.object_store import NoSuchObject, StoreError, Unavailable, open_store
-from pipeline.store.snapshots import publish
-from pipeline.store.stable_json import Damaged
+from palimpsest.config import SourceConfig
+from palimpsest.corpus import document_index
+from palimpsest.corpus.format import create_corpus
+from palimpsest.corpus.snapshots import publish
+from palimpsest.operations import ingest as ingestion
+from palimpsest.operations.ingest import ingest
+from palimpsest.sources.documents import Document, Reason
+from palimpsest.sources.listing import expand
+from palimpsest.sources.objects import SourceObject
+from palimpsest.sources.tables import read_unit
+from palimpsest.sources.units import Unit
+from palimpsest.storage import s3_client as s3
+from palimpsest.storage.local_store import LocalStore
+from palimpsest.storage.object_store import NoSuchObject, StoreError, Unavailable
+from palimpsest.storage.opening import open_store
+from palimpsest.storage.stable_json import Damaged
 from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.fault_proxy import FaultProxy

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import s3
-from pipeline.ingest import ingest
-from pipeline.store.fsck import fsck
-from pipeline.store.object_store import open_store
-from pipeline.store.snapshots import iter_rows, latest
+from palimpsest.corpus.fsck import fsck
+from palimpsest.corpus.snapshots import iter_rows, latest
+from palimpsest.operations.ingest import ingest
+from palimpsest.storage import s3_client as s3
+from palimpsest.storage.opening import open_store
 from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.s3_servers import S3Server

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import flow
-from pipeline.ingest import IngestResult, ingest
-from pipeline.store.local import LocalStore
+from palimpsest.flow import ray_executor as flow
+from palimpsest.operations.ingest import IngestResult, ingest
+from palimpsest.storage.local_store import LocalStore
 from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.test_ingest import Pass, folder, go, kinds, out

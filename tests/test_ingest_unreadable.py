@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run import RunFailed
-from pipeline.store.local import LocalStore
-from pipeline.store.snapshots import snapshot_numbers
+from palimpsest.corpus.snapshots import snapshot_numbers
+from palimpsest.operations.run import RunFailed
+from palimpsest.storage.local_store import LocalStore
 from tests import flow_in_process
 from tests.test_ingest import Pass, folder, go, kinds, lazy, out
 from tests.test_run import by_id, documents, errors, quarantine, write_lines
@@ -51,7 +51,7 @@ def test_a_last_try_that_was_cut_off_before_it_published_is_not_forgotten(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("pipeline.ingest_batch.publish", cut)
+        patched.setattr("palimpsest.operations.ingest_batch.publish", cut)
         go("ingest.tries=1")
     assert len(list(LocalStore(out).list("_ingest/tries/"))) == 1 and snapshot_numbers(LocalStore(out)) == []
     assert len(go("ingest.tries=1").given_up) == 1

@@ -7,29 +7,29 @@ import re
 
 import pytest
 
-from pipeline import logs, metrics
-from pipeline.metrics import METRICS, Precision, RunMetrics
+from palimpsest import telemetry
+from palimpsest.telemetry import METRICS, Precision, RunMetrics
 
 Recorded = dict[tuple[str, tuple[str, ...]], float]
 
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
-    monkeypatch.setattr(metrics, "_sinks", [])
+    monkeypatch.setattr(telemetry, "_sinks", [])
     values: Recorded = {}
 
-    def keep(name: str, metric: metrics.Metric, value: float, labels: dict[str, str]) -> None:
+    def keep(name: str, metric: telemetry.Metric, value: float, labels: dict[str, str]) -> None:
         key = (name, tuple(labels.values()))
-        values[key] = values.get(key, 0.0) + value if metric.kind == metrics.COUNTER else value
+        values[key] = values.get(key, 0.0) + value if metric.kind == telemetry.COUNTER else value
 
-    metrics.bind(keep)
+    telemetry.bind(keep)
     return values
 
 
 def test_names_follow_prometheus_and_say_their_unit() -> None:
     for name, metric in METRICS.items():
         assert re.fullmatch(r"palimpsest_[a-z_]+[a-z]", name) and not name.endswith("_total")  # Ray adds it
-        assert metric.help.endswith(".") and (metric.kind == metrics.HISTOGRAM) == bool(metric.boundaries)
+        assert metric.help.endswith(".") and (metric.kind == telemetry.HISTOGRAM) == bool(metric.boundaries)
         assert tuple(sorted(metric.boundaries)) == metric.boundaries
         if metric.unit in ("seconds", "bytes"):
             assert name.endswith(metric.unit)
@@ -40,10 +40,10 @@ def test_names_follow_prometheus_and_say_their_unit() -> None:
 
 def test_what_the_table_does_not_know_is_refused(recorded: Recorded) -> None:
     with pytest.raises(KeyError):
-        metrics.record("palimpsest_nothing", 1)
+        telemetry.record("palimpsest_nothing", 1)
     with pytest.raises(ValueError, match="labels"):
-        metrics.record("palimpsest_documents", 1, kind="committed")
-    metrics.record("palimpsest_documents", 0, outcome="committed")
+        telemetry.record("palimpsest_documents", 1, kind="committed")
+    telemetry.record("palimpsest_documents", 0, outcome="committed")
     assert recorded == {}
 
 
@@ -75,15 +75,15 @@ def test_a_run_records_what_it_commits(recorded: Recorded) -> None:
 def test_events_are_lines_for_people_or_json_and_hold_no_secret(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "_context", {})
-    monkeypatch.delenv(logs.VARIABLE, raising=False)
-    logs.set_context(run_id="r1")
-    logs.log_event("worker_lost", stage="encode", unit_id=None, aws_secret_key="hush")
-    logs.log_event("unit_committed", routine=True, unit_id="u1")
+    monkeypatch.setattr(telemetry, "_context", {})
+    monkeypatch.delenv(telemetry.VARIABLE, raising=False)
+    telemetry.set_context(run_id="r1")
+    telemetry.log_event("worker_lost", stage="encode", unit_id=None, aws_secret_key="hush")
+    telemetry.log_event("unit_committed", routine=True, unit_id="u1")
     said = capsys.readouterr()
     assert re.fullmatch(r"\d\d:\d\d:\d\d worker_lost run_id=r1 stage=encode\n", said.err) and said.out == ""
-    monkeypatch.setenv(logs.VARIABLE, logs.JSON)
-    logs.log_event("unit_committed", routine=True, unit_id="u1", pages=3)
+    monkeypatch.setenv(telemetry.VARIABLE, telemetry.JSON)
+    telemetry.log_event("unit_committed", routine=True, unit_id="u1", pages=3)
     event = json.loads(capsys.readouterr().err)
     assert (event["event"], event["run_id"], event["unit_id"], event["pages"]) == ("unit_committed", "r1", "u1", 3)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", event["time"])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.pages.normalise import normalise
+from palimpsest.pages.normalise import normalise
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from pipeline.pages.fonts import FONTS
-from pipeline.pages.grid import Grid
-from pipeline.pages.normalise import normalise
-from pipeline.pages.pagination import DocumentPage, layout_fingerprint, page_id, paginate, render
+from palimpsest.pages.fonts import FONTS
+from palimpsest.pages.grid import Grid
+from palimpsest.pages.normalise import normalise
+from palimpsest.pages.pagination import DocumentPage, layout_fingerprint, page_id, paginate, render
 
 GRID = Grid(80, 40)
 ENGLISH = "One line of plain text, and another.\n" * 200

@@ -2,8 +2,8 @@ import random
 
 import pytest
 
-from pipeline.bench.render import bench_render
-from pipeline.pages.text_class import TEXT_CLASSES, classify
+from palimpsest.lab.bench.render import bench_render
+from palimpsest.pages.text_class import TEXT_CLASSES, classify
 
 _DRAW = random.Random(3)
 SAMPLES = {

@@ -9,12 +9,12 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.plan import Plan, PlannedUnit, document_ids, make_plan
-from pipeline.sources.config import SourceConfig
-from pipeline.sources.documents import document_id
-from pipeline.sources.objects import SourceObject
-from pipeline.sources.units import Unit
-from pipeline.store.local import LocalStore
+from palimpsest.config import SourceConfig
+from palimpsest.flow.plan import Plan, PlannedUnit, document_ids, make_plan
+from palimpsest.sources.documents import document_id
+from palimpsest.sources.objects import SourceObject
+from palimpsest.sources.units import Unit
+from palimpsest.storage.local_store import LocalStore
 
 SMALL = SourceConfig(unit_bytes=200)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import quarantine_rows
-from pipeline.store.local import LocalStore
-from pipeline.store.quarantine_rows import QuarantineRows
-from pipeline.store.shards import read_shard
+from palimpsest.corpus import quarantine_rows
+from palimpsest.corpus.quarantine_rows import QuarantineRows
+from palimpsest.corpus.shards import read_shard
+from palimpsest.storage.local_store import LocalStore
 
 
 def fill(rows: QuarantineRows, seed: int) -> QuarantineRows:

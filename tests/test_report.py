@@ -14,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline.report.gallery import choose
-from pipeline.report.html import report_html
-from pipeline.report.inspect_page import NoSuchPage, head, page_view, readable
-from pipeline.report.printable import preview, printable
-from pipeline.report.summary import summarise
-from pipeline.report.text_tables import page_panel, summary_table
-from pipeline.store.corpus import create_corpus
-from pipeline.store.local import LocalStore
-from pipeline.store.snapshots import publish
-from pipeline.verification import fidelity
+from palimpsest.corpus.format import create_corpus
+from palimpsest.corpus.snapshots import publish
+from palimpsest.report.gallery import choose
+from palimpsest.report.html import report_html
+from palimpsest.report.inspect_page import NoSuchPage, head, page_view, readable
+from palimpsest.report.printable import preview, printable
+from palimpsest.report.summary import summarise
+from palimpsest.report.text_tables import page_panel, summary_table
+from palimpsest.storage.local_store import LocalStore
+from palimpsest.verification import fidelity
 from tests.report_corpora import Built, corpus, mixed, page, text_page
 
 __all__ = ["mixed"]  # the fixture
@@ -196,7 +196,7 @@ def test_reports_without_pages_without_tokens_and_with_nothing_read(tmp_path: Pa
 
 
 def test_images_that_would_make_the_report_too_large_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.report.gallery.IMAGE_BUDGET", 600_000)
+    monkeypatch.setattr("palimpsest.report.gallery.IMAGE_BUDGET", 600_000)
     rng = np.random.default_rng(0)  # noise: 262 kB a page, whatever the compression
     pages = [page(f"p{n}", "0123456789", "0123456789"[:n], kind=f"class {n % 4}") for n in range(10)]
     html = report_html(*corpus(tmp_path, pages), lambda row: rng.integers(0, 256, (512, 512)).astype(np.uint8))

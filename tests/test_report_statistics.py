@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.records import SHARD
-from pipeline.report.measures import Measures, quantile
-from pipeline.report.summary import MAX_CLASSES, OTHER, summarise
+from palimpsest.report.measures import Measures, quantile
+from palimpsest.report.summary import MAX_CLASSES, OTHER, summarise
+from palimpsest.schemas import SHARD
 from tests.report_corpora import DIM, Built, corpus, mixed, page
 
 __all__ = ["mixed"]  # the fixture

@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import flow
-from pipeline.cli import app
-from pipeline.config import CodecConfig, ConfigError, JobConfig
-from pipeline.retier import retier
-from pipeline.run import run
-from pipeline.status import list_versions
-from pipeline.store.fsck import fsck
-from pipeline.store.gc import gc
-from pipeline.store.local import LocalStore
-from pipeline.store.snapshots import iter_rows, latest, read_snapshot
+from palimpsest.cli.app import app
+from palimpsest.config import CodecConfig, ConfigError, JobConfig
+from palimpsest.corpus.fsck import fsck
+from palimpsest.corpus.gc import gc
+from palimpsest.corpus.snapshots import iter_rows, latest, read_snapshot
+from palimpsest.flow import ray_executor as flow
+from palimpsest.operations.retier import retier
+from palimpsest.operations.run import run
+from palimpsest.operations.status import list_versions
+from palimpsest.storage.local_store import LocalStore
 from tests import flow_in_process, near_sighted
 from tests.conftest import JobFactory
 from tests.mixed_sources import prose
@@ -205,7 +205,7 @@ def test_a_second_run_does_nothing_and_loads_nothing(made: Callable[..., JobConf
         raise AssertionError("a second run must not get here")
 
     monkeypatch.setattr(flow, "cluster", never)
-    monkeypatch.setattr("pipeline.codecs.adapter.load_codec", never)
+    monkeypatch.setattr("palimpsest.codecs.adapter.load_codec", never)
     again = retier(config.out, (), as_of=after(41 * DAY))
     assert (again.due, again.snapshot) == (0, again.before) and objects(config) == before
 
@@ -313,7 +313,7 @@ def test_settings_that_cannot_be_are_named(made: Callable[..., JobConfig], tmp_p
 def test_tokens_of_another_codec_are_not_mixed_in(made: Callable[..., JobConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     config = made([dated(1)])
     before = objects(config)
-    monkeypatch.setattr("pipeline.codecs.checkpoint.hash_weights", lambda *_: "0" * 64)
+    monkeypatch.setattr("palimpsest.codecs.checkpoint.hash_weights", lambda *_: "0" * 64)
     with pytest.raises(ValueError, match="install the version that made them"):
         retier(config.out, (), as_of=after(40 * DAY))
     assert objects(config) == before

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.retier import retier
-from pipeline.run import run
-from pipeline.store.fsck import fsck
-from pipeline.store.local import LocalStore
-from pipeline.store.snapshots import iter_rows, latest, read_snapshot
+from palimpsest.corpus.fsck import fsck
+from palimpsest.corpus.snapshots import iter_rows, latest, read_snapshot
+from palimpsest.operations.retier import retier
+from palimpsest.operations.run import run
+from palimpsest.storage.local_store import LocalStore
 from tests import flow_in_process
 from tests.conftest import JobFactory
+from tests.paths import PYTHONPATH
 from tests.retier_crash_child import AS_OF, POLICY
 from tests.test_retier import DAY, NOW, dated, write_documents
 
@@ -44,7 +45,7 @@ def test_a_retier_killed_at_any_step_and_run_again_ends_in_the_same_corpus(
     assert retier(undisturbed.out, POLICY, as_of=AS_OF).due
     expected = content(Path(undisturbed.out))
     assert expected[2] == 2 and expected[0] != old
-    here = {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    here = {"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}
     child = [sys.executable, "-m", "tests.retier_crash_child", str(root.parent), str(tiny_codec)]
     swept = subprocess.run(child, env=here, capture_output=True, text=True)
     assert swept.returncode == 0, swept.stderr[-2000:]

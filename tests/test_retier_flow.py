@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import flow
-from pipeline.config import PlacementConfig
-from pipeline.retier import retier
-from pipeline.run import run
-from pipeline.store.fsck import fsck
-from pipeline.store.local import LocalStore
+from palimpsest.config import PlacementConfig
+from palimpsest.corpus.fsck import fsck
+from palimpsest.flow import ray_executor as flow
+from palimpsest.operations.retier import retier
+from palimpsest.operations.run import run
+from palimpsest.storage.local_store import LocalStore
 from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.test_flow import OBJECT_STORE

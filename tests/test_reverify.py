@@ -16,18 +16,18 @@ import pytest
 from rich.console import Console
 from tiny_codec import write_tiny_codec
 
-from pipeline import config as configs
-from pipeline.codecs.token_storage import CodecMismatch
-from pipeline.config import JobConfig
-from pipeline.plan import document_ids, make_plan
-from pipeline.reverify import open_and_reverify, result_tables, reverify
-from pipeline.run import prepare
-from pipeline.sources.units import Unit
-from pipeline.stages import UNITS, Encode, Paginate, Read, Render, Verify, Write
-from pipeline.store.corpus import create_corpus
-from pipeline.store.object_store import open_store
-from pipeline.store.snapshots import Snapshot, latest, publish
-from pipeline.tally import Tally
+from palimpsest import config as configs
+from palimpsest.codecs.token_storage import CodecMismatch
+from palimpsest.config import JobConfig
+from palimpsest.corpus.format import create_corpus
+from palimpsest.corpus.snapshots import Snapshot, latest, publish
+from palimpsest.flow.ledger import Tally
+from palimpsest.flow.plan import document_ids, make_plan
+from palimpsest.flow.stages import UNITS, Encode, Paginate, Read, Render, Verify, Write
+from palimpsest.operations.run import prepare
+from palimpsest.operations.verify import open_and_reverify, result_tables, reverify
+from palimpsest.sources.units import Unit
+from palimpsest.storage.opening import open_store
 
 TEXTS = {
     "prose": ["The fox saw a hen.", "It ran off.", "She too."],

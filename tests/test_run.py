@@ -10,16 +10,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline import flow
-from pipeline.pages.normalise import normalise
-from pipeline.records import QUARANTINE, SHARD
-from pipeline.run import RunFailed, RunResult, plan_only, prepare, run
-from pipeline.sources.documents import document_id
-from pipeline.store.fsck import fsck
-from pipeline.store.local import LocalStore
-from pipeline.store.object_store import StoreError
-from pipeline.store.shards import read_shard
-from pipeline.store.snapshots import Snapshot, iter_tables, latest, snapshot_numbers
+from palimpsest.corpus.fsck import fsck
+from palimpsest.corpus.shards import read_shard
+from palimpsest.corpus.snapshots import Snapshot, iter_tables, latest, snapshot_numbers
+from palimpsest.flow import ray_executor as flow
+from palimpsest.operations.run import RunFailed, RunResult, plan_only, prepare, run
+from palimpsest.pages.normalise import normalise
+from palimpsest.schemas import QUARANTINE, SHARD
+from palimpsest.sources.documents import document_id
+from palimpsest.storage.local_store import LocalStore
+from palimpsest.storage.object_store import StoreError
 from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.mixed_sources import ARABIC, BAD_LINES, CHINESE, DOCUMENTS, DUPLICATES, LONG, REASONS, SHORT, STORED, prose
@@ -170,10 +170,9 @@ def test_stored_tokens_are_those_of_the_page_drawn_again(
 ) -> None:
     import torch
 
-    from pipeline.codecs.adapter import load_codec
-    from pipeline.codecs.token_storage import pack
-    from pipeline.pages.pagination import paginate, render
-    from pipeline.stages import stored_tokens
+    from palimpsest.codecs.adapter import load_codec
+    from palimpsest.codecs.token_storage import pack, stored_tokens
+    from palimpsest.pages.pagination import paginate, render
 
     prepared = prepare(job(mixed_sources, corpus[0]))
     codec = load_codec("embedded", prepared.config.codec.path)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import flow
-from pipeline.run import RunFailed, run
+from palimpsest.flow import ray_executor as flow
+from palimpsest.operations.run import RunFailed, run
 from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.mixed_sources import prose

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import JobConfig, to_toml
-from pipeline.store.fsck import fsck
-from pipeline.store.local import LocalStore
+from palimpsest.config import JobConfig, to_toml
+from palimpsest.corpus.fsck import fsck
+from palimpsest.storage.local_store import LocalStore
 from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.mixed_sources import prose
@@ -30,8 +30,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 CHILD = """
 import sys, tomllib
-from pipeline.config import parse
-from pipeline.run import run
+from palimpsest.config import parse
+from palimpsest.operations.run import run
 config = parse(tomllib.load(open(sys.argv[1], "rb")))
 run(config, lambda progress: print(progress.units, progress.pages, flush=True))
 """
@@ -106,7 +106,7 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_corpus(
         last.communicate(timeout=PATIENCE)
     assert last.returncode == 0, preset.with_suffix(".log").read_text()[-2000:]
     flow_in_process.without_ray(monkeypatch)
-    from pipeline.run import run
+    from palimpsest.operations.run import run
 
     folder = tmp_path / "undisturbed"
     run(job(tmp_path / "in", folder))

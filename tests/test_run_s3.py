@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from pipeline import s3
-from pipeline.cli import app
-from pipeline.store.object_store import open_store
+from palimpsest.cli.app import app
+from palimpsest.storage import s3_client as s3
+from palimpsest.storage.opening import open_store
 from tests import flow_in_process
 from tests.mixed_sources import prose
 from tests.s3_servers import ACCESS_KEY, SECRET_KEY, S3Server

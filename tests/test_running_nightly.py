@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from pipeline.cli import app
-from pipeline.store.object_store import ObjectStore, open_store
-from pipeline.store.snapshots import latest
+from palimpsest.cli.app import app
+from palimpsest.corpus.snapshots import latest
+from palimpsest.storage.object_store import ObjectStore
+from palimpsest.storage.opening import open_store
 from tests import flow_in_process
 from tests.test_docs_commands import PROGRAM
 

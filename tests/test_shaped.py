@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.bench.render import invented_text
-from pipeline.pages import raqm
-from pipeline.pages.bidi import is_rtl, levels, visual_order
-from pipeline.pages.grid import Grid
-from pipeline.pages.scripts import needs_shaping
-from pipeline.pages.shaped import lay_out_shaped, lines_from_json, lines_per_page, render_shaped, to_json
-from pipeline.pages.shaping import BITMAPS, ESCAPE, MONO, font_of, split_by_font
+from palimpsest.lab.bench import raqm
+from palimpsest.lab.bench.render import invented_text
+from palimpsest.pages.bidi import is_rtl, levels, visual_order
+from palimpsest.pages.grid import Grid
+from palimpsest.pages.scripts import needs_shaping
+from palimpsest.pages.shaped import lay_out_shaped, lines_from_json, lines_per_page, render_shaped, to_json
+from palimpsest.pages.shaping import BITMAPS, ESCAPE, MONO, font_of, split_by_font
 
 ARABIC = "يولد جميع الناس أحرارًا متساوين في الكرامة والحقوق. (1948) English 漢字 😀\n"
 HINDI = "सभी मनुष्यों को गौरव और अधिकारों के मामले में स्वतन्त्रता प्राप्त है।\n"

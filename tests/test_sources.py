@@ -21,14 +21,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.records import DOCUMENTS
-from pipeline.sources.config import SourceConfig
-from pipeline.sources.decompression import COMPRESSIONS, decompress, zstd
-from pipeline.sources.documents import Document, Unusable, document_id
-from pipeline.sources.fields import parse_timestamp
-from pipeline.sources.formats import SOURCES
-from pipeline.sources.listing import expand
-from pipeline.sources.tables import plan_units, read_unit, read_unit_tables
+from palimpsest.config import SourceConfig
+from palimpsest.schemas import DOCUMENTS
+from palimpsest.sources.decompression import COMPRESSIONS, decompress, zstd
+from palimpsest.sources.documents import Document, Unusable, document_id
+from palimpsest.sources.fields import parse_timestamp
+from palimpsest.sources.formats import SOURCES
+from palimpsest.sources.listing import expand
+from palimpsest.sources.tables import plan_units, read_unit, read_unit_tables
 
 COMPRESS = {
     "": bytes,

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from test_sources import COMPRESS, read_rows
 
-from pipeline.records import QUARANTINE_BYTES
-from pipeline.sources.config import SourceConfig
-from pipeline.sources.decompression import COMPRESSIONS
-from pipeline.sources.documents import Reason
-from pipeline.sources.listing import expand
-from pipeline.sources.tables import plan_units, read_unit_tables
+from palimpsest.config import SourceConfig
+from palimpsest.schemas import QUARANTINE_BYTES
+from palimpsest.sources.decompression import COMPRESSIONS
+from palimpsest.sources.documents import Reason
+from palimpsest.sources.listing import expand
+from palimpsest.sources.tables import plan_units, read_unit_tables
 
 GOOD = b'{"id": "good", "text": "good"}\n'
 

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import s3
-from pipeline.sources.config import SourceConfig
-from pipeline.sources.documents import Document, Reason
-from pipeline.sources.listing import expand
-from pipeline.sources.objects import SourceObject
-from pipeline.sources.tables import plan_units, read_unit
+from palimpsest.config import SourceConfig
+from palimpsest.sources.documents import Document, Reason
+from palimpsest.sources.listing import expand
+from palimpsest.sources.objects import SourceObject
+from palimpsest.sources.tables import plan_units, read_unit
+from palimpsest.storage import s3_client as s3
 from tests.fault_proxy import FaultProxy
 from tests.s3_servers import S3Server
 

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import JobConfig, parse
-from pipeline.pages.grid import Grid
-from pipeline.plan import PlannedUnit
-from pipeline.records import DOCUMENTS, IMAGES, PAGES, TOKENS, VERDICTS, SchemaMismatch
-from pipeline.sources.objects import UNREAD, SourceObject
-from pipeline.sources.units import Unit
-from pipeline.stages import Encode, Paginate, Render, Verify
-from pipeline.store.local import LocalStore
-from pipeline.store.object_store import StoreError
-from pipeline.tally import PAGE_COUNTS, Tally, UnitTally
-from pipeline.tiers.policy import policy_of
+from palimpsest.config import JobConfig, parse
+from palimpsest.flow.ledger import PAGE_COUNTS, Tally, UnitTally
+from palimpsest.flow.plan import PlannedUnit
+from palimpsest.flow.stages import Encode, Paginate, Render, Verify
+from palimpsest.pages.grid import Grid
+from palimpsest.schemas import DOCUMENTS, IMAGES, PAGES, TOKENS, VERDICTS, SchemaMismatch
+from palimpsest.sources.objects import UNREAD, SourceObject
+from palimpsest.sources.units import Unit
+from palimpsest.storage.local_store import LocalStore
+from palimpsest.storage.object_store import StoreError
+from palimpsest.tiers.policy import policy_of
 from tests.mixed_sources import prose
 
 GRID = Grid.parse("64x32", "latin")

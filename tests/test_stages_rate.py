@@ -13,19 +13,19 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from pipeline.codecs.modes import MODES
-from pipeline.config import JobConfig, parse
-from pipeline.pages.grid import Grid
-from pipeline.records import DOCUMENTS, VERDICTS
-from pipeline.report.rate_control import rate_control
-from pipeline.report.summary import summarise
-from pipeline.report.text_tables import summary_table
-from pipeline.run import run
-from pipeline.stages import Paginate, RateControl
-from pipeline.stages.reread import readings_of
-from pipeline.store.local import LocalStore
-from pipeline.store.snapshots import latest
-from pipeline.tiers.policy import PageFacts, Policy, Reading, policy_of
+from palimpsest.codecs.modes import MODES
+from palimpsest.config import JobConfig, parse
+from palimpsest.corpus.snapshots import latest
+from palimpsest.flow.stages import Paginate, RateControl
+from palimpsest.flow.stages.reread import readings_of
+from palimpsest.operations.run import run
+from palimpsest.pages.grid import Grid
+from palimpsest.report.rate_control import rate_control
+from palimpsest.report.summary import summarise
+from palimpsest.report.text_tables import summary_table
+from palimpsest.schemas import DOCUMENTS, VERDICTS
+from palimpsest.storage.local_store import LocalStore
+from palimpsest.tiers.policy import PageFacts, Policy, Reading, policy_of
 from tests import flow_in_process, near_sighted
 from tests.conftest import JobFactory
 from tests.mixed_sources import prose
@@ -127,7 +127,7 @@ def test_the_report_says_what_rate_control_spent(job: JobFactory, tmp_path: Path
     snapshot = latest(store)
     assert snapshot is not None
     summary = summarise(store, snapshot)
-    rate = rate_control(summary)
+    rate = rate_control(summary.modes, summary.by_reason)
     assert rate is not None and rate.best_fixed == "small" and rate.of_best_fixed == 1.0
     visual = summary.by_tier["small"]
     assert rate.encodes_per_page == pytest.approx(2 * visual / rate.pages) and rate.hit_rate == pytest.approx(

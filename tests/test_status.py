@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.config import to_toml
-from pipeline.ingest import IngestResult, ingest
-from pipeline.run import RunFailed
-from pipeline.run_record import began_at, new_run_id
-from pipeline.status import list_versions, status_of
-from pipeline.store.gc import gc
-from pipeline.store.local import LocalStore
+from palimpsest.cli.app import app
+from palimpsest.config import to_toml
+from palimpsest.corpus.gc import gc
+from palimpsest.corpus.run_records import began_at, new_run_id
+from palimpsest.operations.ingest import IngestResult, ingest
+from palimpsest.operations.run import RunFailed
+from palimpsest.operations.status import list_versions, status_of
+from palimpsest.storage.local_store import LocalStore
 from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.test_run import write_lines

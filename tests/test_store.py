@@ -13,13 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.records import SHARD, SchemaMismatch
-from pipeline.store.corpus import NotACorpus, create_corpus, open_corpus
-from pipeline.store.duplicates import PageCensus, later_copies, stored_documents
-from pipeline.store.local import LocalStore
-from pipeline.store.object_store import Body, NoSuchObject, NotExclusive, check_key, open_store, probe
-from pipeline.store.shards import read_shard, write_quarantine, write_shards
-from pipeline.store.snapshots import (
+from palimpsest.corpus.duplicates import PageCensus, later_copies, stored_documents
+from palimpsest.corpus.format import NotACorpus, create_corpus, open_corpus
+from palimpsest.corpus.shards import read_shard, write_quarantine, write_shards
+from palimpsest.corpus.snapshots import (
     PublishConflict,
     iter_rows,
     iter_tables,
@@ -29,8 +26,13 @@ from pipeline.store.snapshots import (
     shard_uris,
     superseded,
 )
-from pipeline.store.stable_json import Damaged
-from pipeline.store.units import NotReconciled, commit_unit, committed_units, read_unit, unit_id
+from palimpsest.corpus.units import NotReconciled, commit_unit, committed_units, read_unit, unit_id
+from palimpsest.schemas import SHARD, SchemaMismatch
+from palimpsest.storage.local_store import LocalStore
+from palimpsest.storage.object_store import Body, NoSuchObject, NotExclusive, check_key
+from palimpsest.storage.opening import open_store
+from palimpsest.storage.probe import probe
+from palimpsest.storage.stable_json import Damaged
 from tests.store_crash_child import page, rows, unit_pages, write_unit
 
 

@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 
-from pipeline.store.fsck import fsck
-from pipeline.store.local import LocalStore
-from pipeline.store.object_store import StoreError
-from pipeline.store.shards import read_shard
-from pipeline.store.snapshots import Snapshot, iter_rows, latest, read_snapshot, snapshot_numbers
+from palimpsest.corpus.fsck import fsck
+from palimpsest.corpus.shards import read_shard
+from palimpsest.corpus.snapshots import Snapshot, iter_rows, latest, read_snapshot, snapshot_numbers
+from palimpsest.storage.local_store import LocalStore
+from palimpsest.storage.object_store import StoreError
 from tests import store_crash_child
+from tests.paths import PYTHONPATH
 from tests.store_crash_child import job
 
 CHILD = [sys.executable, store_crash_child.__file__]
-HERE = {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+HERE = {"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}
 
 
 def logical_content(root: Path) -> tuple[Any, ...]:

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.store.corpus import create_corpus
-from pipeline.store.fsck import Finding, fsck
-from pipeline.store.gc import gc
-from pipeline.store.local import LocalStore
-from pipeline.store.manifest import write_segment
-from pipeline.store.object_store import StoreError
-from pipeline.store.snapshots import iter_rows, latest, publish, read_snapshot, superseded
-from pipeline.store.stable_json import read_json, to_bytes
-from pipeline.store.units import CommitRecord
+from palimpsest.corpus.format import create_corpus
+from palimpsest.corpus.fsck import Finding, fsck
+from palimpsest.corpus.gc import gc
+from palimpsest.corpus.manifest import write_segment
+from palimpsest.corpus.snapshots import iter_rows, latest, publish, read_snapshot, superseded
+from palimpsest.corpus.units import CommitRecord
+from palimpsest.storage.local_store import LocalStore
+from palimpsest.storage.object_store import StoreError
+from palimpsest.storage.stable_json import read_json, to_bytes
 from tests.store_crash_child import job, page, rows, unit_pages, write_unit
 
 

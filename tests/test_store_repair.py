@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.run import run
-from pipeline.store.fsck import fsck
-from pipeline.store.gc import UNUSED_FOR, gc
-from pipeline.store.local import LocalStore
-from pipeline.store.repair import committed, lost_units, successor
-from pipeline.store.snapshots import Snapshot, iter_rows, latest
-from pipeline.store.units import committed_units
+from palimpsest.corpus.fsck import fsck
+from palimpsest.corpus.gc import UNUSED_FOR, gc
+from palimpsest.corpus.repair import committed, lost_units, successor
+from palimpsest.corpus.snapshots import Snapshot, iter_rows, latest
+from palimpsest.corpus.units import committed_units
+from palimpsest.operations.run import run
+from palimpsest.storage.local_store import LocalStore
 from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.mixed_sources import prose

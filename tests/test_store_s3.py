@@ -19,14 +19,18 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import s3, s3_stream
-from pipeline.store import s3 as store_s3
-from pipeline.store.corpus import NotACorpus, create_corpus
-from pipeline.store.fsck import fsck
-from pipeline.store.gc import gc
-from pipeline.store.object_store import NoSuchObject, NotExclusive, ObjectStore, StoreError, open_store, probe
-from pipeline.store.s3 import S3Store
-from pipeline.store.snapshots import iter_rows, latest, publish
+from palimpsest.corpus.format import NotACorpus, create_corpus
+from palimpsest.corpus.fsck import fsck
+from palimpsest.corpus.gc import gc
+from palimpsest.corpus.snapshots import iter_rows, latest, publish
+from palimpsest.storage import s3_client as s3
+from palimpsest.storage import s3_store as store_s3
+from palimpsest.storage import s3_stream
+from palimpsest.storage.object_store import NoSuchObject, NotExclusive, ObjectStore, StoreError
+from palimpsest.storage.opening import open_store
+from palimpsest.storage.probe import probe
+from palimpsest.storage.s3_store import S3Store
+from tests.paths import PYTHONPATH
 from tests.s3_servers import ACCESS_KEY, SECRET_KEY, S3Server
 from tests.store_crash_child import rows, unit_pages, write_unit
 
@@ -212,8 +216,8 @@ def test_racing_big_creates_have_one_winner(sea: S3Store, small_parts: int) -> N
 
 CHILD = """
 import sys
-from pipeline.store import s3
-from pipeline.store.object_store import open_store
+from palimpsest.corpus import s3
+from palimpsest.storage.object_store import open_store
 s3.PART_BYTES, s3.PARALLEL_PARTS = 5 << 20, 1
 def part(body, start, length):
     if start:
@@ -227,7 +231,7 @@ open_store(sys.argv[1]).put("data/big", bytes(20 << 20))
 
 def test_what_a_killed_writer_leaves_is_listed_and_removed_by_age(sea: S3Store) -> None:
     create_corpus(sea)
-    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    here = {**os.environ, "PYTHONPATH": PYTHONPATH}
     child = subprocess.Popen([sys.executable, "-c", CHILD, sea.uri("")], env=here, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdout is not None and child.stdout.readline() == b"one part sent\n"
     child.send_signal(signal.SIGKILL)
@@ -347,8 +351,8 @@ def test_a_bucket_that_is_not_there_is_named(refused: S3Store) -> None:
     ],
 )
 def test_credentials_in_a_uri_are_refused_and_not_repeated(uri: str) -> None:
-    from pipeline.sources.config import SourceConfig
-    from pipeline.sources.listing import expand
+    from palimpsest.config import SourceConfig
+    from palimpsest.sources.listing import expand
 
     for ask in (lambda: open_store(uri), lambda: expand([uri], SourceConfig())):
         with pytest.raises(ValueError) as caught:

@@ -9,17 +9,19 @@ from typing import Any
 
 import pytest
 
-from pipeline import s3
-from pipeline.store import s3 as store_s3
-from pipeline.store.corpus import create_corpus
-from pipeline.store.fsck import fsck
-from pipeline.store.gc import gc
-from pipeline.store.object_store import ObjectStore, StoreError, Unavailable, open_store, probe
-from pipeline.store.repair import lost_units
-from pipeline.store.shards import read_shard, write_shards
-from pipeline.store.snapshots import iter_rows, latest, publish
-from pipeline.store.stable_json import Damaged
-from pipeline.store.units import committed_units
+from palimpsest.corpus.format import create_corpus
+from palimpsest.corpus.fsck import fsck
+from palimpsest.corpus.gc import gc
+from palimpsest.corpus.repair import lost_units
+from palimpsest.corpus.shards import read_shard, write_shards
+from palimpsest.corpus.snapshots import iter_rows, latest, publish
+from palimpsest.corpus.units import committed_units
+from palimpsest.storage import s3_client as s3
+from palimpsest.storage import s3_store as store_s3
+from palimpsest.storage.object_store import ObjectStore, StoreError, Unavailable
+from palimpsest.storage.opening import open_store
+from palimpsest.storage.probe import probe
+from palimpsest.storage.stable_json import Damaged
 from tests.fault_proxy import KINDS, FaultProxy
 from tests.s3_servers import S3Server
 from tests.store_crash_child import page, rows, unit_pages, write_unit

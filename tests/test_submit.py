@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import cli, submit
-from pipeline.config import ConfigError, load, parse
-from pipeline.submit import Outcome, Submission, SubmissionFailed
+from palimpsest.cli import app as cli
+from palimpsest.config import ConfigError, load, parse
+from palimpsest.operations import submit
+from palimpsest.operations.submit import Outcome, Submission, SubmissionFailed
 
 PLACES = {"sources": ["s3://texts/a"], "out": "s3://corpora/a"}
 
@@ -40,7 +41,7 @@ def test_the_preset_travels_with_its_overrides_and_runs_on_the_cluster_that_take
     assert parse(tomllib.loads(prepared().settings)).placement.address == "auto"
     assert sent.runtime_env(tmp_path, {}) == {"working_dir": str(tmp_path), "env_vars": {}}
     shipped = prepared(ship_code=True).runtime_env(tmp_path, {})
-    assert [Path(module).name for module in shipped["py_modules"]] == ["pipeline", "jobs"]
+    assert [Path(module).name for module in shipped["py_modules"]] == ["palimpsest"]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_values_of_variables_are_sent_but_never_shown(tmp_path: Path, monkeypatc
     for more in ([], ["--json"]):
         result = CliRunner().invoke(cli.app, [*command, *more])
         assert result.exit_code == 0 and "STORE_SECRET" in result.output and "hush" not in result.output
-    assert json.loads(result.stdout)["entrypoint"] == "python -m jobs.run job.toml --json"
+    assert json.loads(result.stdout)["entrypoint"] == "python -m palimpsest.cli run job.toml --json"
     with pytest.raises(ValueError, match="--env ABSENT: not set"):
         prepared(environment=["ABSENT"]).runtime_env(tmp_path, {})
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from pipeline.codecs.token_storage import (
+from palimpsest.codecs.token_storage import (
     STORAGES,
     CodecMismatch,
     DamagedTokens,

@@ -12,26 +12,26 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.codecs.adapter import load_codec
-from pipeline.codecs.checkpoint import pack_weights, read_weights
-from pipeline.codecs.embedded.architecture import PATCH_CHANNELS, TOKEN_DIM
-from pipeline.codecs.embedded.cell_reader import DIRECTIONS, FILE, CellHead, CellReader, cell_places
-from pipeline.codecs.embedded.target import AddressedTarget
-from pipeline.codecs.embedded.vocabulary import BOS, FIRST_CELL, FIRST_TOKEN, FIRST_Y, SYMBOLS
-from pipeline.codecs.modes import MODES
-from pipeline.codecs.token_storage import pack, unpack
-from pipeline.config import ConfigError
-from pipeline.pages.atlas import atlas
-from pipeline.pages.characters import BLANK, END
-from pipeline.pages.grid import Grid
-from pipeline.training.batches import Blend, batches
-from pipeline.training.codec_pages import PageSampler
-from pipeline.training.compress import principal_projection
-from pipeline.training.lessons import WRITING
-from pipeline.training.mark_places import mark_places, pages_of_every_mode, place_code, unread
-from pipeline.training.painting import Painter
-from pipeline.training.train_codec import BESIDE, TrainConfig, begin_with, learning_rate, load_config, train
-from pipeline.training.trainee import Trainee
+from palimpsest.codecs.adapter import load_codec
+from palimpsest.codecs.checkpoint import pack_weights, read_weights
+from palimpsest.codecs.embedded.architecture import PATCH_CHANNELS, TOKEN_DIM
+from palimpsest.codecs.embedded.cell_reader import DIRECTIONS, FILE, CellHead, CellReader, cell_places
+from palimpsest.codecs.embedded.target import AddressedTarget
+from palimpsest.codecs.embedded.vocabulary import BOS, FIRST_CELL, FIRST_TOKEN, FIRST_Y, SYMBOLS
+from palimpsest.codecs.modes import MODES
+from palimpsest.codecs.token_storage import pack, unpack
+from palimpsest.config import ConfigError
+from palimpsest.lab.training.batches import Blend, batches
+from palimpsest.lab.training.codec_pages import PageSampler
+from palimpsest.lab.training.compress import principal_projection
+from palimpsest.lab.training.lessons import WRITING
+from palimpsest.lab.training.mark_places import mark_places, pages_of_every_mode, place_code, unread
+from palimpsest.lab.training.painting import Painter
+from palimpsest.lab.training.train_codec import BESIDE, TrainConfig, begin_with, learning_rate, load_config, train
+from palimpsest.lab.training.trainee import Trainee
+from palimpsest.pages.atlas import atlas
+from palimpsest.pages.characters import BLANK, END
+from palimpsest.pages.grid import Grid
 
 WORDS = "The quick brown fox jumps over the lazy dog; 42 élèves, no more.\n"
 
@@ -78,7 +78,7 @@ def test_the_decoder_learns_from_kept_tokens_while_the_encoder_stays_as_it_is(
 ) -> None:
     encoded, encode = [], Trainee.encode
     monkeypatch.setattr(Trainee, "encode", lambda trainee, images: encoded.append(len(images)) or encode(trainee, images))
-    weights = Path(__file__).parents[1] / "pipeline/codecs/embedded/weights"
+    weights = Path(__file__).parents[1] / "pipeline/palimpsest/codecs/embedded/weights"
     blends = (Blend(grid="64x32", mode="tiny", weight=1.0, pages=1, encoder=False),)
     taught = replace(small(text, tmp_path, 8), start=str(weights), blends=blends, replay=1.0, copy_cells=64, begin_decoder=True)
     taught = replace(taught, stretches_from=4)
@@ -99,7 +99,7 @@ def test_the_decoder_learns_from_kept_tokens_while_the_encoder_stays_as_it_is(
 
 
 def test_what_the_decoder_reads_with_stays_as_it_is_while_it_learns_to_write(text: str, tmp_path: Path) -> None:
-    weights = Path(__file__).parents[1] / "pipeline/codecs/embedded/weights"
+    weights = Path(__file__).parents[1] / "pipeline/palimpsest/codecs/embedded/weights"
     blends = (Blend(grid="64x32", mode="tiny", weight=1.0, pages=1, encoder=False),)
     lessons = replace(
         small(text, tmp_path, 2), start=str(weights), blends=blends, copy_cells=64, begin_decoder=True, stretches_from=2
@@ -153,9 +153,9 @@ def test_what_the_decoder_reads_with_stays_as_it_is_while_it_learns_to_write(tex
 
 def test_tokens_that_say_their_place_are_read_as_before(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped encoder, whose mixing layer knows the places: marked again, its tokens name theirs and lose no cell."""
-    monkeypatch.setattr("pipeline.training.mark_places.FITTING_STEPS", 100)
+    monkeypatch.setattr("palimpsest.lab.training.mark_places.FITTING_STEPS", 100)
     trainee, grid = Trainee(0), Grid.parse("64x32", "latin")
-    begin_with(trainee, Path(__file__).parents[1] / "pipeline/codecs/embedded/weights")
+    begin_with(trainee, Path(__file__).parents[1] / "pipeline/palimpsest/codecs/embedded/weights")
     with torch.no_grad():  # as if nothing had been marked yet
         directions = unread(trainee)
         projector = trainee.model.model.multi_modal_projector
@@ -188,7 +188,7 @@ def test_a_run_that_fails_ends_its_workers(text: str, tmp_path: Path) -> None:
 
 
 def test_it_begins_with_the_checkpoint_that_ships(text: str, tmp_path: Path) -> None:
-    weights = Path(__file__).parents[1] / "pipeline/codecs/embedded/weights"
+    weights = Path(__file__).parents[1] / "pipeline/palimpsest/codecs/embedded/weights"
     train(replace(small(text, tmp_path / "shipped", 1), start=str(weights), learning_rate=0.0, evaluate_pages=1))
     log = json.loads((tmp_path / "shipped" / "log.jsonl").read_text())
     assert log["token"] > 0.5  # one page of whatever kind; a fresh model reads nothing

@@ -19,13 +19,13 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from pipeline.verification import greedy
-from pipeline.verification.control import blanked
-from pipeline.verification.early_stop import EarlyStop
-from pipeline.verification.greedy import decode, image_list, image_tensor
-from pipeline.verification.loops import LoopWatch
-from pipeline.verification.reading import Decoded, DraftedPage
-from pipeline.verification.verdict import judge
+from palimpsest.verification import greedy
+from palimpsest.verification.control import blanked
+from palimpsest.verification.early_stop import EarlyStop
+from palimpsest.verification.greedy import decode, image_list, image_tensor
+from palimpsest.verification.loops import LoopWatch
+from palimpsest.verification.reading import Decoded, DraftedPage
+from palimpsest.verification.verdict import judge
 
 VOCAB, DIM, IMAGE, EOS, LENGTH = 96, 32, 3, 1, 40
 TEXT_IDS = range(10, VOCAB)

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.verification import fidelity
-from pipeline.verification.control import is_sampled, sampled
-from pipeline.verification.drafting import TAIL, Drafter, _align, align, best_length, repetition, revised
-from pipeline.verification.early_stop import EarlyStop, PrecisionBound, stable_prefix
-from pipeline.verification.loops import LoopWatch, Stretches
-from pipeline.verification.reading import Cut, Decoded
-from pipeline.verification.verdict import judge
+from palimpsest.verification import fidelity
+from palimpsest.verification.control import is_sampled, sampled
+from palimpsest.verification.drafting import TAIL, Drafter, _align, align, best_length, repetition, revised
+from palimpsest.verification.early_stop import EarlyStop, PrecisionBound, stable_prefix
+from palimpsest.verification.loops import LoopWatch, Stretches
+from palimpsest.verification.reading import Cut, Decoded
+from palimpsest.verification.verdict import judge
 
 examples = settings(deadline=None, max_examples=60)
 IDS = st.lists(st.integers(0, 3), max_size=40)

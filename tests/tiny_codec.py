@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import UnlimitedOcrConfig, UnlimitedOcrForConditionalGeneration
 
-from pipeline.codecs.embedded.vocabulary import BOS, EOS, FIRST_CELL, IMAGE, PADDING, SYMBOLS, vocabulary_size
+from palimpsest.codecs.embedded.vocabulary import BOS, EOS, FIRST_CELL, IMAGE, PADDING, SYMBOLS, vocabulary_size
 
 DIM = 32
 

@@ -72,7 +72,7 @@ def main() -> int:
         return 1
     from rich.console import Console
 
-    from pipeline.bench.machine import table_of, write_results
+    from palimpsest.lab.bench.machine import table_of, write_results
 
     if asked.write:
         tell(f"written: {write_results('chaos', result, asked.write, command=result['command'])}")

@@ -16,7 +16,8 @@ import pytest
 
 from tests.chaos.nights import Arena, Episode, Tally
 from tests.chaos.passes import Pass
-from tests.test_cluster import NODE, ROOT, TwoNodes, descendants, end, processes, raylet
+from tests.paths import PYTHONPATH
+from tests.test_cluster import NODE, TwoNodes, descendants, end, processes, raylet
 
 SHARES = (0.0, 0.01, 0.03)  # workers wait in earnest between tries, and Ray asks often
 MOST_PASSES = 5
@@ -34,7 +35,7 @@ POLL_SECONDS = 0.05
 def two_nodes(arena: Arena) -> Iterator[TwoNodes]:
     """A head and a second node, whose processes talk to the S3 server through the first proxy."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("PYTHONPATH", PYTHONPATH)
         patch.setenv("RAY_worker_niceness", "0")  # 15 by default: beside other work they would hardly run
         patch.delenv("RAY_ADDRESS", raising=False)
         for name, value in arena.environment(arena.proxies[0]).items():

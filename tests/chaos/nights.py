@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import parse, to_toml
-from pipeline.store.object_store import ObjectStore, open_store
+from palimpsest.config import parse, to_toml
+from palimpsest.storage.object_store import ObjectStore
+from palimpsest.storage.opening import open_store
 from tests.chaos.passes import CRASHED, KILLED, TRIES, Pass
 from tests.chaos.proxy import KILLS, ChaosProxy, KillPlan
 from tests.chaos.verdict import Verdict, judge, swept

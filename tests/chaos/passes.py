@@ -85,7 +85,7 @@ def _main(kind: str, job: str, said: str, environment: dict[str, str]) -> None:
         _hasten()
         if kind == "light":
             _without_ray()
-        from pipeline.cli import app
+        from palimpsest.cli.app import app
 
         app(["ingest", job, "--json"])
     except SystemExit as ended:
@@ -101,7 +101,7 @@ def _hasten() -> None:
     """Wait a twentieth between tries, and two seconds for a byte: the faults are the same, without an hour of pauses."""
     import botocore.retries.standard as standard
 
-    from pipeline import s3
+    from palimpsest.storage import s3_client as s3
 
     def soon(self: object, context: object) -> float:
         return random.random() * min(20.0, 2.0**context.attempt_number) / 20  # type: ignore[attr-defined]
@@ -115,7 +115,7 @@ def _without_ray() -> None:
     import pytest
     import torch
 
-    from pipeline import ingest as ingestion
+    from palimpsest.operations import ingest as ingestion
     from tests import flow_in_process
 
     torch.set_num_threads(1)

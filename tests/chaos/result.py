@@ -9,7 +9,7 @@ from tests.chaos.proxy import KILLS
 
 
 def as_result(tally: Tally, *, seed: int, seconds: float) -> dict[str, Any]:
-    """A result as `pipeline.bench.machine` writes it."""
+    """A result as `palimpsest.lab.bench.machine` writes it."""
     verdicts = tally.verdicts
     steps = sorted({step for step, _ in tally.kills} | set(tally.steps))
     return {

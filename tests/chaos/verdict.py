@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pipeline.store.fsck import fsck
-from pipeline.store.gc import gc
-from pipeline.store.object_store import ObjectStore
-from pipeline.store.shards import read_shard
-from pipeline.store.snapshots import iter_rows, latest
+from palimpsest.corpus.fsck import fsck
+from palimpsest.corpus.gc import gc
+from palimpsest.corpus.shards import read_shard
+from palimpsest.corpus.snapshots import iter_rows, latest
+from palimpsest.storage.object_store import ObjectStore
 
 PROVENANCE = ("source_uri", "source_version", "source_id")
 """Of a document that several objects hold, any of them may be named: whose unit stores it hangs on who was published first."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.sources.documents import document_id
+from palimpsest.sources.documents import document_id
 from tests.mixed_sources import prose
 
 SUFFIXES = ("jsonl", "jsonl", "jsonl.gz", "txt", "md", "parquet")

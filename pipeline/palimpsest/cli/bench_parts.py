@@ -1,0 +1,139 @@
+"""`palimpsest bench render`, `encode`, `verify`, `run`, `fidelity`, `ingest`: what this machine makes of one part each."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from palimpsest.cli import console
+from palimpsest.cli.console import explained, out, print_json
+
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: section.key=value; may be repeated.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Write = Annotated[Path | None, typer.Option(help="Also write the result to this folder, as Markdown and JSON.")]
+Text = Annotated[Path | None, typer.Option(help="A file of text to use instead of invented prose.")]
+
+
+def bench_render(
+    seconds: Annotated[float, typer.Option(help="Time per measurement.")] = 3.0, write: Write = None, as_json: Json = False
+) -> None:
+    """Pages per second of our renderer and of Pillow's, on the same pages.
+
+    palimpsest bench render --seconds 5 --json
+    """
+    from palimpsest.lab.bench.render import bench_render as measure
+
+    with explained():
+        result = measure(seconds=seconds)
+    _bench("render", result, write, as_json)
+
+
+def bench_encode(text: Text = None, overrides: Set = None, write: Write = None, as_json: Json = False) -> None:
+    """Pages per second of the encoder, by mode and batch size.
+
+    palimpsest bench encode --set codec.dtype=float32
+    """
+    from palimpsest.lab.bench.encode import bench_encode as measure
+
+    with explained():
+        result = measure(_local(overrides), text=text)
+    _bench("encode", result, write, as_json)
+
+
+def bench_verify(
+    pages: Annotated[int, typer.Option(help="Pages to decode.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(help="Bound of the output, so that plain `generate` ends.")] = 512,
+    text: Text = None,
+    overrides: Set = None,
+    write: Write = None,
+    as_json: Json = False,
+) -> None:
+    """Drafted exact decoding beside plain `generate`: passes, wall time, identity of the outputs.
+
+    palimpsest bench verify --pages 4 --max-new-tokens 256
+    """
+    from palimpsest.lab.bench.verify import bench_verify as measure
+
+    with explained():
+        result = measure(_local(overrides), pages=pages, max_new_tokens=max_new_tokens, text=text)
+    _bench("verify", result, write, as_json)
+
+
+def bench_run(
+    pages: Annotated[int, typer.Option(help="Pages to process.")] = 256,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Try several placements.")] = False,
+    text: Text = None,
+    overrides: Set = None,
+    write: Write = None,
+    as_json: Json = False,
+) -> None:
+    """Pages per second through Ray to committed shards, over the bare loop in one process.
+
+    palimpsest bench run --pages 512 --sweep
+    """
+    from palimpsest.lab.bench.run import bench_run as measure
+
+    with explained():
+        result = measure(_local(overrides), pages=pages, sweep=sweep, text=text)
+    _bench("run", result, write, as_json)
+
+
+def bench_fidelity(
+    texts: Annotated[Path, typer.Argument(help="JSON lines with `text` and `text_class`.")],
+    setting: Annotated[list[str] | None, typer.Option(help="GRID/MODE, for example 80x40/tiny; may be repeated.")] = None,
+    max_pages: Annotated[int, typer.Option(help="At most so many pages per class and setting; 0 takes all.")] = 0,
+    overrides: Set = None,
+    write: Write = None,
+    as_json: Json = False,
+) -> None:
+    """Precision over compression by text class, on texts of your own.
+
+    palimpsest bench fidelity eval.jsonl --setting 64x32/tiny --setting 80x40/tiny
+    """
+    from palimpsest.lab.bench.fidelity import bench_fidelity as measure
+    from palimpsest.lab.bench.fidelity import parse_setting, read_classes
+
+    with explained():
+        settings = [parse_setting(text) for text in setting or ["64x32/tiny"]]
+        result = measure(_local(overrides), read_classes(texts), settings, max_pages)
+    _bench("fidelity", result, write, as_json)
+
+
+def bench_ingest(
+    objects: Annotated[int, typer.Option(min=1, help="Objects of the nights.")] = 100_000,
+    units: Annotated[int, typer.Option(min=1, help="Units of the corpus that one unit is published into.")] = 1_000_000,
+    place: Annotated[str | None, typer.Option(help="An empty s3:// prefix for the nights, instead of local files.")] = None,
+    overrides: Set = None,
+    write: Write = None,
+    as_json: Json = False,
+) -> None:
+    """What a night costs when nothing or one object of many changed; what a publish costs among many units.
+
+    palimpsest bench ingest --objects 10000 --units 100000 --place s3://bucket/bench
+    """
+    from palimpsest.lab.bench.ingest import bench_ingest as measure
+
+    with explained():
+        result = measure(_local(overrides), objects=objects, units=units, place=place)
+    _bench("ingest", result, write, as_json)
+
+
+def _bench(theme: str, result: dict[str, Any], write: Path | None, as_json: bool) -> None:
+    from palimpsest.lab.bench.machine import table_of, write_results
+
+    if write:
+        command = shlex.join(["palimpsest", *sys.argv[1:]])
+        with explained():
+            path = write_results(theme, result, write, command=command)
+        console.err.print(f"written: {path}", markup=False, soft_wrap=True)
+    print_json(result) if as_json else out.print(table_of(theme, result))
+
+
+def _local(overrides: list[str] | None) -> Any:
+    from palimpsest.config import load
+
+    return load("local", overrides or ())

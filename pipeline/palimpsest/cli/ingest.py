@@ -1,0 +1,87 @@
+"""`palimpsest ingest`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from palimpsest.cli.console import FINDINGS, RunProgress, explained, line, out, pairs, print_json
+
+if TYPE_CHECKING:
+    from palimpsest.operations.ingest import IngestResult
+
+SHOWN = 20  # sources named in the output; --json has all
+
+
+def ingest(
+    preset: Annotated[str, typer.Argument(help="Name of a preset (see `palimpsest presets`) or path of a TOML file.")] = "local",
+    source: Annotated[list[str] | None, typer.Option("--source", "-s", help="Folder, prefix or glob; may be repeated.")] = None,
+    target: Annotated[str | None, typer.Option("--out", "-o", help="The corpus to bring up to date.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: section.key=value.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list and compare; write nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Bring a corpus up to date with a prefix: process what is new or changed since, and nothing else.
+
+    Exit code 3 says that something could not be read, or waits; what could be done is published.
+
+        palimpsest ingest local --source texts/ --out corpora/books
+
+        palimpsest ingest nightly.toml -s s3://texts/news/ -o s3://corpora/news --set ingest.vanished=drop --json
+    """
+    from dataclasses import replace
+
+    from palimpsest.config import JobConfig, load
+    from palimpsest.operations.ingest import ingest as run_pass
+
+    with explained():
+        config: JobConfig = load(preset, overrides or ())
+        config = replace(config, sources=tuple(source) if source else config.sources, out=target or config.out)
+        with RunProgress(enabled=not dry_run) as progress:
+            result = run_pass(config, progress, dry_run=dry_run)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        _print(result)
+    if result.findings:
+        raise typer.Exit(FINDINGS)
+
+
+def _print(result: IngestResult) -> None:
+    changes, fresh = result.changes, result.fresh
+    values: dict[str, Any] = {
+        "listed": f"{result.listed:,} objects, {result.bytes:,} bytes",
+        "changes": ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in changes.items() if count) or "none",
+    }
+    if not result.dry_run:
+        numbers = ", ".join(map(str, result.snapshots))
+        values |= {
+            "snapshot": f"{result.snapshot} (published now: {numbers})" if numbers else f"{result.snapshot} (as before)",
+            "units": f"{result.units_new:,} new, {result.units_done:,} committed before, {result.stale:,} sources done again",
+        }
+    if result.units_new:
+        values["documents"] = (
+            f"{fresh.documents_in:,} in = {fresh.documents_committed:,} committed + {fresh.documents_quarantined:,} quarantined "
+            f"+ {fresh.duplicates:,} duplicates; {fresh.pages_committed:,} pages"
+        )
+    if result.dropped:
+        values["dropped"] = f"{result.dropped:,} vanished objects"
+    if result.reasons:
+        values["quarantine"] = ", ".join(f"{reason} {count}" for reason, count in sorted(result.reasons.items()))
+    values["seconds"] = ", ".join(f"{name} {seconds}" for name, seconds in result.seconds.items())
+    out.print(pairs("changes (nothing was written)" if result.dry_run else f"ingestion {result.run_id}", values))
+    if changes["other_settings"]:
+        line(
+            f"{changes['other_settings']:,} objects are published under other settings and stay: "
+            "--set ingest.other_settings=replace does them again"
+        )
+    said = [f"not read: {lost.source_uri}: {lost.reason}: {lost.detail}; the next pass tries again" for lost in result.unread]
+    said += [f"given up in this version: {source}" for source in result.given_up]
+    said += [f"stays as it was: {stuck.source_uri}: {stuck.by} relies on it and cannot be read again" for stuck in result.blocked]
+    for text in said[:SHOWN]:
+        line(text)
+    if len(said) > SHOWN:
+        line(f"and {len(said) - SHOWN} more (--json)")
+    if result.units_waiting:
+        line(f"{result.units_waiting} units are committed and wait for sources that could not be read")

@@ -1,0 +1,138 @@
+"""The cell reader: the embedded codec's second decoder, which reads all cells of a page at once, from its visual tokens alone.
+
+The layout says where every cell lies. Each visual token is unpacked into its 4x4 patches, and a cell is read from the
+patches around its centre and from where among them the centre lies. It has no memory of what was read before, so it cannot
+guess: what it reads was in the tokens. It is also what teaches the encoder (`training/train_codec.py`), together with a head of
+the same form on the patches before the compressor.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from palimpsest.codecs.embedded.vocabulary import FIRST_CELL, SYMBOLS
+from palimpsest.pages.characters import END
+from palimpsest.pages.grid import Grid
+
+# N pages, G tokens per side, P = 4 G patches per side, Q cells, C channels
+PATCHES = 4
+DIRECTIONS = ((0, 0), (-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))  # (rows, columns) to a patch beside
+FILE = "cell_reader.safetensors"
+_END = SYMBOLS.index(END)
+_TRUST = 8.0  # nats: no single cell decides where a page ends
+
+
+class CellHead(nn.Module):
+    """Patch features `[N, P * P, C]` -> logits `[N, Q, len(SYMBOLS)]` of the cells at `index`.
+
+    A cell is read from four patches: the one that holds its centre, and those beside it towards which the centre lies, because a
+    cell on the border of two patches is half in each. The first layer is linear in the patches and in the place, so it runs once
+    per patch and once per place, not once per cell.
+    """
+
+    def __init__(self, channels: int, hidden: int = 256) -> None:
+        super().__init__()
+        self.what = nn.Linear(channels, hidden)
+        self.beside = nn.Linear(channels, (len(DIRECTIONS) - 1) * hidden, bias=False)
+        self.where = nn.Linear(64, hidden, bias=False)
+        self.layers = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, len(SYMBOLS)))
+        nn.init.zeros_(self.beside.weight)
+
+    def forward(self, features: Tensor, index: Tensor, waves: Tensor) -> Tensor:
+        count, cells = len(features), len(index)
+        seen = torch.cat([self.what(features), self.beside(features)], -1).view(count, -1, self.what.out_features)
+        beheld = seen.index_select(1, index.flatten()).view(count, cells, index.shape[1], -1).sum(2)
+        return self.layers(beheld + self.where(waves))
+
+
+class CellReader(nn.Module):
+    """Visual tokens `[N, G * G, token_dim]` -> logits `[N, Q, len(SYMBOLS)]` of the cells at `index`."""
+
+    def __init__(self, token_dim: int) -> None:
+        super().__init__()
+        self.head = CellHead(token_dim // PATCHES**2, 384)
+        self.spread = nn.Linear(token_dim, token_dim)
+        # begins as the inverse of the compressor, see architecture.fresh_model
+        nn.init.eye_(self.spread.weight)
+        nn.init.zeros_(self.spread.bias)
+
+    def unpacked(self, tokens: Tensor) -> Tensor:
+        """Visual tokens `[N, G * G, token_dim]` -> patch features `[N, 16 * G * G, token_dim / 16]`, row by row of the page."""
+        side = math.isqrt(tokens.shape[1])
+        half = math.isqrt(PATCHES)
+        # token channels are (dy2, dx2, dy1, dx1, c): the patch at row 2 dy2 + dy1, column 2 dx2 + dx1 of the token
+        patches = self.spread(tokens).view(len(tokens), side, side, half, half, half, half, -1)
+        return patches.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(len(tokens), side * side * PATCHES**2, -1)
+
+    def forward(self, tokens: Tensor, index: Tensor, waves: Tensor) -> Tensor:
+        return self.head(self.unpacked(tokens), index, waves)
+
+    @torch.no_grad()
+    def read(self, tokens: Tensor, columns: int, rows: int) -> list[list[int]]:
+        """The ids of the cells of pages.
+
+        Args:
+            tokens: `[N, G * G, token_dim]`, as stored.
+            columns, rows: the grid.
+
+        Returns:
+            for each page the ids up to and with its END, or of all cells. The end is where the evidence of all cells puts it:
+            each says by how much END is more likely than anything else, and what lies behind the end is END.
+        """
+        side = math.isqrt(tokens.shape[1])
+        index, waves = cell_places(Grid(columns, rows), side)
+        dtype = self.spread.weight.dtype
+        logits = self(tokens.to(dtype), index.to(tokens.device), waves.to(tokens.device, dtype)).float()
+        is_end = logits[..., _END].clone()
+        logits[..., _END] = -torch.inf
+        best, symbols = logits.max(-1)
+        before = (is_end - best).clamp(-_TRUST, _TRUST).cumsum(-1)
+        lengths = torch.cat([before.new_zeros(len(before), 1), before], -1).argmin(-1).tolist()
+        pages = [row[:length] for row, length in zip((symbols + FIRST_CELL).tolist(), lengths, strict=True)]
+        return [page if length == len(index) else [*page, FIRST_CELL + _END] for page, length in zip(pages, lengths, strict=True)]
+
+
+def load_reader(folder: Path, dtype: torch.dtype, device: str | torch.device) -> CellReader:
+    """The reader that lies beside a checkpoint.
+
+    Raises:
+        ValueError: when there is none, or it does not fit.
+    """
+    from palimpsest.codecs.checkpoint import read_weights
+
+    path = folder / FILE
+    if not path.is_file():
+        raise ValueError(f"verification.reader = 'cells': the checkpoint in {folder} has no {FILE}; choose 'generative'")
+    weights = read_weights(path)
+    reader = CellReader(weights["spread.weight"].shape[0])
+    reader.load_state_dict(weights)
+    return reader.to(device, dtype).eval().requires_grad_(False)
+
+
+def _waves(x: Tensor, count: int = 32) -> Tensor:
+    angles = x[..., None] * torch.exp(torch.linspace(0.0, math.log(64.0), count // 2, device=x.device)) * math.pi
+    return torch.cat([angles.sin(), angles.cos()], -1)
+
+
+def cell_places(grid: Grid, side: int) -> tuple[Tensor, Tensor]:
+    """Where the cells of `grid` lie among `side * 4` patches per side.
+
+    Returns:
+        int64 `[Q, 4]`, `patch * 9 + direction` for the patch that holds a cell's centre and the three nearest beside it (the
+        patch itself again at the edge of the page), and waves of the centre's place in its patch, `[Q, 64]`.
+    """
+    patches = side * PATCHES
+    y = ((torch.arange(grid.rows) + 0.5) * patches / grid.rows)[:, None].expand(grid.rows, grid.columns).reshape(-1)
+    x = ((torch.arange(grid.columns) + 0.5) * patches / grid.columns)[None].expand(grid.rows, grid.columns).reshape(-1)
+    row, column = y.long(), x.long()
+    down, right = (torch.where(place - place.floor() < 0.5, -1, 1) for place in (y, x))
+    found = []
+    for dy, dx in ((0 * down, 0 * right), (down, 0 * right), (0 * down, right), (down, right)):
+        patch = (row + dy).clamp(0, patches - 1) * patches + (column + dx).clamp(0, patches - 1)
+        direction = torch.tensor([[DIRECTIONS.index((a, b)) for b in (-1, 0, 1)] for a in (-1, 0, 1)])[dy + 1, dx + 1]
+        found.append(patch * len(DIRECTIONS) + direction)
+    return torch.stack(found, 1), torch.cat([_waves(y - y.floor()), _waves(x - x.floor())], -1)

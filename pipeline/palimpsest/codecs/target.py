@@ -1,0 +1,94 @@
+"""What a decoder is expected to write for a page.
+
+A target format turns the text of a page into ids (the draft that verification checks) and ids into text. The big models write the
+text as their tokenizer cuts it (`PlainTarget`); the embedded one has a format of its own, in its own folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from palimpsest.codecs.modes import Mode
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+class TargetFormat(Protocol):
+    """Text of a page <-> ids that the decoder writes."""
+
+    def encode(self, text: str, columns: int, rows: int, mode: Mode) -> list[int]:
+        """Ids for `text` on a grid of `columns x rows` cells, end-of-sequence included."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text that `ids` spell; defined for every sequence, end-of-sequence or not."""
+
+    def prompt(self, columns: int, rows: int, mode: Mode) -> list[int]:
+        """Ids before the first written one, with exactly `mode.num_context_tokens` image ids."""
+
+
+class PlainTarget:
+    """The text itself, as the checkpoint's tokenizer cuts it; what looks like a special token in a page is cut like other text.
+
+    Args:
+        tokenizer: of the checkpoint.
+        prompt: text with one "<image>", in which special tokens may be written out.
+        image: ids before the visual tokens, the id that stands for one of them, ids behind them.
+        bos_id: comes first, unless None.
+        eos_id: ends the text.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt: str,
+        *,
+        image: tuple[Sequence[int], int, Sequence[int]],
+        bos_id: int | None,
+        eos_id: int,
+    ) -> None:
+        self.tokenizer, self.eos_id = tokenizer, eos_id
+        start, self.image_token_id, end = image
+        tokenizer.encode_special_tokens = False
+        head, tail = (tokenizer.encode(part, add_special_tokens=False).ids for part in prompt.split("<image>"))
+        tokenizer.encode_special_tokens = True
+        self.before = [*([] if bos_id is None else [bos_id]), *head, *start]
+        self.after = [*end, *tail]
+
+    def encode(self, text: str, columns: int, rows: int, mode: Mode) -> list[int]:
+        return [*self.tokenizer.encode(text, add_special_tokens=False).ids, self.eos_id]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        ids = list(ids)
+        if self.eos_id in ids:
+            ids = ids[: ids.index(self.eos_id)]
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def prompt(self, columns: int, rows: int, mode: Mode) -> list[int]:
+        return [*self.before, *[self.image_token_id] * mode.num_context_tokens, *self.after]
+
+
+def read_tokenizer(directory: Path) -> Tokenizer:
+    """The tokenizer of a checkpoint, from its tokenizer.json (slow Python classes and their remote code are never used).
+
+    Raises:
+        ValueError: when there is none, naming the file.
+    """
+    from tokenizers import Tokenizer
+
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: this checkpoint cannot read or write text; download the tokenizer with the weights")
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def named_target(target: str) -> TargetFormat:
+    """The format that a preset names as "module:Class"."""
+    module, _, cls = target.partition(":")
+    return getattr(import_module(module), cls)()

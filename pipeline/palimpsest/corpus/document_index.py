@@ -1,0 +1,152 @@
+"""Which unit stores a document: an index beside the manifest, so that a plan need not open the shards of a whole corpus.
+
+`_documents/<hash>-<try>.parquet` holds pairs (doc_id, unit_id) sorted by document, in row groups that tell their range. A publish
+adds one segment with the documents of the units that it adds, read from one column of their shards, and merges segments of like
+size, so that there are few. Entries of units that are no longer published stay until there are too many of them; whoever looks
+a document up asks whether its unit is still there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from palimpsest.corpus.manifest import parquet_bytes
+from palimpsest.corpus.shards import PROVEN_BYTES, ShardRecord, new_attempt, read_proven
+from palimpsest.corpus.units import CommitRecord
+from palimpsest.storage.object_store import ObjectStore
+from palimpsest.storage.stable_json import Damaged, read_promised
+
+PREFIX = "_documents/"
+SEGMENT_DOCUMENTS = 2 << 20  # a merge holds this many in memory: about 200 MB
+GROUP_DOCUMENTS = 1 << 15
+READERS = 8  # shards that are read at a time
+SCHEMA = pa.schema([pa.field("doc_id", pa.string(), nullable=False), pa.field("unit_id", pa.string(), nullable=False)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentSegment:
+    """One piece of the index, with `documents` pairs."""
+
+    key: str
+    documents: int
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> DocumentSegment:
+        return cls(**record)
+
+
+def extend(
+    store: ObjectStore,
+    segments: Sequence[DocumentSegment],
+    added: Sequence[CommitRecord],
+    published: int,
+    live: Callable[[], pa.Array],
+) -> tuple[DocumentSegment, ...]:
+    """The index with the documents of `added`; what it held is shared wherever nothing had to be merged.
+
+    Args:
+        published: documents of the whole snapshot. Where the index holds more than twice as many, it is cleaned.
+        live: gives the ids of all units of the snapshot, for the cleaning.
+    """
+    kept = list(segments)
+    for fresh in _pieces(store, added):
+        while kept and kept[-1].documents <= 2 * fresh.num_rows and kept[-1].documents + fresh.num_rows <= SEGMENT_DOCUMENTS:
+            fresh = pa.concat_tables([read(store, kept.pop()), fresh])
+        kept.append(_write(store, fresh))
+    if sum(segment.documents for segment in kept) > 2 * published + GROUP_DOCUMENTS:
+        alive = live()
+        cleaned = (_alive(read(store, segment), alive) for segment in kept)
+        kept = [_write(store, table) for table in cleaned if table.num_rows]
+    return tuple(kept)
+
+
+def find(store: ObjectStore, segments: Iterable[DocumentSegment], doc_ids: Iterable[str]) -> pa.Table:
+    """All entries of these documents: a table of SCHEMA. Of a big segment only row groups that can hold one of them are read,
+    and those twice: a bit that flips in a footer hides a group, and its documents would be stored a second time.
+
+    Raises:
+        NoSuchObject, Damaged.
+    """
+    wanted = sorted(set(doc_ids))
+    values = pa.array(wanted, pa.string())
+    found = [SCHEMA.empty_table()]
+    for segment in segments if wanted else ():
+        if segment.bytes <= PROVEN_BYTES:
+            table = read(store, segment)
+            found.append(table.filter(pc.is_in(table["doc_id"], values)))
+            continue
+        once, again = (_find_in(store, segment, wanted, values) for _ in range(2))
+        if not once.equals(again):
+            raise Damaged(f"{store.uri(segment.key)} was read twice, and not the same came out; run the same command again")
+        found.append(once)
+    return pa.concat_tables(found)
+
+
+def _find_in(store: ObjectStore, segment: DocumentSegment, wanted: Sequence[str], values: pa.Array) -> pa.Table:
+    with store.open(segment.key) as stream:
+        try:
+            file = pq.ParquetFile(stream, page_checksum_verification=True)
+            groups = [group for group in range(file.num_row_groups) if _within(file.metadata.row_group(group), wanted)]
+            table = file.read_row_groups(groups, use_threads=False)
+            return table.filter(pc.is_in(table["doc_id"], values)).cast(SCHEMA)
+        except (pa.ArrowException, OSError) as error:
+            raise Damaged(f"{store.uri(segment.key)} is not readable as Parquet: {error}") from error
+
+
+def read(store: ObjectStore, segment: DocumentSegment) -> pa.Table:
+    """A whole segment. Raises NoSuchObject, Damaged."""
+    body = read_promised(store, segment.key, segment.sha256)
+    return pq.ParquetFile(pa.BufferReader(body)).read(use_threads=False).cast(SCHEMA)
+
+
+def _within(group: Any, wanted: Sequence[str]) -> bool:
+    statistics = group.column(0).statistics
+    if statistics is None or not statistics.has_min_max:
+        return True
+    place = bisect_left(wanted, statistics.min)
+    return place < len(wanted) and wanted[place] <= statistics.max
+
+
+def _pieces(store: ObjectStore, added: Sequence[CommitRecord]) -> Iterable[pa.Table]:
+    """The documents of units, in tables of bounded size."""
+    shards = [(record.unit_id, shard) for record in added for shard in record.shards]
+    waiting: list[pa.Table] = []
+    with ThreadPoolExecutor(READERS) as pool:
+        for start in range(0, len(shards), 64):
+            for table in pool.map(lambda pair: _documents(store, *pair), shards[start : start + 64]):
+                waiting.append(table)
+                if sum(part.num_rows for part in waiting) >= SEGMENT_DOCUMENTS:
+                    yield pa.concat_tables(waiting)
+                    waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def _documents(store: ObjectStore, unit_id: str, shard: ShardRecord) -> pa.Table:
+    ids = pc.unique(read_proven(store, shard, ["doc_id"])["doc_id"].cast(pa.string())).drop_null()
+    return pa.table({"doc_id": ids, "unit_id": pa.repeat(pa.scalar(unit_id), len(ids))}, schema=SCHEMA)
+
+
+def _write(store: ObjectStore, table: pa.Table) -> DocumentSegment:
+    table = table.group_by(["doc_id", "unit_id"]).aggregate([]).sort_by([(name, "ascending") for name in SCHEMA.names])
+    body = parquet_bytes(table.select(SCHEMA.names).cast(SCHEMA), GROUP_DOCUMENTS)
+    digest = hashlib.sha256(body).hexdigest()
+    key = f"{PREFIX}{digest[:16]}-{new_attempt()}.parquet"
+    segment = DocumentSegment(key=key, documents=table.num_rows, bytes=len(body), sha256=digest)
+    store.put(key, body)
+    return segment
+
+
+def _alive(table: pa.Table, alive: pa.Array) -> pa.Table:
+    return table.filter(pc.is_in(table["unit_id"], alive))

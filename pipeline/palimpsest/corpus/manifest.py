@@ -1,0 +1,246 @@
+"""Manifest segments: the units of a snapshot in immutable pieces, so that a publish rewrites only the pieces that it touches.
+
+`_manifests/<hash>-<try>.parquet` holds up to SEGMENT_UNITS commit records, sorted by source, slice and id; the segments of a
+snapshot follow each other in that order without overlap, except that the slices of one source may lie in two. A snapshot
+shares all segments that it did not change with its parent. Each write has its own name, so that gc never removes as an orphan
+what another publisher is about to refer to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from palimpsest.corpus.shards import new_attempt
+from palimpsest.corpus.units import CommitRecord, Counts
+from palimpsest.storage.object_store import ObjectStore
+from palimpsest.storage.stable_json import Damaged, read_promised
+
+PREFIX = "_manifests/"
+SEGMENT_UNITS = 8192  # about 1.5 MB
+SMALL_UNITS = SEGMENT_UNITS // 4
+SCHEMA = pa.schema(
+    [
+        pa.field("unit_id", pa.string(), nullable=False),
+        pa.field("source_uri", pa.string(), nullable=False),
+        pa.field("source_version", pa.string(), nullable=False),
+        pa.field("slice", pa.string(), nullable=False),
+        pa.field("fingerprint", pa.string(), nullable=False),
+        pa.field("defers_to", pa.list_(pa.string()), nullable=False),
+        pa.field("record", pa.string(), nullable=False),  # the whole commit record as JSON, whatever fields it has by now
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """One segment as its snapshot knows it.
+
+    Attributes:
+        units: how many it holds; `defers` of them rely on another unit.
+        first, last: `source_uri` of its first and last unit.
+        totals: the counts of its units added up.
+    """
+
+    key: str
+    units: int
+    bytes: int
+    sha256: str
+    first: str
+    last: str
+    defers: int
+    totals: Counts
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Segment:
+        return cls(**{**record, "totals": Counts(**record["totals"])})
+
+
+def order(record: CommitRecord) -> tuple[str, str, str]:
+    """The order of the units of a snapshot."""
+    return record.source_uri, record.slice, record.unit_id
+
+
+def write_segment(store: ObjectStore, records: Sequence[CommitRecord]) -> Segment:
+    """Write units that are in `order`."""
+    columns: dict[str, list[Any]] = {name: [getattr(record, name) for record in records] for name in SCHEMA.names[:-1]}
+    columns["record"] = [json.dumps(asdict(record), sort_keys=True, separators=(",", ":")) for record in records]
+    body = parquet_bytes(pa.table({column.name: pa.array(columns[column.name], column.type) for column in SCHEMA}), len(records))
+    digest = hashlib.sha256(body).hexdigest()
+    key = f"{PREFIX}{digest[:16]}-{new_attempt()}.parquet"
+    store.put(key, body)
+    return Segment(
+        key=key,
+        units=len(records),
+        bytes=len(body),
+        sha256=digest,
+        first=records[0].source_uri,
+        last=records[-1].source_uri,
+        defers=sum(bool(record.defers_to) for record in records),
+        totals=sum_counts(record.counts for record in records),
+    )
+
+
+def read_columns(store: ObjectStore, segment: Segment, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a segment, after its hash was compared.
+
+    Raises:
+        NoSuchObject, Damaged.
+    """
+    body = read_promised(store, segment.key, segment.sha256)
+    try:
+        return pq.ParquetFile(pa.BufferReader(body)).read(columns=list(columns), use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise Damaged(f"{store.uri(segment.key)} is not readable as Parquet: {error}") from error
+
+
+def read_segment(store: ObjectStore, segment: Segment) -> list[CommitRecord]:
+    """The units of a segment. Raises NoSuchObject, Damaged."""
+    texts = read_columns(store, segment, ["record"])["record"].to_pylist()
+    try:
+        return [CommitRecord.from_json(json.loads(text)) for text in texts]
+    except (TypeError, KeyError, ValueError) as error:
+        raise Damaged(f"{store.uri(segment.key)} is no manifest segment of this format: {error}") from error
+
+
+class Units(Collection[CommitRecord]):
+    """The units of a snapshot, read segment by segment each time they are gone through: one segment is in memory."""
+
+    def __init__(self, store: ObjectStore, segments: tuple[Segment, ...]) -> None:
+        self._store, self.segments = store, segments
+
+    def __len__(self) -> int:
+        return sum(segment.units for segment in self.segments)
+
+    def __iter__(self) -> Iterator[CommitRecord]:
+        for segment in self.segments:
+            yield from read_segment(self._store, segment)
+
+    def __contains__(self, unit: object) -> bool:
+        return any(unit == other for other in self)
+
+    def __getitem__(self, place: int) -> CommitRecord:
+        return list(self)[place]
+
+    def __eq__(self, other: object) -> bool:
+        return self.segments == other.segments if isinstance(other, Units) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(segment.key for segment in self.segments))
+
+
+@dataclass
+class Merged:
+    """What `merge` found: which units come and go, and the next manifest as segments that stay and records to be written."""
+
+    groups: list[Segment | list[CommitRecord]] = field(default_factory=list)
+    added: list[CommitRecord] = field(default_factory=list)
+    removed: list[CommitRecord] = field(default_factory=list)
+
+    @property
+    def loaded(self) -> list[CommitRecord]:
+        """The records of all groups that changed, or may have."""
+        return [record for group in self.groups if isinstance(group, list) for record in group]
+
+    @property
+    def untouched(self) -> list[Segment]:
+        return [group for group in self.groups if isinstance(group, Segment)]
+
+
+def merge(store: ObjectStore, segments: Sequence[Segment], ours: Iterable[CommitRecord], drop: Collection[str]) -> Merged:
+    """Put units into a manifest and leave out those whose ids are in `drop`. Only segments that hold something of it are read.
+
+    A unit of `ours` that is there already under the same id stays as it is there.
+    """
+    ours = list(ours)
+    firsts = [segment.first for segment in segments]
+    touched = {place for record in ours for place in _places(segments, firsts, record.source_uri)}
+    loaded = {place: read_segment(store, segments[place]) for place in sorted(touched)}
+    elsewhere = set(drop) - {record.unit_id for records in loaded.values() for record in records}
+    for place, segment in enumerate(segments):
+        if elsewhere and place not in loaded and holds(store, segment, elsewhere):
+            loaded[place] = read_segment(store, segment)
+    merged = Merged()
+    groups = merged.groups
+    home: dict[int, list[CommitRecord]] = {}
+    for place, segment in enumerate(segments):
+        if place not in loaded:
+            groups.append(segment)
+            continue
+        if not (groups and isinstance(groups[-1], list)):
+            groups.append([])
+        home[place] = groups[-1]  # type: ignore[assignment]
+        for record in loaded[place]:
+            (merged.removed if record.unit_id in drop else home[place]).append(record)
+    if not segments:
+        groups.append([])
+        home[0] = groups[0]  # type: ignore[assignment]
+    there = {record.unit_id for records in loaded.values() for record in records}
+    for record in ours:
+        if record.unit_id not in there and record.unit_id not in drop:
+            merged.added.append(record)
+            home[max(_places(segments, firsts, record.source_uri), default=0)].append(record)
+    for group in home.values():
+        group.sort(key=order)
+    return merged
+
+
+def write(store: ObjectStore, merged: Merged) -> tuple[Segment, ...]:
+    """Write the segments that changed, small ones together with a neighbour; returns the whole manifest."""
+    written: list[Segment] = []
+    groups = [group for group in merged.groups if group]
+    for place, group in enumerate(groups):
+        if isinstance(group, Segment):
+            written.append(group)
+            continue
+        records, last = group, place == len(groups) - 1
+        if len(records) < SMALL_UNITS and written and written[-1].units + len(records) <= SEGMENT_UNITS:
+            records = [*read_segment(store, written.pop()), *records]
+        pieces = -(-len(records) // SEGMENT_UNITS)
+        size = SEGMENT_UNITS if last else -(-len(records) // pieces)  # what is appended fills the last one up
+        written += [write_segment(store, records[start : start + size]) for start in range(0, len(records), size)]
+    return tuple(written)
+
+
+def holds(store: ObjectStore, segment: Segment, unit_ids: Collection[str]) -> bool:
+    """Whether a segment has one of these units."""
+    return not set(unit_ids).isdisjoint(read_columns(store, segment, ["unit_id"])["unit_id"].to_pylist())
+
+
+def sum_counts(counts: Iterable[Counts]) -> Counts:
+    """The same as `sum`, without an object for each addend."""
+    totals = dict.fromkeys(Counts.__dataclass_fields__, 0)
+    for count in counts:
+        for name, value in vars(count).items():
+            totals[name] += value
+    return Counts(**totals)
+
+
+def parquet_bytes(table: pa.Table, row_group_rows: int) -> bytes:
+    """A sorted table of short strings as Parquet: the same table is the same bytes."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink, table.schema, version="2.6", compression="zstd", compression_level=3, write_page_checksum=True,
+        use_dictionary=["source_version", "slice", "fingerprint"], write_statistics=["doc_id"],
+    ) as writer:  # fmt: skip
+        writer.write_table(table.combine_chunks(), row_group_size=max(1, row_group_rows))
+    return sink.getvalue().to_pybytes()
+
+
+def _places(segments: Sequence[Segment], firsts: Sequence[str], source: str) -> list[int]:
+    """The segments that hold units of a source, and the one that would take them."""
+    if not segments:
+        return []
+    place = max(0, bisect_right(firsts, source) - 1)
+    places = [place]
+    while place and segments[place - 1].last == source:
+        place -= 1
+        places.append(place)
+    return places

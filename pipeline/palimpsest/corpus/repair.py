@@ -1,0 +1,62 @@
+"""Units whose objects are no longer all there, and how a run makes them anew.
+
+Nothing that was written is written again: a unit that lost a shard keeps its commit record, and its source is processed into a
+*successor*, a unit with an id of its own that the next snapshot has in its place. Every run finds the same successor, so a
+repair that was interrupted goes on, and of two at once the first wins, as with any unit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+
+from palimpsest.corpus.units import CommitRecord, is_committed, read_unit
+from palimpsest.storage.object_store import ObjectStore
+from palimpsest.storage.stable_json import Damaged
+
+PREFIXES = ("data/", "quarantine/")
+
+
+def lost_units(store: ObjectStore, records: Collection[CommitRecord]) -> frozenset[str]:
+    """The ids of those units of which an object is missing or has another size, by one listing of all data.
+
+    What is damaged in its content only does not show here: `fsck` finds it, and where the object is deleted, it is lost. Memory
+    grows with the number of objects, about 200 bytes each.
+    """
+    missing = {shard.key: shard.bytes for record in records for shard in record.objects}
+    for prefix in PREFIXES if missing else ():
+        for info in store.list(prefix):
+            if missing.get(info.key) == info.size:
+                del missing[info.key]
+    if not missing:
+        return frozenset()
+    return frozenset(record.unit_id for record in records if any(shard.key in missing for shard in record.objects))
+
+
+def committed(store: ObjectStore, unit_id: str) -> tuple[str, CommitRecord | None]:
+    """The id under which a unit is to be known, and its commit record where it is committed and whole.
+
+    Where the record is damaged or an object of it is lost, that is the id of the first successor that is whole, or not yet there.
+    """
+    while is_committed(store, unit_id):
+        try:
+            record = read_unit(store, unit_id)
+        except Damaged:
+            unit_id = successor(unit_id)
+            continue
+        if _whole(store, record):
+            return unit_id, record
+        unit_id = successor(unit_id)
+    return unit_id, None
+
+
+def successor(unit_id: str) -> str:
+    """The id of the unit that takes the place of one that lost something."""
+    return hashlib.sha256(f"successor of {unit_id}".encode("ascii")).hexdigest()[:24]
+
+
+def _whole(store: ObjectStore, record: CommitRecord) -> bool:
+    sizes: dict[str, int] = {}
+    for prefix in {shard.key.rpartition("-")[0] for shard in record.objects}:  # all shards of one try and tier
+        sizes.update((info.key, info.size) for info in store.list(prefix))
+    return all(sizes.get(shard.key) == shard.bytes for shard in record.objects)

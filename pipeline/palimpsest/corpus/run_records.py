@@ -1,0 +1,122 @@
+"""What a run leaves beside the corpus, in `runs/<run_id>/`: its configuration, its environment, and what became of it.
+
+`stats.json` is written whatever the end: `outcome` is "published", "nothing" (there was nothing to do, or nothing to publish) or
+"failed", with the reason. It is written by the driver into the store, so it outlives the cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from palimpsest import config as configs
+from palimpsest.config import JobConfig
+from palimpsest.storage.object_store import NoSuchObject, ObjectStore, StoreError
+from palimpsest.storage.stable_json import read_json, to_bytes
+
+PUBLISHED, NOTHING, FAILED = "published", "nothing", "failed"
+_PACKAGES = ("palimpsest", "ray", "torch", "transformers", "pyarrow", "numpy", "pillow", "tokenizers", "safetensors")
+
+
+def new_run_id() -> str:
+    """A name that no other run has; names sort by the microsecond at which the runs began."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:6]}"
+
+
+def began_at(run_id: str) -> datetime | None:
+    """When the run of this name began, UTC; None for a name of another kind."""
+    for form in ("%Y%m%dT%H%M%S", "%Y%m%dT%H%M%S%f"):  # names of older corpora have no microseconds
+        with suppress(ValueError):
+            return datetime.strptime(run_id.partition("-")[0], form).replace(tzinfo=UTC)
+    return None
+
+
+def record_configuration(store: ObjectStore, config: JobConfig, run_id: str) -> None:
+    """Write the configuration and the environment: before the snapshot, which is read with them."""
+    store.put(f"runs/{run_id}/config.toml", configs.to_toml(config).encode())
+    store.put(f"runs/{run_id}/environment.json", to_bytes(environment()))
+
+
+def record_stats(store: ObjectStore, run_id: str, stats: Mapping[str, Any]) -> None:
+    """Write `stats.json`: what was done, with counts, rates and reasons."""
+    store.put(f"runs/{run_id}/stats.json", to_bytes({"run_id": run_id, **stats}))
+
+
+def record_failure(store: ObjectStore, run_id: str, error: BaseException, stats: Mapping[str, Any]) -> None:
+    """Write `stats.json` of a run that failed; where the store is what failed, there is nothing to write to."""
+    with suppress(StoreError, OSError):
+        reason = f"{type(error).__name__}: {error}".strip()
+        record_stats(store, run_id, {**stats, "outcome": FAILED, "reason": reason[:4000]})
+
+
+def stage_seconds() -> dict[str, dict[str, float]]:
+    """By stage, the seconds of all its workers in the last flow of this process; nothing where Ray was never started."""
+    flow = sys.modules.get("palimpsest.flow.ray_executor")
+    return dict(getattr(flow, "stage_seconds", {}))
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the run record."""
+    versions = {name: metadata.version(name) for name in _PACKAGES if _installed(name)}
+    return {"python": sys.version.split()[0], "platform": platform.platform(), "processors": _processors(), "packages": versions}
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """`config` is the TOML as written ("" where absent)."""
+
+    run_id: str
+    config: str = ""
+    environment: dict[str, Any] = field(default_factory=dict)
+    stats: dict[str, Any] = field(default_factory=dict)
+
+    def seconds(self, name: str) -> float | None:
+        """A number of `stats` that is above zero, else None: `seconds`, `total_seconds`, `pages_per_second`."""
+        value = self.stats.get(name)
+        return float(value) if isinstance(value, int | float) and value > 0 else None
+
+
+def read_run(store: ObjectStore, run_id: str) -> RunRecord:
+    """The record of a run; whatever is absent stays empty.
+
+    Raises:
+        Damaged: a JSON file that is there and is not an object.
+    """
+    folder = f"runs/{run_id}"
+    try:
+        config = store.read(f"{folder}/config.toml").decode("utf-8", "replace")
+    except NoSuchObject:
+        config = ""
+    return RunRecord(
+        run_id=run_id,
+        config=config,
+        environment=_json(store, f"{folder}/environment.json"),
+        stats=_json(store, f"{folder}/stats.json"),
+    )
+
+
+def _json(store: ObjectStore, key: str) -> dict[str, Any]:
+    try:
+        return read_json(store, key)
+    except NoSuchObject:
+        return {}

@@ -1,0 +1,137 @@
+"""Every promise of one shard, row by row, one batch in memory at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from palimpsest.corpus.duplicates import PageCensus
+from palimpsest.corpus.shards import QUARANTINE_TIER, STATUSES, TEXT_TIER, ShardRecord, open_shard
+from palimpsest.corpus.units import CommitRecord
+from palimpsest.schemas import QUARANTINE, SHARD
+from palimpsest.storage.object_store import ObjectStore, StoreError, Unavailable
+
+VALUE_BYTES = {"bf16": 2, "int8": 1}
+SCALED = {"int8"}
+EXAMPLES = 3  # rows named per kind of fault and shard; the rest is counted
+_BATCH_ROWS = 256
+_ROW = ("page_id", "doc_id", "tier", "status", "fingerprint", "codec", "codec_revision")
+_TOKENS = ("tokens", "num_vision_tokens", "token_dim", "token_dtype", "token_scales", "tokens_sha256")
+
+
+@dataclass
+class CodecRegister:
+    """Which codec wrote the tokens of which fingerprint: one each. The first one seen is the one that the others are held to."""
+
+    of_fingerprint: dict[str, tuple[str | None, str | None]] = field(default_factory=dict)
+
+    def conflict(self, fingerprint: str, codec: tuple[str | None, str | None]) -> str | None:
+        """What is wrong with tokens of `codec` (id, revision) under `fingerprint`; None where nothing is."""
+        first = self.of_fingerprint.setdefault(fingerprint, codec)
+        return None if first == codec else f"tokens of codec {codec}, but fingerprint {fingerprint} has {first}"
+
+
+def check_shard(
+    store: ObjectStore,
+    unit: CommitRecord,
+    shard: ShardRecord,
+    codecs: CodecRegister,
+    census: PageCensus | None = None,
+    number: int = 0,
+) -> Iterator[str]:
+    """What is wrong with one shard (or quarantine) of a unit; nothing is yielded where it keeps every promise.
+
+    `census`, where given, notes the shard's pages under `number`.
+
+    Raises:
+        Unavailable: the storage cannot be asked, so that nobody can tell.
+    """
+    try:
+        stream = open_shard(store, shard, verify=True)
+    except Unavailable:
+        raise
+    except StoreError as error:
+        yield str(error)
+        return
+    with stream:
+        try:
+            yield from _check_parquet(stream, unit, shard, codecs, census, number)
+        except (pa.ArrowException, OSError) as error:
+            yield f"is not readable as Parquet: {error}"
+
+
+def _check_parquet(
+    stream: BinaryIO, unit: CommitRecord, shard: ShardRecord, codecs: CodecRegister, census: PageCensus | None, number: int
+) -> Iterator[str]:
+    parquet = pq.ParquetFile(stream)
+    schema = QUARANTINE if shard.tier == QUARANTINE_TIER else SHARD
+    if not parquet.schema_arrow.equals(schema):
+        has, lacks = _difference(parquet.schema_arrow, schema), _difference(schema, parquet.schema_arrow)
+        yield f"schema differs from the row contract: has {has}, lacks {lacks}"
+        return
+    if parquet.metadata.num_rows != shard.rows:
+        yield f"has {parquet.metadata.num_rows} rows, not {shard.rows}"
+    faults: dict[str, list[str]] = {}
+    seen = 0
+    columns = ["unit_id"] if schema is QUARANTINE else [*_ROW, *_TOKENS]
+    for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False):
+        if schema is QUARANTINE:
+            if pc.any(pc.not_equal(batch["unit_id"], unit.unit_id)).as_py():
+                faults.setdefault(f"rows of a unit that is not {unit.unit_id}", []).append(f"from {seen} on")
+        else:
+            if census is not None:
+                census.add((page_id or "" for page_id in batch["page_id"].to_pylist()), number, seen)
+            for row in batch.to_pylist():
+                for fault in _row_faults(row, unit, shard, codecs):
+                    faults.setdefault(fault, []).append(str(row["page_id"]))
+        seen += batch.num_rows
+    for fault, rows in faults.items():
+        more = f" and {len(rows) - EXAMPLES} more" if len(rows) > EXAMPLES else ""
+        yield f"{fault}: {', '.join(rows[:EXAMPLES])}{more}"
+
+
+def _row_faults(row: dict[str, Any], unit: CommitRecord, shard: ShardRecord, codecs: CodecRegister) -> Iterator[str]:
+    if not row["page_id"] or not row["doc_id"]:
+        yield "page_id or doc_id is missing"
+    if row["tier"] != shard.tier:
+        yield f"tier {row['tier']!r} in a shard of tier {shard.tier!r}"
+    if row["status"] not in STATUSES:
+        yield f"status {row['status']!r} is none of {STATUSES}"
+    if row["fingerprint"] != unit.fingerprint and not (row["tier"] == TEXT_TIER and row["fingerprint"] is None):
+        yield f"fingerprint {row['fingerprint']!r}, but the unit has {unit.fingerprint!r}"
+    if row["tier"] == TEXT_TIER:
+        if row["tokens"] is not None:
+            yield "tokens on a page of tier 'text'"
+        return
+    if row["tokens"] is None:
+        yield f"no tokens on a page of tier {row['tier']!r}"
+        return
+    yield from _token_faults(row)
+    conflict = codecs.conflict(unit.fingerprint, (row["codec"], row["codec_revision"]))
+    if conflict:
+        yield conflict
+
+
+def _token_faults(row: dict[str, Any]) -> Iterator[str]:
+    dtype = row["token_dtype"]
+    if dtype not in VALUE_BYTES:
+        yield f"token_dtype {dtype!r} is none of {tuple(VALUE_BYTES)}"
+    else:
+        count, dim = row["num_vision_tokens"] or 0, row["token_dim"] or 0
+        if len(row["tokens"]) != count * dim * VALUE_BYTES[dtype]:
+            yield f"{count} × {dim} tokens of {dtype} in {len(row['tokens'])} bytes, not {count * dim * VALUE_BYTES[dtype]}"
+        if dtype in SCALED and not row["token_scales"]:
+            yield f"{dtype} tokens without token_scales"
+    if hashlib.sha256(row["tokens"]).hexdigest() != row["tokens_sha256"]:
+        yield "tokens_sha256 is not the hash of the tokens"
+
+
+def _difference(left: pa.Schema, right: pa.Schema) -> list[str]:
+    other = {str(field) for field in right}
+    return [str(field) for field in left if str(field) not in other]

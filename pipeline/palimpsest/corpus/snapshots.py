@@ -1,0 +1,344 @@
+"""The published versions of a corpus, and how to read one.
+
+`_snapshots/00000007.json` is version 7: it names the manifest segments that hold the commit records of its units (manifest.py),
+and the segments of its document index (document_index.py), so that a reader opens these and then only shards, and never lists
+`data/`. A publish writes the segments that it touches and shares the others with its parent; then it creates the snapshot, only
+if absent: of two publishers one gets the number, and the other puts its units on top of what won. Snapshots of format 1, which
+held the records of all units themselves, stay readable; the first publish on top of one turns it into segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
+from palimpsest.corpus import document_index
+from palimpsest.corpus.document_index import DocumentSegment
+from palimpsest.corpus.manifest import Merged, Segment, Units, merge, read_columns, sum_counts, write
+from palimpsest.corpus.shards import open_shard
+from palimpsest.corpus.units import CommitRecord, Counts
+from palimpsest.schemas import SHARD
+from palimpsest.storage.object_store import NoSuchObject, ObjectStore, StoreError
+from palimpsest.storage.stable_json import Damaged, read_json, to_bytes
+
+PREFIX = "_snapshots/"
+FORMAT = 2
+PUBLISH_TRIES = 32  # every lost race is somebody else's published snapshot
+CHECKED = pads.ParquetFileFormat(default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True))
+
+
+class PublishConflict(StoreError):
+    """Units that cannot stand in one snapshot; the message names them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """One version.
+
+    Attributes:
+        parent: the number of the version that it was built on, None for the first.
+        units: in the order of `manifest.order`; read from the store each time they are gone through.
+        documents: the segments of its document index; None where a snapshot of format 1 has no index.
+    """
+
+    number: int
+    parent: int | None
+    run_id: str
+    units: Collection[CommitRecord]
+    documents: tuple[DocumentSegment, ...] | None = None
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments of its manifest; none in a snapshot of format 1."""
+        return self.units.segments if isinstance(self.units, Units) else ()
+
+    @property
+    def totals(self) -> Counts:
+        if isinstance(self.units, Units):
+            return sum_counts(segment.totals for segment in self.units.segments)
+        return sum_counts(unit.counts for unit in self.units)
+
+    @property
+    def pieces(self) -> tuple[Segment | DocumentSegment, ...]:
+        """The objects beside its units' own that it needs: the segments of its manifest and of its index."""
+        return (*self.segments, *(self.documents or ()))
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of its `pieces`: what gc keeps and fsck looks for."""
+        return [segment.key for segment in self.pieces]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "number": self.number,
+            "parent": self.parent,
+            "run_id": self.run_id,
+            "num_units": len(self.units),
+            "totals": asdict(self.totals),
+            "segments": [asdict(segment) for segment in self.segments],
+            "documents": [asdict(segment) for segment in self.documents or ()],
+        }
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any], store: ObjectStore) -> Snapshot:
+        """The inverse of `to_json`, of this format or the first.
+
+        Raises TypeError or KeyError for another format, ValueError for totals that are no sums.
+        """
+        totals = Counts(**record["totals"])
+        named = {name: record[name] for name in ("number", "parent", "run_id")}
+        if "format" not in record:
+            units = tuple(CommitRecord.from_json(unit) for unit in record["units"])
+            snapshot = cls(**named, units=units)
+        elif record["format"] == FORMAT:
+            segments = tuple(Segment.from_json(segment) for segment in record["segments"])
+            documents = tuple(DocumentSegment.from_json(segment) for segment in record["documents"])
+            snapshot = cls(**named, units=Units(store, segments), documents=documents)
+        else:
+            raise ValueError(f"its format is {record['format']!r}; this program reads up to {FORMAT}: upgrade it")
+        if snapshot.totals != totals:
+            raise ValueError(f"its totals {totals} are not the sum of its units {snapshot.totals}")
+        return snapshot
+
+
+def publish(store: ObjectStore, run_id: str, records: Iterable[CommitRecord], drop: Collection[str] = ()) -> Snapshot:
+    """Publish committed units on top of the newest snapshot, and leave out those whose ids are in `drop`.
+
+    Where that changes nothing, the newest snapshot is returned and nothing is written; an empty corpus gets an empty first one.
+    Cost: what it touches. The segments of the manifest that hold or take one of the units are read and written again, and one
+    column of the shards of units that are new is read, for the document index.
+
+    Raises:
+        PublishConflict: two units claim the same slice or different versions of one source, a unit relies on one that is not
+            there, or PUBLISH_TRIES races were lost in a row.
+    """
+    ours = {record.unit_id: record for record in records}
+    drop = set(drop)
+    for _ in range(PUBLISH_TRIES):
+        base = latest(store)
+        merged = _merged(store, base, ours, drop)
+        _refuse_conflicts(store, merged, ours)
+        if base is not None and not merged.added and not merged.removed:
+            return base
+        snapshot = _written(store, base, run_id, merged)
+        if store.create(snapshot_key(snapshot.number), to_bytes(snapshot.to_json())):
+            return snapshot
+    raise PublishConflict(f"run {run_id}: other publishers were faster {PUBLISH_TRIES} times in a row; publish again")
+
+
+def _merged(store: ObjectStore, base: Snapshot | None, ours: dict[str, CommitRecord], drop: set[str]) -> Merged:
+    if base is None or base.segments or not base.units:
+        return merge(store, base.segments if base else (), ours.values(), drop)
+    theirs = {unit.unit_id: unit for unit in base.units}
+    merged = merge(store, (), [*theirs.values(), *(unit for name, unit in ours.items() if name not in theirs)], drop)
+    merged.added = [unit for unit in merged.added if unit.unit_id not in theirs]
+    merged.removed = [unit for name, unit in theirs.items() if name in drop]
+    return merged
+
+
+def _written(store: ObjectStore, base: Snapshot | None, run_id: str, merged: Merged) -> Snapshot:
+    """The next snapshot, with all that it names written, but not published."""
+    indexed = merged.loaded if base is None or base.documents is None else merged.added
+    units = Units(store, write(store, merged))
+    snapshot = Snapshot(number=base.number + 1 if base else 1, parent=base.number if base else None, run_id=run_id, units=units)
+    documents = document_index.extend(
+        store,
+        (base.documents if base else None) or (),
+        indexed,
+        snapshot.totals.documents_committed,
+        lambda: unit_ids(store, snapshot),
+    )
+    return Snapshot(**{**vars(snapshot), "documents": documents})
+
+
+def unit_ids(store: ObjectStore, snapshot: Snapshot) -> pa.Array:
+    """The ids of all units of a snapshot: about 32 bytes each in memory."""
+    if not snapshot.segments:
+        return pa.array([unit.unit_id for unit in snapshot.units], pa.string())
+    columns = (read_columns(store, segment, ["unit_id"])["unit_id"] for segment in snapshot.segments)
+    return pa.concat_arrays(list(chain.from_iterable(column.chunks for column in columns)))
+
+
+def document_owners(store: ObjectStore, snapshot: Snapshot, doc_ids: Iterable[str]) -> dict[str, str]:
+    """Which of these documents a snapshot stores, and in which unit: {doc_id: unit_id}.
+
+    Raises:
+        ValueError: for a snapshot of format 1, which has no index (`documents` is None).
+    """
+    if snapshot.documents is None:
+        raise ValueError(f"snapshot {snapshot.number} has no document index")
+    found = document_index.find(store, snapshot.documents, doc_ids)
+    if found.num_rows:
+        found = found.filter(pc.is_in(found["unit_id"], unit_ids(store, snapshot)))
+    return dict(zip(found["doc_id"].to_pylist(), found["unit_id"].to_pylist(), strict=True))
+
+
+def superseded(snapshot: Snapshot | None, records: Iterable[CommitRecord]) -> set[str]:
+    """What `publish` has to drop for `records` to take the place of older versions of the same sources.
+
+    These are the units of the snapshot whose source is among the new ones in another version or under another fingerprint, or
+    whose slice is among them under another id.
+    """
+    if snapshot is None:
+        return set()
+    sources: dict[str, set[tuple[str, str]]] = {}
+    slices: dict[tuple[str, str], str] = {}
+    for record in records:
+        sources.setdefault(record.source_uri, set()).add((record.source_version, record.fingerprint))
+        slices[record.source_uri, record.slice] = record.unit_id
+    return {
+        unit.unit_id
+        for unit in snapshot.units
+        if (unit.source_uri in sources and (unit.source_version, unit.fingerprint) not in sources[unit.source_uri])
+        or slices.get((unit.source_uri, unit.slice), unit.unit_id) != unit.unit_id
+    }
+
+
+def _refuse_conflicts(store: ObjectStore, merged: Merged, ours: dict[str, CommitRecord]) -> None:
+    """Only what a change can break is looked at: the sources that it touches, and who relies on whom."""
+    loaded = merged.loaded
+    holder: dict[tuple[str, str], CommitRecord] = {}
+    version: dict[str, CommitRecord] = {}
+    for unit in loaded:
+        if ours.get(unit.unit_id, unit) != unit:
+            raise PublishConflict(f"unit {unit.unit_id} is published with other shards than those of the commit record given")
+        same_slice = holder.setdefault((unit.source_uri, unit.slice), unit)
+        same_source = version.setdefault(unit.source_uri, unit)
+        if same_slice is not unit:
+            pair = f"{same_slice.unit_id} and {unit.unit_id}"
+            raise PublishConflict(f"units {pair} hold the same slice {unit.slice!r} of {unit.source_uri}: drop one")
+        if same_source.source_version != unit.source_version:
+            pair = f"{same_source.unit_id} (version {same_source.source_version!r}) and {unit.unit_id} ({unit.source_version!r})"
+            raise PublishConflict(f"units {pair} hold two versions of {unit.source_uri}: drop the older")
+    gone = {unit.unit_id for unit in merged.removed}
+    present = {unit.unit_id for unit in loaded}
+    wanted = {name for unit in merged.added for name in unit.defers_to} - present - gone
+    for segment in merged.untouched if wanted else ():
+        wanted -= set(read_columns(store, segment, ["unit_id"])["unit_id"].to_pylist())
+    for unit in loaded:
+        missing = [name for name in unit.defers_to if name in gone or name in wanted]
+        if missing:
+            raise _bereft(unit.unit_id, missing)
+    for segment in merged.untouched if gone else ():
+        if segment.defers:
+            columns = read_columns(store, segment, ["unit_id", "defers_to"])
+            for name, relied_on in zip(columns["unit_id"].to_pylist(), columns["defers_to"].to_pylist(), strict=True):
+                if not gone.isdisjoint(relied_on):
+                    raise _bereft(name, sorted(gone.intersection(relied_on)))
+
+
+def _bereft(unit_id: str, missing: list[str]) -> PublishConflict:
+    return PublishConflict(f"unit {unit_id} left out documents of units {missing}, which are not there: plan again")
+
+
+def units_of(store: ObjectStore, numbers: Iterable[int]) -> Iterator[tuple[int, CommitRecord]]:
+    """The units of several snapshots, each manifest segment read once: (the first of the numbers that has it, unit).
+
+    A unit comes again where another snapshot has it in another segment.
+    """
+    seen: set[str] = set()
+    for number in numbers:
+        snapshot = read_snapshot(store, number)
+        fresh = tuple(segment for segment in snapshot.segments if segment.key not in seen)
+        seen.update(segment.key for segment in fresh)
+        for unit in Units(store, fresh) if snapshot.segments else snapshot.units:
+            yield number, unit
+
+
+def snapshot_key(number: int) -> str:
+    return f"{PREFIX}{number:08d}.json"
+
+
+def snapshot_numbers(store: ObjectStore) -> list[int]:
+    """The numbers of all snapshots, ascending. Raises Damaged for a name that is none."""
+    numbers = []
+    for info in store.list(PREFIX):
+        name = info.key.removeprefix(PREFIX).removesuffix(".json")
+        if not name.isdecimal() or info.key != snapshot_key(int(name)):
+            raise Damaged(f"{store.uri(info.key)} is not named like a snapshot ({snapshot_key(7)})")
+        numbers.append(int(name))
+    return sorted(numbers)
+
+
+def latest(store: ObjectStore) -> Snapshot | None:
+    """The newest snapshot, or None where nothing was published."""
+    numbers = snapshot_numbers(store)
+    return read_snapshot(store, numbers[-1]) if numbers else None
+
+
+def read_snapshot(store: ObjectStore, number: int) -> Snapshot:
+    """One version.
+
+    Raises:
+        NoSuchObject: with the numbers that there are.
+        Damaged: the object is unreadable or contradicts itself.
+    """
+    key = snapshot_key(number)
+    try:
+        snapshot = Snapshot.from_json(read_json(store, key), store)
+    except NoSuchObject:
+        raise NoSuchObject(f"there is no snapshot {number}; the corpus has {snapshot_numbers(store)}") from None
+    except (TypeError, KeyError, ValueError) as error:
+        raise Damaged(f"{store.uri(key)} is no snapshot of this format: {error}") from error
+    if snapshot.number != number:
+        raise Damaged(f"{store.uri(key)} is snapshot {snapshot.number}")
+    return snapshot
+
+
+def shard_uris(store: ObjectStore, snapshot: Snapshot) -> list[str]:
+    """What any Parquet reader (DuckDB, pyarrow, …) opens to read this version."""
+    return [store.uri(shard.key) for unit in snapshot.units for shard in unit.shards]
+
+
+def iter_tables(
+    store: ObjectStore,
+    snapshot: Snapshot,
+    columns: Sequence[str] | None = None,
+    filter: pc.Expression | None = None,
+    *,
+    verify: bool = False,
+    batch_rows: int = 1024,
+) -> Iterator[pa.Table]:
+    """The rows of a version in tables of at most `batch_rows`, shard by shard, in the same order every time.
+
+    Args:
+        columns: all where None.
+        filter: e.g. `pc.field("tier") == "base"`; row groups that cannot match are not read.
+        verify: read each shard's bytes once more before, and compare their hash.
+
+    Raises:
+        NoSuchObject, Damaged.
+    """
+    for unit in snapshot.units:
+        for shard in unit.shards:
+            with open_shard(store, shard, verify=verify) as stream:
+                try:
+                    fragment = CHECKED.make_fragment(stream)
+                    batches = fragment.to_batches(
+                        schema=SHARD,
+                        columns=None if columns is None else list(columns),
+                        filter=filter,
+                        batch_size=batch_rows,
+                        batch_readahead=0,
+                        use_threads=False,
+                    )
+                    for batch in batches:
+                        if batch.num_rows:
+                            yield pa.Table.from_batches([batch])
+                except (pa.ArrowException, OSError) as error:
+                    raise Damaged(f"{store.uri(shard.key)} is not readable as Parquet: {error}") from error
+
+
+def iter_rows(
+    store: ObjectStore, snapshot: Snapshot, columns: Sequence[str] | None = None, filter: pc.Expression | None = None
+) -> Iterator[dict[str, Any]]:
+    """`iter_tables`, one dict a row."""
+    for table in iter_tables(store, snapshot, columns, filter):
+        yield from table.to_pylist()

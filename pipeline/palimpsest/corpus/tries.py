@@ -1,0 +1,42 @@
+"""Passes that tried an object in vain, so that what cannot be read is not tried for ever.
+
+`_ingest/tries/<object>/<run_id>.json` says that this run could not read this version of this object. How many there are is how
+often it was tried; another version of the object, or another configuration, begins anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from palimpsest.storage.object_store import ObjectStore
+from palimpsest.storage.stable_json import read_json, to_bytes
+
+PREFIX = "_ingest/tries/"
+
+
+def try_id(source_uri: str, version: str, fingerprint: str) -> str:
+    """24 hex digits that name one version of an object under one configuration."""
+    return hashlib.sha256(json.dumps([source_uri, version, fingerprint]).encode("ascii")).hexdigest()[:24]
+
+
+def note_try(
+    store: ObjectStore, run_id: str, *, source_uri: str, version: str, fingerprint: str, reason: str, detail: str
+) -> None:
+    """Note that a run could not read an object; the same run notes it once."""
+    record = {"run_id": run_id, "source_uri": source_uri, "version": version, "reason": reason, "detail": detail}
+    store.create(f"{PREFIX}{try_id(source_uri, version, fingerprint)}/{run_id}.json", to_bytes(record))
+
+
+def count_tries(store: ObjectStore) -> Counter[str]:
+    """How often each version of each object was tried in vain, by `try_id`, from one listing."""
+    return Counter(info.key.removeprefix(PREFIX).partition("/")[0] for info in store.list(PREFIX))
+
+
+def read_tries(store: ObjectStore) -> Iterator[dict[str, Any]]:
+    """All notes: run_id, source_uri, version, reason, detail."""
+    for info in store.list(PREFIX):
+        yield read_json(store, info.key)

@@ -1,0 +1,155 @@
+"""The commit record of one unit: the single write that makes its pages part of the corpus's history.
+
+A unit's id is a hash of what decides its bytes: the source object and its version, the slice of it, the fingerprint of the
+configuration, and the documents left out as duplicates. A rerun finds the record and skips the unit; of two writers the
+first wins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, astuple, dataclass, field
+from typing import Any
+
+from palimpsest.corpus.shards import ShardRecord
+from palimpsest.storage.object_store import ObjectStore
+from palimpsest.storage.stable_json import Damaged, read_json, to_bytes
+
+PREFIX = "_units/"
+
+
+class NotReconciled(RuntimeError):
+    """What went into a unit is not what came out of it; the message shows the sums that differ."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What went into a unit and what came out. Pages are counted once a document was laid out, so a duplicate has none."""
+
+    documents_in: int = 0
+    documents_committed: int = 0
+    documents_quarantined: int = 0
+    duplicates: int = 0
+    pages_in: int = 0
+    pages_committed: int = 0
+    pages_quarantined: int = 0
+    rows: int = 0
+    bytes: int = 0
+    text_tokens: int = 0
+    context_tokens: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommitRecord:
+    """`_units/<unit_id>.json`.
+
+    `slice` names the part of the source object ("" for all of it); `defers_to` lists the units that hold the documents which this
+    one left out as duplicates.
+    """
+
+    unit_id: str
+    run_id: str
+    attempt: str
+    source_uri: str
+    source_version: str
+    slice: str
+    fingerprint: str
+    shards: tuple[ShardRecord, ...]
+    quarantine: ShardRecord | None = None
+    counts: Counts = field(default_factory=Counts)
+    defers_to: tuple[str, ...] = ()
+
+    def reconcile(self) -> None:
+        """Every document and page that went in came out, and every row and byte lies in a shard.
+
+        Raises:
+            NotReconciled: with all sums that differ.
+        """
+        c = self.counts
+        documents_out = c.documents_committed + c.documents_quarantined + c.duplicates
+        quarantined = self.quarantine.rows if self.quarantine else 0
+        sums = [
+            ("documents in", c.documents_in, "committed + quarantined + duplicates", documents_out),
+            ("pages in", c.pages_in, "committed + quarantined", c.pages_committed + c.pages_quarantined),
+            ("rows", c.rows, "pages committed", c.pages_committed),
+            ("rows", c.rows, "rows of the shards", sum(shard.rows for shard in self.shards)),
+            ("bytes", c.bytes, "bytes of the shards", sum(shard.bytes for shard in self.shards)),
+            ("quarantined rows", quarantined, "documents + pages quarantined", c.documents_quarantined + c.pages_quarantined),
+        ]
+        wrong = [f"{left} {a} != {right} {b}" for left, a, right, b in sums if a != b]
+        wrong += [f"count {number} is negative" for number in astuple(c) if number < 0]
+        if wrong:
+            raise NotReconciled(f"unit {self.unit_id} of {self.source_uri}: {'; '.join(wrong)}")
+
+    @property
+    def objects(self) -> tuple[ShardRecord, ...]:
+        """Its shards and, where it has one, its quarantine."""
+        return self.shards if self.quarantine is None else (*self.shards, self.quarantine)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> CommitRecord:
+        """The inverse of `dataclasses.asdict`. Raises TypeError or KeyError for fields of another format."""
+        quarantine = record["quarantine"]
+        return cls(
+            **{
+                **record,
+                "shards": tuple(ShardRecord.from_json(shard) for shard in record["shards"]),
+                "quarantine": None if quarantine is None else ShardRecord.from_json(quarantine),
+                "counts": Counts(**record["counts"]),
+                "defers_to": tuple(record["defers_to"]),
+            }
+        )
+
+
+def unit_id(source_key: str, version: str, slice: str, fingerprint: str, left_out: Iterable[str] = ()) -> str:
+    """24 hex digits that name a unit. `left_out`: ids of the documents that the plan gives to an earlier unit."""
+    parts = [source_key, version, slice, fingerprint, *sorted(left_out)]
+    return hashlib.sha256(json.dumps(parts).encode("ascii")).hexdigest()[:24]
+
+
+def unit_key(unit_id: str) -> str:
+    return f"{PREFIX}{unit_id}.json"
+
+
+def commit_unit(store: ObjectStore, record: CommitRecord) -> CommitRecord:
+    """Commit the unit, or accept the commit of whoever was first. Returns the record that stands.
+
+    Raises:
+        NotReconciled: before anything is written.
+    """
+    record.reconcile()
+    if store.create(unit_key(record.unit_id), to_bytes(asdict(record))):
+        return record
+    return read_unit(store, record.unit_id)
+
+
+def read_unit(store: ObjectStore, unit_id: str) -> CommitRecord:
+    """The commit record of a unit.
+
+    Raises:
+        NoSuchObject: the unit is not committed.
+        Damaged: the record is unreadable, or of another unit.
+    """
+    key = unit_key(unit_id)
+    try:
+        record = CommitRecord.from_json(read_json(store, key))
+    except (TypeError, KeyError) as error:
+        raise Damaged(f"{store.uri(key)} is no commit record of this format: {error}") from error
+    if record.unit_id != unit_id:
+        raise Damaged(f"{store.uri(key)} is the record of unit {record.unit_id}")
+    return record
+
+
+def is_committed(store: ObjectStore, unit_id: str) -> bool:
+    return store.exists(unit_key(unit_id))
+
+
+def committed_units(store: ObjectStore) -> Iterator[str]:
+    """The ids of all committed units, published or not, in no promised order."""
+    for info in store.list(PREFIX):
+        yield info.key.removeprefix(PREFIX).removesuffix(".json")

@@ -1,0 +1,374 @@
+"""What is done with records that killed a worker: a child process takes them one by one, and the one that kills it is set apart.
+
+A record can end its worker without an exception: a fault in native code, memory without end. Trying it again in a worker would
+end that too, and the next. So it is tried in a child process, which has half of the free memory and may die. A document that
+kills two children is set apart with the reason `worker_killed`; all others come out as they would have.
+
+    Child            a process that holds one stage and answers calls
+    isolate          a table through a stage, document by document
+    read_isolated    the records of a unit, in ever finer slices around the one that kills its reader
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import select
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from palimpsest.config import SourceConfig
+from palimpsest.schemas import QUARANTINE_BYTES, conform
+from palimpsest.sources.documents import Document, Reason, Rejected
+from palimpsest.sources.formats import format_of
+from palimpsest.sources.units import Unit
+
+DEATHS = 2  # children that a document must kill before it is set apart
+PATIENCE = 600.0  # seconds for one answer of a child, and for its start
+POISONED = "poisoned"  # kind of the row that stands for a document's pages in the blocks of a unit which will be done again
+_SLICES = 8
+_LENGTH = struct.Struct("<Q")
+
+
+class ChildDied(Exception):
+    """A child process ended in the middle of a call; the message says how."""
+
+
+class Child:
+    """A process that holds a callable and maps what it is sent; started when it is first called, and again after it died.
+
+    Args:
+        payload: a pickled pair: a callable and None, or a class and its arguments. It must be importable, or pickled by value.
+    """
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def call(self, argument: Any) -> Iterator[Any]:
+        """What the callable gives for `argument`: the items of an iterator, or the one value that it returns.
+
+        Raises:
+            ChildDied: when the process ended, ran out of memory or did not answer for PATIENCE seconds.
+            Exception: what the callable raised.
+        """
+        process, answered = self._started(), False
+        try:
+            _send(_pipe(process.stdin), argument)
+            while True:
+                kind, value = self._answer(process)
+                answered = kind != "item"
+                if kind == "item":
+                    yield value
+                elif kind == "end":
+                    return
+                else:
+                    raise value
+        except (BrokenPipeError, EOFError):
+            raise ChildDied(self._ended()) from None
+        finally:
+            if not answered:  # nobody listens to the rest: the next call must not take it for its own
+                self.close()
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        process, self._process = self._process, None
+        if process:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                with suppress(OSError):
+                    _pipe(pipe).close()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            # -c and not -m: the module must be the one that the parent imports, or its exceptions are other classes
+            command = [sys.executable, "-c", "from palimpsest.flow.isolation import serve; serve()"]
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0)
+            try:
+                _send_frame(_pipe(self._process.stdin), self.payload)
+            except BrokenPipeError:
+                raise ChildDied(self._ended()) from None
+        return self._process
+
+    def _answer(self, process: subprocess.Popen[bytes]) -> tuple[str, Any]:
+        ready, _, _ = select.select([_pipe(process.stdout)], [], [], PATIENCE)
+        if not ready:
+            self.close()
+            raise ChildDied(f"gave no answer for {PATIENCE:.0f} s")
+        answer: tuple[str, Any] = _receive(_pipe(process.stdout))
+        if answer[0] == "memory":
+            self.close()
+            raise ChildDied(answer[1])
+        return answer
+
+    def _ended(self) -> str:
+        assert self._process is not None
+        code = self._process.wait()
+        self.close()
+        if code >= 0:
+            return f"ended with exit code {code}"
+        with suppress(ValueError):
+            return f"was ended by {signal.Signals(-code).name}"
+        return f"was ended by signal {-code}"
+
+
+def isolate(child: Child, table: pa.Table, stage: str, schema: pa.Schema, *, whole: bool) -> Iterator[pa.Table]:
+    """`table` through the stage that `child` holds, what kills it set apart.
+
+    Args:
+        schema: of the stage's output.
+        whole: for a stage that gives several tables for one: documents are tried one by one, then all that live go through
+            together, so that up to the poison the same tables come out as in a worker. Ray relies on that: of a task that is
+            tried again it takes only the blocks that it has not seen. A poisoned document is quarantined here and now.
+            Otherwise the stage gives one table for one, and a row of the kind "poisoned" says that the unit must be done again
+            without the document, whose other pages may have gone through.
+    """
+    outputs: list[pa.Table] = []
+    sound: list[pa.Table] = []
+    poison: list[pa.Table] = []
+    for rows in _documents(table):
+        found, how = _tried(child, rows)
+        if how is None:
+            sound.append(rows)
+            outputs += [] if whole else found
+        else:
+            kind = "quarantined" if whole else POISONED
+            poison.append(_set_apart(rows, kind, f"{stage}: the process {how}, {DEATHS} times", schema))
+    if whole:
+        yield from child.call(pa.concat_tables(sound)) if sound else ()
+        yield from poison
+    else:
+        yield pa.concat_tables([*outputs, *poison])
+
+
+def quarantined(document: pa.Table, detail: str, schema: pa.Schema) -> pa.Table:
+    """The row that takes the place of a document whose pages killed a worker. `document` is one row of DOCUMENTS."""
+    return _set_apart(document, "quarantined", detail, schema)
+
+
+def _tried(child: Child, rows: pa.Table) -> tuple[list[pa.Table], str | None]:
+    """What the stage gives for one document, or how it ended its process, each time."""
+    how = None
+    for _ in range(DEATHS):
+        try:
+            return list(child.call(rows)), None
+        except ChildDied as died:
+            how = str(died)
+    return [], how
+
+
+def _documents(table: pa.Table) -> Iterator[pa.Table]:
+    """Runs of neighbouring rows of one document; rows that are neither a document nor a page stand for themselves."""
+    names = table.schema.names
+    columns = [table[name].to_pylist() for name in ("unit_id", "kind", "doc_id") if name in names]
+    keys = list(zip(*columns, strict=True))
+    start = 0
+    for place in range(1, len(keys) + 1):
+        if place == len(keys) or keys[place] != keys[start]:
+            yield table.slice(start, place - start)
+            start = place
+
+
+def _set_apart(rows: pa.Table, kind: str, detail: str, schema: pa.Schema) -> pa.Table:
+    row = rows.slice(0, 1).select(["unit_id", "doc_id", "source_id", "source_uri", "source_version", "text"]).to_pylist()[0]
+    text = row.pop("text") or ""
+    record = text[:QUARANTINE_BYTES].encode("utf-8", "replace")[:QUARANTINE_BYTES]
+    row |= {"kind": kind, "reason": str(Reason.WORKER_KILLED), "detail": detail, "record": record}
+    columns = {name: pa.array([value], schema.field(name).type) for name, value in row.items()}
+    return conform(pa.table(columns), schema, "isolation")
+
+
+def read_isolated(unit: Unit, config: SourceConfig, reader: bytes) -> Iterator[Document | Rejected]:
+    """The records of a unit, in order, read by a child process.
+
+    Where the child dies, the unit is cut into finer and finer slices, until the slice cannot be cut (one line, one row group, a
+    whole compressed file): what the slice held before the poison is kept, the rest of it becomes one rejected record.
+
+    Args:
+        reader: payload of the child, that maps a unit to its records as `read_unit` does.
+    """
+    child = Child(reader)
+    pieces, skip = [unit], 0
+    try:
+        while pieces:
+            piece = pieces.pop(0)
+            taken, how = 0, ""
+            for record in _until_death(child, piece):
+                if isinstance(record, ChildDied):
+                    how = str(record)
+                elif skip:
+                    skip -= 1
+                    taken += 1
+                else:
+                    yield record
+                    taken += 1
+            if not how:
+                continue
+            finer = slices(piece, config)
+            if finer:
+                pieces[:0], skip = finer, taken
+            else:
+                again, how = _rest(child, piece, taken)
+                yield from again
+                if how:
+                    yield _unreadable(piece, taken + len(again), how)
+    finally:
+        child.close()
+
+
+def _until_death(child: Child, argument: Any) -> Iterator[Any]:
+    try:
+        yield from child.call(argument)
+    except ChildDied as died:
+        yield died
+
+
+def _rest(child: Child, piece: Unit, taken: int) -> tuple[list[Document | Rejected], str]:
+    """What a second try gives after the first `taken` records, and how it ended ("" for well)."""
+    records: list[Document | Rejected] = []
+    for place, record in enumerate(_until_death(child, piece)):
+        if isinstance(record, ChildDied):
+            return records, str(record)
+        if place >= taken:
+            records.append(record)
+    return records, ""
+
+
+def _unreadable(piece: Unit, before: int, how: str) -> Rejected:
+    where = f"slice {piece.slice}" if piece.slice else "the object"
+    return Rejected(
+        source_uri=piece.object.uri,
+        source_version=piece.object.version,
+        source_id=None,
+        reason=Reason.WORKER_KILLED,
+        detail=f"read: {where}: the process {how} after {before} records of it, {DEATHS} times; the rest of it is not read",
+        record=b"",
+    )
+
+
+def slices(unit: Unit, config: SourceConfig) -> list[Unit]:
+    """The unit in up to 8 slices, in order; none where its format or its size allows no cut."""
+    source = format_of(unit.object, config)
+    if unit.span is None:
+        finer = source.plan(unit.object, replace(config, unit_bytes=max(1, unit.object.size // _SLICES))) if source else []
+        return finer if len(finer) > 1 else []
+    first, stop = unit.span
+    step = -(-(stop - first) // _SLICES)
+    if stop - first < 2:
+        return []
+    return [Unit(object=unit.object, span=(at, min(at + step, stop))) for at in range(first, stop, step)]
+
+
+# The child's side
+
+
+def serve() -> None:
+    """Answer calls from stdin until it ends. Whatever the stage prints goes to stderr."""
+    _die_with_parent()
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    requests = sys.stdin.buffer
+    bound = _bound_memory()
+    parts = pickle.loads(_frame(requests))
+    work: Callable[[Any], Any] | None = None
+    while True:
+        try:
+            argument = _receive(requests)
+        except EOFError:
+            return
+        try:
+            if work is None:
+                target, arguments = parts
+                work = target if arguments is None else target(*arguments)
+            found = work(argument)
+            for item in [found] if isinstance(found, pa.Table) else found:
+                _send(answers, ("item", item))
+            _send(answers, ("end", None))
+        except MemoryError:
+            _send(answers, ("memory", f"asked for more than {bound >> 20} MiB of memory"))
+            return
+        except Exception as error:
+            _send(answers, ("error", _portable(error)))
+
+
+def _portable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # an exception that cannot be pickled may raise anything
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _die_with_parent() -> None:
+    import ctypes
+
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _bound_memory() -> int:
+    """Limit the data of this process to half of the free memory, so that it and not its neighbours run out; returns the bytes."""
+    bound = max(1 << 30, _free_memory() // 2)
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (bound if hard == resource.RLIM_INFINITY else min(bound, hard), hard))
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("1000")  # the first to go where the kernel must choose
+    return bound
+
+
+def _free_memory() -> int:
+    """Bytes: what the machine has free, or the container where that is less."""
+    free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with suppress(OSError, ValueError), open("/proc/meminfo") as lines:
+        free = [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")] or free
+    group = "/sys/fs/cgroup/memory."
+    with suppress(OSError, ValueError), open(group + "max") as most, open(group + "current") as now:  # "max": no bound
+        free.append(int(most.read()) - int(now.read()))
+    return max(0, min(free))
+
+
+def _pipe(pipe: Any) -> BinaryIO:
+    assert pipe is not None
+    return pipe
+
+
+def _send(pipe: BinaryIO, value: Any) -> None:
+    _send_frame(pipe, pickle.dumps(value, protocol=5))
+
+
+def _send_frame(pipe: BinaryIO, data: bytes) -> None:
+    for part in (memoryview(_LENGTH.pack(len(data))), memoryview(data)):
+        while part:
+            part = part[pipe.write(part) :]
+    pipe.flush()
+
+
+def _receive(pipe: BinaryIO) -> Any:
+    return pickle.loads(_frame(pipe))
+
+
+def _frame(pipe: BinaryIO) -> bytes:
+    """One message. Raises EOFError where the other side is gone."""
+    (length,) = _LENGTH.unpack(_exactly(pipe, _LENGTH.size))
+    return _exactly(pipe, length)
+
+
+def _exactly(pipe: BinaryIO, length: int) -> bytes:
+    data = bytearray()
+    while len(data) < length:
+        part = pipe.read(length - len(data))
+        if not part:
+            raise EOFError
+        data += part
+    return bytes(data)

@@ -1,0 +1,277 @@
+"""The plan of a run: which units the sources hold, which of them are new, and which unit stores a document that several hold.
+
+The plan is a function of the sources, the configuration and the store, never of the clock, so a rerun after a crash makes the
+same one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+
+from palimpsest.config import SourceConfig
+from palimpsest.corpus.duplicates import later_copies, stored_documents
+from palimpsest.corpus.repair import committed
+from palimpsest.corpus.snapshots import Snapshot, document_owners
+from palimpsest.corpus.units import CommitRecord, unit_id
+from palimpsest.sources.documents import Document
+from palimpsest.sources.listing import expand
+from palimpsest.sources.objects import SourceObject
+from palimpsest.sources.tables import plan_units, read_unit
+from palimpsest.sources.units import Unit
+from palimpsest.storage.object_store import ObjectStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedUnit:
+    """A unit with the id that the store knows it by.
+
+    Attributes:
+        left_out: ids of its documents that other units store.
+        defers_to: ids of those units.
+        bytes: stored bytes; of a slice, an equal part of its object's.
+        corpus: where a worker looks, before it begins, whether another run has committed the unit meanwhile; "" for no look.
+    """
+
+    unit: Unit
+    unit_id: str
+    left_out: tuple[str, ...] = ()
+    defers_to: tuple[str, ...] = ()
+    bytes: int = 0
+    corpus: str = ""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> PlannedUnit:
+        fields = json.loads(text)
+        span = fields["unit"]["span"]
+        unit = Unit(object=SourceObject(**fields["unit"]["object"]), span=None if span is None else tuple(span))
+        return cls(**{**fields, "unit": unit, "left_out": tuple(fields["left_out"]), "defers_to": tuple(fields["defers_to"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run has to do.
+
+    Attributes:
+        todo: units to process, in plan order.
+        done: commit records of the units that are processed already.
+    """
+
+    todo: tuple[PlannedUnit, ...]
+    done: tuple[CommitRecord, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(planned.bytes for planned in self.todo)
+
+
+def source_uri(unit: Unit) -> str:
+    """The URI of a unit's source as rows and records have it: a file name need not be UTF-8."""
+    return unit.object.uri.encode("utf-8", "backslashreplace").decode()
+
+
+def document_ids(unit: Unit, config: SourceConfig) -> list[str]:
+    """Ids of the documents of a unit, in order, read from the source."""
+    return [record.doc_id for record in read_unit(unit, config) if isinstance(record, Document)]
+
+
+IndexUnits = Callable[[list[Unit]], Iterator[list[str]]]
+"""Document ids of each unit, in order; how the work is spread is the caller's business."""
+
+
+def make_plan(
+    store: ObjectStore,
+    snapshot: Snapshot | None,
+    found: Iterable[str] | Iterable[SourceObject],
+    config: SourceConfig,
+    fingerprint: str,
+    index: IndexUnits,
+    lost: Collection[str] = (),
+) -> Plan:
+    """Plan a run over the objects `found`, or over URIs.
+
+    Units that the snapshot holds in the same version, slice and fingerprint cost no read. If all are there, that is the whole
+    plan; otherwise the documents of the new ones are indexed. A document is stored by the unit that is published with it, or else
+    by the first new unit that holds it; the others leave it out. What a unit leaves out, and to whom, is part of its id.
+
+    Args:
+        lost: ids of published units that are to be made anew (store/repair.py).
+
+    Raises:
+        ValueError: for sources that do not exist or hold nothing, or that units of other sources rely on.
+    """
+    units = _units(found, config)
+    known, others = _published(units, snapshot, fingerprint, lost)
+    if all(known):
+        return Plan(todo=(), done=tuple(record for record in known if record))
+    fresh = [units[place] for place, record in enumerate(known) if record is None]
+    indexed = list(index(fresh))
+    staying = {record.unit_id for record in (*others, *known) if record}
+    leaving = {record.unit_id for record in snapshot.units if record.unit_id not in staying} if snapshot else set()
+    held = held_documents(store, snapshot, leaving, indexed)
+    todo, done = assign(store, fresh, indexed, held, fingerprint, slices=Counter(unit.object.key for unit in units))
+    return Plan(todo=tuple(todo), done=(*(record for record in known if record), *done))
+
+
+def settled(
+    snapshot: Snapshot | None,
+    found: Iterable[SourceObject],
+    config: SourceConfig,
+    fingerprint: str,
+    lost: Collection[str] = (),
+) -> tuple[CommitRecord, ...] | None:
+    """The published records of these objects where all their units are published as they are, none of them `lost`, and nothing
+    else of these sources is; None where there is something to do."""
+    if snapshot is None:
+        return None
+    units = _units(found, config)
+    known, _ = _published(units, snapshot, fingerprint, lost)
+    ids = {record.unit_id for record in known if record}
+    sources = {source_uri(unit) for unit in units}
+    rest = any(record.source_uri in sources and record.unit_id not in ids for record in snapshot.units)
+    return None if rest or not all(known) else tuple(record for record in known if record)
+
+
+def _units(found: Iterable[str] | Iterable[SourceObject], config: SourceConfig) -> list[Unit]:
+    items = list(found)
+    objects = [item for item in items if isinstance(item, SourceObject)]
+    return [unit for item in objects or expand([str(uri) for uri in items], config) for unit in plan_units(item, config)]
+
+
+def held_documents(
+    store: ObjectStore, snapshot: Snapshot | None, leaving: Collection[str], indexed: Iterable[Iterable[str]]
+) -> dict[str, list[str]]:
+    """The documents of new units that published ones store, by the id of the unit; units that are `leaving` do not count.
+
+    They are looked up in the snapshot's document index; without one (format 1) the shards of all that stays are read.
+    """
+    if snapshot is None:
+        return {}
+    if snapshot.documents is None:
+        staying = (record for record in snapshot.units if record.unit_id not in leaving)
+        return {record.unit_id: sorted(stored_documents(store, record)) for record in staying}
+    held: dict[str, list[str]] = {}
+    for doc_id, owner in document_owners(store, snapshot, chain.from_iterable(indexed)).items():
+        if owner not in leaving:
+            held.setdefault(owner, []).append(doc_id)
+    return held
+
+
+def assign(
+    store: ObjectStore,
+    units: Sequence[Unit],
+    indexed: Sequence[Iterable[str]],
+    held: Mapping[str, Iterable[str]],
+    fingerprint: str,
+    *,
+    slices: Mapping[str, int],
+    corpus: str = "",
+) -> tuple[list[PlannedUnit], list[CommitRecord]]:
+    """Give every document to one unit; returns the units to process and the records of those that are committed already.
+
+    Args:
+        indexed: the documents of each unit, in order.
+        held: documents of published units, by unit id.
+        slices: number of units by the key of their object.
+    """
+    holders: Iterator[tuple[int | str, Iterable[str]]] = chain(held.items(), enumerate(indexed))
+    copies = later_copies(holders)  # places of new units, ids of published ones
+    ids: dict[int, str] = {}
+    todo: list[PlannedUnit] = []
+    done: list[CommitRecord] = []
+    for place, unit in enumerate(units):
+        item = unit.object
+        owners = {doc_id: ids[owner] if isinstance(owner, int) else owner for doc_id, owner in copies.get(place, {}).items()}
+        left_out = tuple(f"{doc_id} {owner}" for doc_id, owner in sorted(owners.items()))
+        ids[place], record = committed(store, unit_id(item.key, item.version, unit.slice, fingerprint, left_out))
+        if record:
+            done.append(record)
+            continue
+        todo.append(
+            PlannedUnit(
+                unit=unit,
+                unit_id=ids[place],
+                left_out=tuple(sorted(owners)),
+                defers_to=tuple(sorted(set(owners.values()))),
+                bytes=item.size // slices[item.key],
+                corpus=corpus,
+            )
+        )
+    return todo, done
+
+
+def _published(
+    units: Sequence[Unit], snapshot: Snapshot | None, fingerprint: str, lost: Collection[str] = ()
+) -> tuple[list[CommitRecord | None], list[CommitRecord]]:
+    """The record under which each unit is published and may stay, and the records of all other sources.
+
+    A unit that left documents to one that this run replaces cannot stay: nobody may hold them any more.
+
+    Raises:
+        ValueError: for such a unit of another source, which this run does not read.
+    """
+    published = tuple(snapshot.units) if snapshot else ()
+    sound = (record for record in published if record.unit_id not in lost)
+    same = {(record.source_uri, record.source_version, record.slice, record.fingerprint): record for record in sound}
+    known = [same.get((source_uri(unit), unit.object.version, unit.slice, fingerprint)) for unit in units]
+    sources = {source_uri(unit) for unit in units}
+    others = [record for record in published if record.source_uri not in sources]
+    while True:
+        staying = {record.unit_id for record in (*others, *known) if record}
+        stale = [place for place, record in enumerate(known) if record and not staying.issuperset(record.defers_to)]
+        if not stale:
+            break
+        for place in stale:
+            known[place] = None
+    bereft = sorted({record.source_uri for record in others if not staying.issuperset(record.defers_to)})
+    if bereft:
+        raise ValueError(
+            f"sources: {', '.join(bereft[:3])}{' and others' if len(bereft) > 3 else ''} left out documents that a source of "
+            f"this run held in its last version; name {'it' if len(bereft) == 1 else 'them'} among the sources too"
+        )
+    return known, others
+
+
+def publishable(
+    store: ObjectStore,
+    published: Sequence[CommitRecord],
+    records: Sequence[CommitRecord],
+    unread: Collection[str],
+    elsewhere: Collection[str] = (),
+) -> list[CommitRecord]:
+    """The records that can be published although the sources `unread` could not be read.
+
+    Such a source stays published as it was. What relies on its new version waits, and so does what stores a document that its old
+    version stores; and where one slice of a source waits, all do. They are committed: the next run only has to publish them.
+
+    Args:
+        published: at least what is published of the sources of `records` and `unread`.
+        elsewhere: ids of published units of other sources, where `published` leaves them out.
+    """
+    waiting = set(unread)
+    while True:
+        ready = [record for record in records if record.source_uri not in waiting]
+        replaced = {record.source_uri for record in ready}
+        staying = [record for record in published if record.source_uri not in replaced]
+        present = {record.unit_id for record in (*staying, *ready)}
+        kept = (stored_documents(store, record) for record in staying if record.source_uri in waiting)
+        stored = set().union(*kept) if waiting else set()
+        more = {
+            record.source_uri
+            for record in ready
+            if not all(name in present or name in elsewhere for name in record.defers_to)
+            or (stored and stored & stored_documents(store, record))
+        }
+        ids = {record.unit_id for record in ready}
+        gone = {record.unit_id: record.source_uri for record in published if record.source_uri in replaced}
+        relied_on = (name for record in staying if record.source_uri in waiting for name in record.defers_to)
+        more |= {gone[name] for name in relied_on if name in gone and name not in ids}
+        if not more:
+            return ready
+        waiting |= more

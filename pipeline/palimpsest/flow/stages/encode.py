@@ -1,0 +1,53 @@
+"""Images to visual tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from palimpsest.flow.stages.model import Model
+from palimpsest.flow.stages.tables import by_mode, page_image, token_columns, with_columns
+from palimpsest.schemas import TOKENS, conform
+
+if TYPE_CHECKING:
+    from palimpsest.codecs.modes import Mode
+    from palimpsest.codecs.token_storage import PackedTokens
+
+
+class Encode(Model):
+    """IMAGES -> TOKENS, as they will be stored."""
+
+    parts = "encoder"
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        from palimpsest.codecs.token_storage import pack
+
+        rows = table.num_rows
+        columns: dict[str, list[Any]] = {name: [None] * rows for name in token_columns()}
+        for name, places in by_mode(table):
+            mode = self.codec.mode(name)
+
+            def packed(some: Sequence[int], mode: Mode = mode) -> list[PackedTokens]:
+                images = np.stack([page_image(table["image"][place], mode.px) for place in some])
+                return pack(self.config.storage.tokens, self.codec.encode(images, mode))
+
+            for place, page in zip(places, self.batched.over(name, places, packed), strict=True):
+                values = {
+                    "num_vision_tokens": mode.num_vision_tokens,
+                    "num_context_tokens": mode.num_context_tokens,
+                    "tokens": page.payload,
+                    "token_dim": self.codec.token_dim,
+                    "token_dtype": self.config.storage.tokens,
+                    "token_scales": page.scales,
+                    "tokens_sha256": page.sha256,
+                    "codec": self.codec.id,
+                    "codec_revision": self.codec.revision,
+                }
+                for key, value in values.items():
+                    columns[key][place] = value
+        columns["fingerprint"] = [self.fingerprint if kind == "page" else None for kind in table["kind"].to_pylist()]
+        tokens = {name: pa.array(values, TOKENS.field(name).type) for name, values in columns.items()}
+        return conform(with_columns(table.drop_columns(["image"]), tokens), TOKENS, "encode")

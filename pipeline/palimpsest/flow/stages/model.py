@@ -1,0 +1,53 @@
+"""What the stages with a codec share, and how stored tokens are unpacked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from palimpsest.config import JobConfig
+from palimpsest.flow.allocator import keep_freed_memory
+from palimpsest.flow.batching import Batches
+
+if TYPE_CHECKING:
+    from palimpsest.codecs.adapter import Codec
+
+
+class Model:
+    """What Encode and Verify share: a codec, loaded once per worker."""
+
+    parts: Any = "both"
+
+    def __init__(self, config: JobConfig, fingerprint: str) -> None:
+        import torch
+
+        from palimpsest.codecs.adapter import load_codec
+
+        keep_freed_memory()
+        self.config, self.fingerprint = config, fingerprint
+        if config.placement.threads_per_worker:
+            torch.set_num_threads(config.placement.threads_per_worker)
+        self.codec: Codec = load_codec(config.codec.name, config.codec.path, **codec_options(config), parts=self.parts)
+        stage, place = "encode" if self.parts == "encoder" else "verify", config.placement
+        most = place.encode_batch if stage == "encode" else place.verify_batch
+        self.batched = Batches(stage, most, grows=self.codec.device.type != "cpu")
+
+    def step(self, batch: int) -> int:
+        """Pages per call for those who need the same number each time: `batch`, but one on a CPU (batching.py says why)."""
+        return 1 if self.codec.device.type == "cpu" else batch
+
+
+def codec_options(config: JobConfig) -> dict[str, Any]:
+    """Arguments of `load_codec` other than name, path and parts."""
+    import torch
+
+    device = config.codec.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {
+        "revision": config.codec.revision,
+        "content_hash": config.codec.content_hash,
+        "dtype": getattr(torch, config.codec.dtype),
+        "device": device,
+        "trust_remote_code": config.codec.trust_remote_code,
+        "fast": config.codec.fast,
+    }

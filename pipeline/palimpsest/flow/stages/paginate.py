@@ -1,0 +1,109 @@
+"""Documents to pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from palimpsest.config import JobConfig
+from palimpsest.flow.stages.tables import TEXT_TIER, table_of
+from palimpsest.pages.grid import Grid
+from palimpsest.pages.normalise import normalise
+from palimpsest.pages.pagination import DocumentPage, layout_fingerprint, page_id, paginate
+from palimpsest.pages.text_class import classify
+from palimpsest.schemas import PAGES, QUARANTINE_BYTES
+from palimpsest.sources.documents import Reason, utf8
+from palimpsest.tiers.policy import PageFacts, Policy
+
+NOT_COVERED = "not_covered"
+_PAGE_BUFFER = 256  # pages of a document that are kept while its pages are counted
+
+
+class Paginate:
+    """DOCUMENTS -> PAGES: normalise, lay out, count tokens, choose the tier.
+
+    Where the policy has to measure pages first, those that a codec can read have no tier yet: `RateControl` gives them one.
+    """
+
+    def __init__(self, config: JobConfig, grid: Grid, policy: Policy) -> None:
+        self.config, self.grid, self.policy = config, grid, policy
+        self.layout = layout_fingerprint(grid)
+
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        batch: list[dict[str, Any]] = []
+        for document in table.to_pylist():
+            if document["kind"] != "document":
+                document.pop("text")
+                batch.append(document)
+            else:
+                for row in self._rows(document):
+                    batch.append(row)
+                    if len(batch) >= self.config.placement.render_batch:
+                        yield self._table(batch)
+                        batch = []
+        if batch:
+            yield self._table(batch)
+
+    def _rows(self, document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        raw = document.pop("text")
+        text = normalise(raw)
+        first: list[DocumentPage] = []
+        num_pages = 0
+        for page in paginate(text, self.grid):
+            num_pages += 1
+            if num_pages <= _PAGE_BUFFER:
+                first.append(page)
+        if not num_pages:
+            detail = "nothing is left of the text after normalising"
+            record = utf8(raw)[:QUARANTINE_BYTES]
+            yield {**document, "kind": "quarantined", "reason": str(Reason.EMPTY_TEXT), "detail": detail, "record": record}
+            return
+        pages = first if num_pages <= _PAGE_BUFFER else paginate(text, self.grid)
+        text_class = document["text_class"] or classify(text[:20_000])
+        for number, page in enumerate(pages):
+            yield {
+                **document,
+                "kind": "page",
+                "text_class": text_class,
+                "page_id": page_id(document["doc_id"], number, self.layout),
+                "page_number": number,
+                "num_pages": num_pages,
+                "char_start": page.char_start,
+                "char_end": page.char_end,
+                "text": text[page.char_start : page.char_end],
+                **self._tier(page, document),
+            }
+
+    def _tier(self, page: DocumentPage, document: dict[str, Any]) -> dict[str, Any]:
+        size = {"grid_h": self.grid.rows, "grid_w": self.grid.columns}
+        uncovered = why_not_covered(page, self.grid, self.config.layout.max_escaped_share)
+        if uncovered:
+            return {"tier": TEXT_TIER, "reason": NOT_COVERED, "detail": uncovered, **size}
+        laid_out = {"cells": page.cells, "lines": page.lines, **size}
+        if self.policy.climbs:
+            return laid_out
+        facts = PageFacts(age=self.policy.age(document["timestamp"]), importance=document["importance"])
+        tier = self.policy.tier(facts)
+        if tier == TEXT_TIER:
+            return {"tier": tier, "reason": self.policy.why_text(facts), **size}
+        return {"tier": tier, "mode": tier, "image_px": self.policy.ladder.mode(tier, "tier").px, **laid_out}
+
+    def _table(self, rows: list[dict[str, Any]]) -> pa.Table:
+        from palimpsest.codecs.text_tokens import TEXT_TOKENIZER, count_tokens
+
+        pages = [row for row in rows if row["kind"] == "page"]
+        for row, count in zip(pages, count_tokens([row["text"] for row in pages]), strict=True):
+            row["num_text_tokens"], row["text_tokenizer"] = count, TEXT_TOKENIZER
+        return table_of(rows, PAGES, "paginate")
+
+
+def why_not_covered(page: DocumentPage, grid: Grid, max_escaped_share: float) -> str:
+    """Why a codec that reads the grid's alphabet cannot read a page; empty where it can."""
+    length = page.char_end - page.char_start
+    if page.script != "grid" and grid.alphabet != "unicode":
+        return f"a script that needs shaping is not in the alphabet {grid.alphabet!r}"
+    if page.escaped > max_escaped_share * length:
+        return f"{page.escaped} of {length} characters need an escape"
+    return ""

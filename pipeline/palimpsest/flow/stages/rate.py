@@ -1,0 +1,108 @@
+"""Pages to verdicts where the policy measures: draw, encode, read back, and again in another mode until the policy is content."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from palimpsest.config import JobConfig
+from palimpsest.flow.stages.encode import Encode
+from palimpsest.flow.stages.render import Render
+from palimpsest.flow.stages.tables import TEXT_TIER, with_columns
+from palimpsest.flow.stages.verify import Verify
+from palimpsest.pages.grid import Grid
+from palimpsest.schemas import VERDICTS, conform
+from palimpsest.tiers.policy import TRIED, PageFacts, Policy, Reading
+
+
+class RateControl:
+    """PAGES -> VERDICTS, with both halves of the codec in one worker.
+
+    Pages that have a tier are encoded and verified in it. The others get the one that the policy settles on: each round draws,
+    encodes and reads back the pages that it wants to see in another mode. It draws them itself: drawing costs a hundredth of
+    encoding, and the cells of a page are a twentieth of its image.
+    """
+
+    def __init__(self, config: JobConfig, fingerprint: str, grid: Grid, policy: Policy) -> None:
+        self.policy, self.render = policy, Render(grid)
+        self.encode, self.verify = Encode(config, fingerprint), Verify(config, fingerprint)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        done: list[pa.Table | None] = [None] * table.num_rows
+        kinds, tiers = table["kind"].to_pylist(), table["tier"].to_pylist()
+        settled = [place for place in range(table.num_rows) if kinds[place] != "page" or tiers[place] is not None]
+        judged = self._judge(table.take(pa.array(settled, pa.int64())))
+        for row, place in enumerate(settled):
+            done[place] = judged.slice(row, 1)
+        facts = {place: self._facts(table, place) for place in range(table.num_rows) if done[place] is None}
+        tried: dict[int, dict[str, pa.Table]] = {place: {} for place in facts}
+        while facts:
+            wanted = {place: self.policy.tier(known) for place, known in facts.items()}
+            for place, tier in wanted.items():
+                if tier in tried[place]:
+                    done[place] = _stored(tried[place][tier], tier, facts.pop(place))
+            places = list(facts)
+            pages = table.take(pa.array(places, pa.int64()))
+            judged = self._judge(self._in_tiers(pages, [wanted[place] for place in places], list(facts.values())))
+            for row, place in enumerate(places):
+                verdict, tier = judged.slice(row, 1), wanted[place]
+                if tier == TEXT_TIER:
+                    done[place] = verdict
+                    del facts[place]
+                    continue
+                tried[place][tier] = verdict
+                reading = Reading(verdict["precision"][0].as_py(), verdict["status"][0].as_py() == "verified")
+                facts[place] = replace(facts[place], readings={**facts[place].readings, tier: reading})
+        return conform(pa.concat_tables([self._nothing(), *filter(None, done)]), VERDICTS, "rate control")
+
+    def _judge(self, pages: pa.Table) -> pa.Table:
+        return self.verify(self.encode(self.render(pages)))
+
+    def _nothing(self) -> pa.Table:
+        return pa.table([pa.array([], field.type) for field in VERDICTS], schema=VERDICTS)
+
+    def _facts(self, table: pa.Table, place: int) -> PageFacts:
+        row = table.slice(place, 1).select(["timestamp", "importance", "num_text_tokens", "text", "detail"]).to_pylist()[0]
+        stored = known(row["detail"])
+        return PageFacts(
+            age=self.policy.age(row["timestamp"]),
+            importance=row["importance"],
+            text_tokens=row["num_text_tokens"],
+            features=self.policy.features(row["text"]),
+            tier=stored.get("tier"),
+            readings={mode: Reading(*reading) for mode, reading in stored.get("readings", {}).items()},
+        )
+
+    def _in_tiers(self, pages: pa.Table, tiers: Sequence[str], facts: Sequence[PageFacts]) -> pa.Table:
+        modes = [None if tier == TEXT_TIER else tier for tier in tiers]
+        sizes = [None if mode is None else self.policy.ladder.mode(mode, "tier").px for mode in modes]
+        reasons = [self.policy.why_text(fact) if mode is None else None for mode, fact in zip(modes, facts, strict=True)]
+        columns = {
+            "tier": pa.array(tiers, pa.string()),
+            "mode": pa.array(modes, pa.string()),
+            "image_px": pa.array(sizes, pa.int32()),
+            "reason": pa.array(reasons, pa.string()),
+            "detail": pa.nulls(pages.num_rows, pa.string()),
+        }
+        return with_columns(pages, columns)
+
+
+def stored_as(tier: str, readings: Mapping[str, Reading]) -> str:
+    """How a page of a published corpus tells RateControl what is known of it, in the column `detail` of PAGES."""
+    return json.dumps({"tier": tier, "readings": readings})
+
+
+def known(detail: str | None) -> dict[str, Any]:
+    return json.loads(detail) if detail else {}
+
+
+def _stored(verdict: pa.Table, tier: str, facts: PageFacts) -> pa.Table:
+    """The row of a page in the mode that it is stored in, with the other modes that were tried as its reason."""
+    others = [mode for mode in facts.readings if mode != tier]
+    if not others:
+        return verdict
+    return with_columns(verdict, {"reason": pa.array([f"{TRIED}:{','.join(others)}"], pa.string())})

@@ -1,0 +1,140 @@
+"""A published shard to the pages that are due another tier; what stays of it is written again beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from palimpsest.config import JobConfig
+from palimpsest.corpus.shards import ShardRecord, new_attempt, read_shard, write_shards
+from palimpsest.flow.stages.paginate import NOT_COVERED, why_not_covered
+from palimpsest.flow.stages.rate import stored_as
+from palimpsest.flow.stages.tables import TEXT_TIER, table_of
+from palimpsest.pages.grid import Grid, lay_out
+from palimpsest.pages.pagination import DocumentPage, paginate
+from palimpsest.schemas import CARRIER, PAGES
+from palimpsest.storage.opening import open_store
+from palimpsest.tiers.ladder import FORGOTTEN
+from palimpsest.tiers.policy import BELOW, TRIED, PageFacts, Policy, Reading
+
+NOT_LAID_OUT = "not_laid_out"
+FORGET = "forgotten"
+STAY_TEXT = (NOT_COVERED, NOT_LAID_OUT, FORGET)
+"""Reasons of pages in tier text that no policy can make into pixels."""
+_CARRIED = [name for name in PAGES.names if name not in CARRIER.names and name not in ("cells", "lines", "counts")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Touched:
+    """A shard of which pages change: `changes` maps their ids to the tiers that the policy asks for."""
+
+    unit_id: str
+    shard: ShardRecord
+    changes: Mapping[str, str]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Touched:
+        record = json.loads(text)
+        return cls(unit_id=record["unit_id"], shard=ShardRecord.from_json(record["shard"]), changes=record["changes"])
+
+
+class Reread:
+    """UNITS (each a `Touched`) -> PAGES, and a row `unit_end` for each shard that says what was written again of it."""
+
+    def __init__(self, config: JobConfig, grid: Grid, policy: Policy) -> None:
+        self.config, self.grid, self.policy = config, grid, policy
+
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        for text in table["unit"].to_pylist():
+            touched = Touched.from_json(text)
+            store = open_store(self.config.out)
+            rows = read_shard(store, touched.shard)
+            changing = pc.is_in(rows["page_id"], pa.array(touched.changes, pa.string()))
+            kept = rows.filter(pc.invert(changing))
+            shards: tuple[ShardRecord, ...] = ()
+            if kept.num_rows:
+                groups = self.config.storage.row_group_bytes
+                shards = write_shards(store, kept, unit_id=touched.unit_id, attempt=new_attempt(), row_group_bytes=groups)
+            changed = rows.filter(changing)
+            step = self.config.placement.render_batch
+            for start in range(0, changed.num_rows, step):
+                yield table_of([self._page(row, touched) for row in changed.slice(start, step).to_pylist()], PAGES, "reread")
+            said = {"shard": touched.shard.key, "pages": changed.num_rows, "kept": [asdict(shard) for shard in shards]}
+            yield table_of([{"unit_id": touched.unit_id, "kind": "unit_end", "counts": json.dumps(said)}], PAGES, "reread")
+
+    def _page(self, row: dict[str, Any], touched: Touched) -> dict[str, Any]:
+        tier = touched.changes[row["page_id"]]
+        carried = {name: row[name] for name in _CARRIED}
+        as_text = {"tier": TEXT_TIER, "mode": None, "image_px": None, "reason": None, "detail": None}
+        page = {**carried, **as_text, "unit_id": touched.unit_id, "kind": "page"}
+        if tier == FORGOTTEN:
+            return {**page, "text": "", "num_text_tokens": 0, "reason": FORGET}
+        facts = facts_of(row, self.policy)
+        if tier == TEXT_TIER and not self.policy.climbs:
+            return {**page, "reason": self.policy.why_text(facts)}
+        layout = laid_out_again(row["text"], Grid(row["grid_w"], row["grid_h"], self.grid.alphabet))
+        if layout is None:
+            return {**page, "reason": NOT_LAID_OUT}
+        if why_not_covered(layout, self.grid, self.config.layout.max_escaped_share):
+            return {**page, "reason": NOT_COVERED}
+        page |= {"cells": layout.cells, "lines": layout.lines}
+        if self.policy.climbs:
+            return {**page, "tier": None, "detail": stored_as(row["tier"], facts.readings)}
+        return {**page, "tier": tier, "mode": tier, "image_px": self.policy.ladder.mode(tier, "tier").px}
+
+
+def laid_out_again(text: str, grid: Grid) -> DocumentPage | None:
+    """The layout of a stored page from its text alone; None where it does not fit one page as it did.
+
+    A page is self-contained, but which path it takes is its document's property: a page of a document on the grid path may take
+    the shaped path when it stands alone. Then the grid is asked.
+    """
+    pages = list(paginate(text, grid))
+    if len(pages) == 1:
+        return pages[0]
+    on_grid = list(lay_out(text, grid))
+    if len(on_grid) != 1:
+        return None
+    page = on_grid[0]
+    return DocumentPage(page.char_start, page.char_end, page.cells.astype("<u4", copy=False).tobytes(), None, page.escaped)
+
+
+def facts_of(row: Mapping[str, Any], policy: Policy) -> PageFacts:
+    """What a policy may know of a stored page.
+
+    Args:
+        row: the columns tier, timestamp, importance, num_text_tokens, status, reason and precision, and text for a predictor.
+    """
+    known = row["tier"] == TEXT_TIER or any(mode.name == row["tier"] for mode in policy.ladder.known)
+    return PageFacts(
+        age=policy.age(row["timestamp"]),
+        importance=row["importance"],
+        text_tokens=row["num_text_tokens"],
+        tier=row["tier"] if known else None,
+        readings=readings_of(row, policy),
+        features=policy.features(row["text"]) if policy.predictor else None,
+    )
+
+
+def readings_of(row: Mapping[str, Any], policy: Policy) -> dict[str, Reading]:
+    """The verdicts that a row tells of: on modes that were tried before it came to rest, and on its own."""
+    kind, _, names = (row["reason"] or "").partition(":")
+    tried = names.split(",") if kind in (TRIED, BELOW) and names else []
+    modes = {mode.name for mode in policy.ladder.known}
+    sharpness = policy.ladder.sharpness
+    readings = {
+        name: Reading(float("nan"), row["tier"] in modes and sharpness(name) > sharpness(row["tier"]))
+        for name in tried
+        if name in modes
+    }
+    if row["tier"] in modes and row["status"] in ("verified", "below_target"):
+        readings[row["tier"]] = Reading(row["precision"], row["status"] == "verified")
+    return readings

@@ -1,0 +1,62 @@
+"""What the stages do to tables, and the two boundaries that only they and the flow know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from palimpsest.schemas import IMAGES, TOKENS, VERDICTS, conform
+
+UNITS = pa.schema([pa.field("unit", pa.string(), nullable=False)])
+WRITTEN = pa.schema(
+    [
+        pa.field("unit_id", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("payload", pa.string()),
+        pa.field("record", pa.binary()),
+    ]
+)
+TEXT_TIER = "text"
+
+
+def by_mode(table: pa.Table) -> Iterator[tuple[str, list[int]]]:
+    """Places of the rows that have a mode, by mode, in order."""
+    places: dict[str, list[int]] = {}
+    for place, mode in enumerate(table["mode"].to_pylist()):
+        if mode is not None:
+            places.setdefault(mode, []).append(place)
+    yield from places.items()
+
+
+def page_image(scalar: pa.Scalar, px: int) -> np.ndarray:
+    return np.frombuffer(scalar.as_buffer(), np.uint8).reshape(px, px)
+
+
+def written(unit_id: str, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
+    return {"unit_id": unit_id, "kind": kind, "payload": json.dumps(payload), "record": None}
+
+
+def token_columns() -> list[str]:
+    return [name for name in TOKENS.names if name not in IMAGES.names]
+
+
+def verdict_columns() -> list[str]:
+    return [name for name in VERDICTS.names if name not in TOKENS.names]
+
+
+def table_of(rows: list[dict[str, Any]], schema: pa.Schema, boundary: str) -> pa.Table:
+    """Rows as a table of `schema`; what a row lacks is null."""
+    columns = {column.name: pa.array([row.get(column.name) for row in rows], column.type) for column in schema}
+    return conform(pa.table(columns), schema, boundary)
+
+
+def with_columns(table: pa.Table, columns: dict[str, pa.Array]) -> pa.Table:
+    """The table with columns replaced or added."""
+    for name, column in columns.items():
+        at = table.schema.get_field_index(name)
+        table = table.append_column(name, column) if at < 0 else table.set_column(at, name, column)
+    return table

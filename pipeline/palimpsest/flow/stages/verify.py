@@ -1,0 +1,132 @@
+"""Visual tokens to verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from palimpsest.codecs.token_storage import stored_tokens
+from palimpsest.flow.stages.model import Model, codec_options
+from palimpsest.flow.stages.tables import TEXT_TIER, by_mode, verdict_columns, with_columns
+from palimpsest.schemas import VERDICTS, conform
+
+if TYPE_CHECKING:
+    from palimpsest.codecs.modes import Mode
+    from palimpsest.verification.reading import Decoded
+
+
+class Verify(Model):
+    """TOKENS -> VERDICTS: read back what is stored and compare."""
+
+    parts = "decoder"
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        from palimpsest.verification.control import is_sampled
+
+        settings = self.config.verification
+        tiers, ids = table["tier"].to_pylist(), table["page_id"].to_pylist()
+        kinds = table["kind"].to_pylist()
+        columns: dict[str, list[Any]] = {name: [None] * table.num_rows for name in verdict_columns()}
+        for place, (kind, tier) in enumerate(zip(kinds, tiers, strict=True)):
+            if kind == "page":
+                columns["status"][place] = "text" if tier == TEXT_TIER else "unverified"
+        reasons, details = table["reason"].to_pylist(), table["detail"].to_pylist()
+        for name, places in by_mode(table):
+            chosen = [place for place in places if is_sampled(f"verify {ids[place]}", settings.share)]
+
+            def judged(some: Sequence[int], name: str = name) -> Sequence[Any]:
+                return self.verdicts(table.take(some), name)
+
+            for place, verdict in zip(chosen, self.batched.over(name, chosen, judged), strict=True):
+                values = asdict(verdict)
+                reasons[place], details[place] = values.pop("reason"), values.pop("detail")
+                for key, value in values.items():
+                    columns[key][place] = value
+        verdicts = {key: pa.array(values, VERDICTS.field(key).type) for key, values in columns.items()}
+        carried = {"reason": pa.array(reasons, pa.string()), "detail": pa.array(details, pa.string())}
+        return conform(with_columns(with_columns(table, carried), verdicts), VERDICTS, "verify")
+
+    def verdicts(self, table: pa.Table, mode_name: str) -> Sequence[Any]:
+        """Verdicts on rows with tokens, all of one mode."""
+        from palimpsest.verification.control import is_sampled
+        from palimpsest.verification.verdict import judge
+
+        settings, mode = self.config.verification, self.codec.mode(mode_name)
+        tokens = stored_tokens(table, mode, self.codec)
+        controlled = [
+            place for place, name in enumerate(table["page_id"].to_pylist()) if is_sampled(name, settings.control_share)
+        ]
+        texts = table["text"].to_pylist()
+        grids = list(zip(table["grid_w"].to_pylist(), table["grid_h"].to_pylist(), strict=True))
+        read_back = self._read_cells if settings.reader == "cells" else self._read_generative
+        read, controls = read_back(tokens, mode, texts, grids, controlled)
+        blanks: list[str | None] = [None] * len(texts)
+        for place, page in zip(controlled, controls, strict=True):
+            blanks[place] = self.codec.decode_ids(page.ids)
+        decoded = [self.codec.decode_ids(page.ids) for page in read]
+        return judge(texts, decoded, read, target_precision=settings.target_precision, blank_texts=blanks)
+
+    def _read_generative(
+        self, tokens: Any, mode: Mode, texts: list[str], grids: list[tuple[int, int]], controlled: list[int]
+    ) -> tuple[list[Decoded], list[Decoded]]:
+        """What the decoder writes for each page, and for the controlled ones from an empty page's tokens."""
+        from palimpsest.verification.control import blanked
+        from palimpsest.verification.early_stop import EarlyStop, stable_prefix
+        from palimpsest.verification.greedy import decode
+        from palimpsest.verification.loops import LoopWatch
+        from palimpsest.verification.reading import DraftedPage
+
+        codec, settings = self.codec, self.config.verification
+        pages = []
+        for text, features, grid in zip(texts, codec.features(tokens, mode), grids, strict=True):
+            draft, prompt = codec.encode_text(text, mode, grid), codec.prompt_ids(mode, grid)
+            watches: tuple[Any, ...] = (LoopWatch(draft),)
+            if settings.early_stop and settings.target_precision:
+                watches += (EarlyStop(text, settings.target_precision, lambda ids: stable_prefix(codec.decode_ids(ids))),)
+            positions = codec.positions(prompt)
+            pages.append(DraftedPage(features=features, prompt_ids=prompt, draft_ids=draft, positions=positions, watches=watches))
+        controls = []
+        for place in controlled:
+            watch = LoopWatch(pages[place].draft_ids)
+            controls.append(blanked(pages[place], codec.features(self._blank(mode), mode)[0], (watch,)))
+        read = decode(
+            codec, [*pages, *controls], image_inputs=codec.image_inputs, bidirectional_images=codec.bidirectional_images
+        )
+        return read[: len(pages)], read[len(pages) :]
+
+    def _read_cells(
+        self, tokens: Any, mode: Mode, texts: list[str], grids: list[tuple[int, int]], controlled: list[int]
+    ) -> tuple[list[Decoded], list[Decoded]]:
+        """The same by the codec's cell reader: one pass for all cells of a page, and nothing to draft."""
+        from palimpsest.verification.reading import Decoded
+
+        def read(tokens: Any, places: Sequence[int]) -> list[Decoded]:
+            ids: dict[int, list[int]] = {}
+            for grid in {grids[place] for place in places}:
+                some = [at for at, place in enumerate(places) if grids[place] == grid]
+                ids.update(zip(some, self.codec.read_cells(tokens[some], grid), strict=True))
+            return [Decoded(ids=tuple(ids[at]), passes=1, disagreements=0, stopped="eos") for at in range(len(places))]
+
+        controls = read(self._blank(mode).expand(len(controlled), -1, -1), controlled) if controlled else []
+        return read(tokens, range(len(texts))), controls
+
+    def _blank(self, mode: Mode) -> Any:
+        """Tokens of an empty page, bfloat16 `[1, num_vision_tokens, token_dim]`, through the token storage like any other."""
+        from palimpsest.codecs.adapter import load_codec
+        from palimpsest.codecs.token_storage import pack, unpack
+
+        if mode.name not in self._blanks:
+            encoder = load_codec(self.config.codec.name, self.config.codec.path, **codec_options(self.config), parts="encoder")
+            storage = self.config.storage.tokens
+            packed = pack(storage, encoder.encode(np.full((1, mode.px, mode.px), 255, np.uint8), mode))
+            self._blanks[mode.name] = unpack(storage, packed, mode.num_vision_tokens, encoder.token_dim)
+        return self._blanks[mode.name]
+
+    @cached_property
+    def _blanks(self) -> dict[str, Any]:
+        return {}

@@ -1,0 +1,1 @@
+"""Measuring and making: benchmarks, training of the embedded codec, forecasts. An extra: `pip install palimpsest[lab]`."""

@@ -1,0 +1,52 @@
+"""Bake what the grid path ships: the table of cell widths and the bitmaps of the fallback font.
+
+    python -m palimpsest.lab.bake_unifont UNIFONT.otf
+
+Needs fonttools. The results are committed; `fonts.py` checks their hashes. Unifont (OFL-1.1) covers what DejaVu Sans Mono
+lacks: its glyphs are 8x16 or 16x16 bitmaps, packed to one bit a pixel.
+"""
+
+from __future__ import annotations
+
+import lzma
+import sys
+import unicodedata
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from palimpsest.pages.characters import ESCAPE, NARROW, WIDE
+from palimpsest.pages.scripts import SHAPED
+
+FONTS = Path(__file__).parent / "fonts"
+
+
+def bake(unifont: Path) -> None:
+    from fontTools.ttLib import TTFont
+    from PIL import Image, ImageDraw, ImageFont
+
+    mono = set(TTFont(FONTS / "DejaVuSansMono.ttf").getBestCmap())
+    fallback = set(TTFont(unifont).getBestCmap())
+    widths = np.zeros(65536, np.uint8)
+    for code in range(0x20, 0x10000):
+        char = chr(code)
+        drawable = unicodedata.category(char)[0] in "LNPS" or char == " "
+        if not drawable or SHAPED.search(char) or (code not in mono and code not in fallback):
+            continue
+        widths[code] = WIDE if unicodedata.east_asian_width(char) in "WF" else NARROW
+    font = ImageFont.truetype(str(unifont), 16, layout_engine=ImageFont.Layout.BASIC)
+    codes = [c for c in range(0x10000) if widths[c] != ESCAPE and (c not in mono or widths[c] == WIDE)]
+    bitmaps = np.zeros((len(codes), 16, 16), np.uint8)
+    for slot, code in enumerate(codes):
+        cell = Image.new("1", (16, 16))
+        ImageDraw.Draw(cell).text((0, 0), chr(code), fill=1, font=font)
+        bitmaps[slot] = np.asarray(cell)
+    (FONTS / "cell_widths.z").write_bytes(zlib.compress(widths.tobytes(), 9))
+    packed = np.asarray(codes, "<u2").tobytes() + np.packbits(bitmaps).tobytes()
+    (FONTS / "unifont.xz").write_bytes(lzma.compress(len(codes).to_bytes(4, "little") + packed, preset=9))
+    print(f"{(widths == NARROW).sum()} narrow, {(widths == WIDE).sum()} wide, {len(codes)} from the fallback font")
+
+
+if __name__ == "__main__":
+    bake(Path(sys.argv[1]))

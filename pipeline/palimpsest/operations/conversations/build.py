@@ -1,0 +1,208 @@
+"""`palimpsest conversations`: chat JSON lines in, a published set of memory samples out.
+
+One process, unit by unit (a file, or a slice of a big one), sample by sample: no more than one conversation is held, and of its
+pages only where their tokens stand. Several processes may work on the same place with different sources, or with the same ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from palimpsest.config import ConfigError
+from palimpsest.corpus.run_records import new_run_id
+from palimpsest.corpus.sample_sets import MemoryUnit, commit, committed, create_set, newest_set, publish
+from palimpsest.corpus.units import unit_id
+from palimpsest.operations.conversations.bank import Studio
+from palimpsest.operations.conversations.samples import Samples
+from palimpsest.operations.conversations.settings import MemoryConfig, latest_date, with_clock
+from palimpsest.operations.conversations.turns import Refused, read_conversations
+from palimpsest.operations.conversations.writer import UnitWriter
+from palimpsest.operations.run import Prepared, RunFailed, located, prepare
+from palimpsest.sources.documents import Reason
+from palimpsest.sources.formats import format_of
+from palimpsest.sources.jsonl import JsonlSource
+from palimpsest.sources.listing import expand
+from palimpsest.sources.objects import UNREAD
+from palimpsest.sources.units import Unit
+from palimpsest.storage.object_store import ObjectStore
+from palimpsest.storage.opening import open_store
+from palimpsest.storage.probe import probe
+
+SAMPLE_VERSION = "m1"
+_STORAGE = {str(Reason.VANISHED), str(Reason.CHANGED), str(Reason.UNREADABLE)}
+Watch = Callable[[Counter[str]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryResult:
+    """What was made.
+
+    Attributes:
+        number: of the newest published set.
+        units_new, units_done: made now, and found committed.
+        counts, reasons: of all units of these sources; see `MemoryUnit`.
+        unread: sources that could not be read as they were listed; the next call tries them again.
+    """
+
+    out: str
+    number: int
+    units_new: int
+    units_done: int
+    policy: str
+    budget: int
+    counts: dict[str, int]
+    reasons: dict[str, int]
+    unread: tuple[str, ...]
+    seconds: float
+
+    @property
+    def findings(self) -> bool:
+        return bool(self.unread)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class _Unread(Exception):
+    """The source could not be read as it was listed; its unit is not committed."""
+
+
+def build(config: MemoryConfig, watch: Watch = lambda counts: None) -> MemoryResult:
+    """Make samples of the conversations in `config.sources`, and publish them at `config.out`.
+
+    A rerun skips what is committed; an interrupted one goes on from there.
+
+    Raises:
+        ValueError: for settings, sources or an output that cannot be used.
+        RunFailed: when more than `limits.quarantine_share` of the conversations and targets was quarantined.
+        StoreError.
+    """
+    began = time.monotonic()
+    config = located(with_clock(config))
+    items = expand(config.sources, config.source)
+    other = [item.uri for item in items if not isinstance(format_of(item, config.source), JsonlSource)]
+    if other:
+        raise ConfigError(f"source {other[0]!r} is not JSON lines; conversations are read from .jsonl or .ndjson files")
+    prepared = prepare(config)
+    store = open_store(config.out)
+    create_set(store)
+    probe(store)
+    run_id = new_run_id()
+    print_ = sample_fingerprint(config, prepared)
+    studio: Studio | None = None
+    units: list[MemoryUnit] = []
+    unread: list[str] = []
+    total: Counter[str] = Counter()
+    new = 0
+    for item in items:
+        whole: list[MemoryUnit] = []
+        for piece in JsonlSource().plan(item, config.source):
+            name = unit_id(item.key, item.version, piece.slice, print_)
+            done = committed(store, name)
+            if done is None:
+                try:
+                    studio = studio or Studio(prepared.config, prepared.fingerprint, prepared.grid, prepared.policy)
+                    done = _make_unit(config, prepared, studio, store, piece, name, run_id, print_, total, watch)
+                except _Unread as problem:
+                    unread.append(str(problem))
+                    break
+                new += 1
+            whole.append(done)
+        else:
+            units += whole
+    counts, reasons = Counter[str](), Counter[str]()
+    for unit in units:
+        counts.update(unit.counts)
+        reasons.update(unit.reasons)
+    _refuse_quarantine(counts, reasons, len(unread), config.limits.quarantine_share)
+    published = publish(store, run_id, units) if units else newest_set(store)
+    return MemoryResult(
+        out=config.out,
+        number=published.number if published else 0,
+        units_new=new,
+        units_done=len(units) - new,
+        policy="+".join(prepared.policy.names),
+        budget=config.conversations.budget,
+        counts=dict(counts),
+        reasons=dict(reasons),
+        unread=tuple(unread),
+        seconds=round(time.monotonic() - began, 3),
+    )
+
+
+def sample_fingerprint(config: MemoryConfig, prepared: Prepared) -> str:
+    """16 hexadecimal digits over what changes a sample: the fingerprint of its pages, and the settings of conversations."""
+    settings = {**asdict(config.conversations), "block": 0}
+    what = (SAMPLE_VERSION, prepared.fingerprint, *(f"{name}={value}" for name, value in sorted(settings.items())))
+    return hashlib.sha256("\0".join(what).encode()).hexdigest()[:16]
+
+
+def _make_unit(
+    config: MemoryConfig,
+    prepared: Prepared,
+    studio: Studio,
+    store: ObjectStore,
+    piece: Unit,
+    name: str,
+    run_id: str,
+    print_: str,
+    total: Counter[str],
+    watch: Watch,
+) -> MemoryUnit:
+    item = piece.object
+    if item.version == UNREAD:
+        raise _Unread(f"{item.uri}: it could not be read when it was listed")
+    with UnitWriter(store, name) as writer:
+        source = {"source_uri": item.uri, "source_version": item.version}
+        found = read_conversations(piece, config.source, config.conversations, latest_date(config))
+        for conversation in found:
+            writer.counts["conversations_in"] += 1
+            total["conversations_in"] += 1
+            if isinstance(conversation, Refused):
+                if conversation.reason in _STORAGE:
+                    raise _Unread(f"{item.uri}: {conversation.reason}: {conversation.detail}")
+                row = {**source, "source_id": conversation.source_id}
+                writer.refuse(conversation.reason, conversation.detail, source=row, record=conversation.record)
+                continue
+            writer.counts["conversations"] += 1
+            for sample in Samples(config, prepared, studio, writer, conversation, source, print_):
+                writer.add_sample(sample)
+                total["samples"] += 1
+            watch(total)
+        pages, samples, quarantine = writer.finish()
+        return commit(
+            store,
+            MemoryUnit(
+                unit_id=name,
+                run_id=run_id,
+                source_uri=item.uri,
+                source_version=item.version,
+                slice=piece.slice,
+                fingerprint=print_,
+                codec=prepared.codec,
+                codec_revision=prepared.revision,
+                pages=pages,
+                samples=samples,
+                quarantine=quarantine,
+                counts=dict(writer.counts),
+                reasons=dict(writer.quarantine.reasons),
+            ),
+        )
+
+
+def _refuse_quarantine(counts: Counter[str], reasons: Counter[str], unread: int, limit: float) -> None:
+    whole = counts["conversations_in"] + unread
+    lost = counts["conversations_in"] - counts["conversations"] + unread
+    targets = counts["targets_in"] - counts["samples"]
+    for what, part, of in (("conversations", lost, whole), ("replies", targets, counts["targets_in"])):
+        if part > limit * max(1, of):
+            named = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common()) or f"{unread} unread sources"
+            raise RunFailed(
+                f"{part} of {of} {what} are quarantined, more than limits.quarantine_share = {limit:.1%}: {named}. Nothing was "
+                f"published; the work is kept. Mend the sources, or raise the limit and run again"
+            )

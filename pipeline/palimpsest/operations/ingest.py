@@ -1,0 +1,354 @@
+"""`palimpsest ingest`: one incremental pass over a prefix; what a nightly job runs.
+
+list -> compare with the newest snapshot -> process what is new or changed, batch by batch -> publish each batch. All of it
+follows from the sources, the configuration and the store, never from the clock: a pass that was killed is simply run again, and a
+pass that finds nothing starts neither Ray nor a model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from palimpsest import telemetry
+from palimpsest.config import JobConfig
+from palimpsest.corpus.format import create_corpus
+from palimpsest.corpus.run_records import NOTHING, PUBLISHED, new_run_id, record_configuration, record_failure, record_stats
+from palimpsest.corpus.snapshots import Snapshot, latest
+from palimpsest.corpus.tries import count_tries, try_id
+from palimpsest.corpus.units import Counts
+from palimpsest.flow.ledger import UnreadSource
+from palimpsest.operations.changes import Spill, State, compare, published_sources
+from palimpsest.operations.ingest_batch import Batcher, Blocked, Outcome
+from palimpsest.operations.ingest_cache import Memory, VersionWriter
+from palimpsest.operations.run import Prepared, Progress, RunFailed, Work, identify, located, prepare, started
+from palimpsest.sources.inventory import Inventory, Listed, versions
+from palimpsest.sources.units import Unit
+from palimpsest.storage.object_store import ObjectStore
+from palimpsest.storage.opening import open_store
+from palimpsest.storage.probe import probe
+from palimpsest.telemetry import RunMetrics
+
+KINDS = ("unchanged", "other_settings", "new", "rewritten", "given_up", "vanished", "elsewhere")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestResult:
+    """What a pass found and did.
+
+    Attributes:
+        listed, bytes: objects below the sources, and their sizes added up.
+        changes: objects by what the comparison says of them (`changes.Change.kind`).
+        snapshot: the corpus's newest snapshot, None where there is none; `snapshots`: those that this pass published.
+        units_new, units_done: processed now, and found committed (by a pass that was killed, or another one).
+        stale: unchanged sources that were processed again, because a unit that holds documents for them was replaced.
+        elsewhere: sources that another pass published meanwhile.
+        unread: could not be read; tried again by the next pass. given_up: tried for the last time in this version.
+        blocked: rewritten or vanished sources that stay published as they were.
+        seconds: by phase, and in all.
+    """
+
+    run_id: str
+    out: str
+    listed: int
+    bytes: int
+    changes: dict[str, int]
+    snapshot: int | None
+    snapshots: tuple[int, ...] = ()
+    units_new: int = 0
+    units_done: int = 0
+    units_waiting: int = 0
+    stale: int = 0
+    elsewhere: int = 0
+    dropped: int = 0
+    unread: tuple[UnreadSource, ...] = ()
+    given_up: tuple[str, ...] = ()
+    blocked: tuple[Blocked, ...] = ()
+    fresh: Counts = field(default_factory=Counts)
+    reasons: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    dry_run: bool = False
+
+    @property
+    def findings(self) -> bool:
+        """Whether something needs a look: sources that were not published as they are."""
+        return bool(self.unread or self.given_up or self.blocked or self.units_waiting)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class _Phases:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began = self._last = time.monotonic()
+
+    def end(self, name: str) -> None:
+        now = time.monotonic()
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + now - self._last, 3)
+        self._last = now
+
+    def total(self) -> dict[str, float]:
+        return {**self.seconds, "total": round(time.monotonic() - self._began, 3)}
+
+
+def ingest(
+    config: JobConfig,
+    watch: Callable[[Progress], None] = lambda progress: None,
+    *,
+    dry_run: bool = False,
+    store: ObjectStore | None = None,
+) -> IngestResult:
+    """Bring a corpus up to date with its sources.
+
+    Args:
+        watch: called whenever something arrived.
+        dry_run: only compare; nothing is written.
+        store: the corpus, instead of the one at `config.out`; the workers open that one.
+
+    Raises:
+        ValueError: for a configuration, source or output that cannot be used; an empty listing of which nothing is published.
+        RunFailed: more sources vanished than may be dropped, or too much was quarantined; earlier batches stay published.
+        StoreError: the output cannot be written.
+    """
+    phases = _Phases()
+    config = located(config)
+    prepared = identify(config)
+    store = store or open_store(config.out)
+    run_id = new_run_id()
+    telemetry.set_context(run_id=run_id)
+    with ExitStack() as stack:
+        inventory = stack.enter_context(Inventory(config.sources))
+        base = latest(store)
+        phases.end("list")
+        memory = Memory(store, config)
+        remembered = memory.settled(inventory.digest, base.number, prepared.fingerprint) if base else None
+        if remembered is not None:
+            result = _result(run_id, config, inventory, Counter(remembered), base, Outcome(), phases, dry_run)
+        else:
+            ingestion = _Ingestion(config, prepared, store, run_id, inventory, base, memory, stack, watch, phases)
+            result = ingestion.pass_(dry_run)
+    if not dry_run and result.snapshot is not None:
+        stats = {**result.to_json(), "fingerprint": prepared.fingerprint, "outcome": PUBLISHED if result.snapshots else NOTHING}
+        record_stats(store, run_id, {**stats, "command": "ingest", "newest_source": inventory.newest})
+    return result
+
+
+class _Ingestion:
+    """One pass in which something may have to be done."""
+
+    def __init__(
+        self,
+        config: JobConfig,
+        prepared: Prepared,
+        store: ObjectStore,
+        run_id: str,
+        inventory: Inventory,
+        base: Snapshot | None,
+        memory: Memory,
+        stack: ExitStack,
+        watch: Callable[[Progress], None],
+        phases: _Phases,
+    ) -> None:
+        self.config, self.prepared, self.store, self.run_id = config, prepared, store, run_id
+        self.inventory, self.base, self.memory, self.stack = inventory, base, memory, stack
+        self.watch, self.phases = watch, phases
+        self.kinds: Counter[str] = Counter()
+        self.rewritten, self.new = Spill(), Spill()
+        stack.callback(self.rewritten.close)
+        stack.callback(self.new.close)
+        self.vanished: list[str] = []
+        self.tries = count_tries(store) if base else Counter()
+        self.recorded = False
+        self.is_corpus = base is not None
+
+    def pass_(self, dry_run: bool) -> IngestResult:
+        written = self._compare()
+        self.phases.end("compare")
+        outcome = Outcome()
+        snapshot = self.base
+        if not dry_run and (len(self.rewritten) or len(self.new) or self.vanished):
+            batcher = None
+            try:
+                batcher = self._batcher()
+                snapshot = self._batches(batcher) or snapshot
+            except BaseException as error:
+                outcome = batcher.outcome if batcher else outcome
+                stats = {**outcome.work.stats(self.phases.total()["total"]), "command": "ingest", "changes": dict(self.kinds)}
+                if self.is_corpus:  # a record in an empty place would be in the way of every later pass
+                    record_failure(self.store, self.run_id, error, {**stats, "snapshots": outcome.snapshots})
+                raise
+            outcome = batcher.outcome
+        if not dry_run and snapshot is not None:
+            written.keep()
+            self._settle(snapshot, outcome, written)
+        return _result(self.run_id, self.config, self.inventory, self.kinds, snapshot, outcome, self.phases, dry_run)
+
+    def _compare(self) -> VersionWriter:
+        """Sort every object into what has to be done with it.
+
+        Raises:
+            ValueError: nothing is listed, and nothing of it is published.
+            RunFailed: more is to be dropped than `ingest.drop_share` allows.
+        """
+        ingest, fingerprint = self.config.ingest, self.prepared.fingerprint
+        known = self.memory.versions() if self.base else iter(())
+        listing = self.memory.watch(versions(self.inventory, known))
+        self.stack.callback(listing.close)
+
+        def given_up(listed: Listed) -> bool:
+            return self.tries[try_id(listed.name, listed.item.version, fingerprint)] >= ingest.tries
+
+        for change in compare(
+            listing,
+            published_sources(self.store, self.base),
+            uris=self.config.sources,
+            fingerprint=fingerprint,
+            replace_settings=ingest.other_settings == "replace",
+            given_up=given_up,
+        ):
+            self.kinds[change.kind] += 1
+            if change.kind in ("new", "rewritten") and change.listed:
+                spill = self.new if change.kind == "new" else self.rewritten
+                spill.add(change.listed, change.published.state if change.published else frozenset())
+            elif change.kind == "vanished" and ingest.vanished == "drop":
+                self.vanished.append(change.name)
+        published = sum(self.kinds[kind] for kind in ("unchanged", "other_settings", "rewritten", "vanished"))
+        if not len(self.inventory) and not self.kinds["vanished"]:
+            named = ", ".join(self.config.sources)
+            raise ValueError(f"sources: {named}: nothing is there, and nothing of it is published; name what holds the objects")
+        if self.vanished and len(self.vanished) > ingest.drop_share * published:
+            raise RunFailed(
+                f"{len(self.vanished)} of {published} published objects are no longer listed, more than ingest.drop_share = "
+                f"{ingest.drop_share:.1%} may be dropped at once. Nothing was changed. Is the listing complete? If they are "
+                f'really gone, raise the share for one pass, or set ingest.vanished = "keep"'
+            )
+        return listing
+
+    def _batcher(self) -> Batcher:
+        """Everything that is needed once there is work: the corpus, the model's consent, and Ray when it is first asked for."""
+        prepare(self.config)
+        create_corpus(self.store)
+        self.is_corpus = True
+        probe(self.store)
+        self.phases.end("prepare")
+        todo = len(self.rewritten) + len(self.new)
+        return Batcher(
+            config=self.config,
+            prepared=self.prepared,
+            store=self.store,
+            run_id=self.run_id,
+            find=self._find,
+            index=self._index,
+            check=self._check,
+            record=self._record,
+            tries=self.tries,
+            progress=Progress(bytes_total=self.rewritten.bytes + self.new.bytes),
+            watch=self.watch,
+            told=RunMetrics(self.config.out, todo),
+        )
+
+    def _batches(self, batcher: Batcher) -> Snapshot | None:
+        """What is replaced comes first, and what relies on it with it: no new unit leaves a document to what goes away."""
+        snapshot: Snapshot | None = None
+        vanished = self.vanished
+        with batcher.told.run():
+            for spill in (self.rewritten, self.new):
+                for batch in self._cut(spill):
+                    snapshot = batcher.run(batch, vanished) or snapshot
+                    vanished = []
+                    self.phases.end("batches")
+            if vanished:
+                snapshot = batcher.run({}, vanished) or snapshot
+                self.phases.end("batches")
+            newest = snapshot or latest(self.store)
+            if newest:
+                batcher.told.published(newest.number, time.time(), findings=bool(batcher.outcome.work.unread))
+        return newest
+
+    def _cut(self, spill: Spill) -> Iterator[dict[str, tuple[Listed, State]]]:
+        limits, unit_bytes = self.config.ingest, self.config.source.unit_bytes
+        batch: dict[str, tuple[Listed, State]] = {}
+        units = size = 0
+        for listed, seen in spill:
+            batch[listed.name] = listed, seen
+            units += 1 + listed.item.size // unit_bytes
+            size += listed.item.size
+            if units >= limits.batch_units or size >= limits.batch_bytes:
+                yield batch
+                batch, units, size = {}, 0, 0
+        if batch:
+            yield batch
+
+    def _find(self, names: set[str]) -> Mapping[str, Listed]:
+        return {listed.name: listed for listed in self.inventory if listed.name in names}
+
+    def _index(self, units: list[Unit]) -> Iterator[list[str]]:
+        return started(self.stack, self.config).index_units(self.config.source)(units)
+
+    def _check(self, counts: Counts, work: Work) -> None:
+        """Raise RunFailed where too much of what this pass looked at is quarantined; an unread source counts as one document."""
+        limit, slack = self.config.limits.quarantine_share, self.config.ingest.quarantine_documents
+        lost, documents = counts.documents_quarantined + len(work.unread), counts.documents_in + len(work.unread)
+        if lost > slack and lost > limit * documents:
+            named = ", ".join(f"{reason} {count}" for reason, count in work.reasons.most_common()) or "see the quarantine"
+            raise RunFailed(
+                f"{lost} of {documents} documents ({lost / documents:.1%}) of this pass are quarantined, more than "
+                f"limits.quarantine_share = {limit:.1%} and ingest.quarantine_documents = {slack}: {named}. What was published "
+                f"before stays; this batch is not published, its work is kept. Mend the sources, or raise the limit"
+            )
+
+    def _record(self) -> None:
+        if not self.recorded:
+            record_configuration(self.store, self.prepared.config, self.run_id)
+            self.recorded = True
+
+    def _settle(self, snapshot: Snapshot, outcome: Outcome, written: VersionWriter) -> None:
+        """Remember that nothing is left to do, if so: the next pass over the same listing then reads nothing more."""
+        settled = not (outcome.work.unread or outcome.blocked or outcome.waiting or outcome.elsewhere)
+        if settled and written.settled == written.local:
+            counts = Counter(self.kinds)
+            counts["unchanged"] += counts.pop("new", 0) + counts.pop("rewritten", 0)
+            counts["vanished"] -= outcome.dropped
+            self.memory.settle(self.inventory.digest, snapshot.number, self.prepared.fingerprint, dict(+counts))
+
+
+def _result(
+    run_id: str,
+    config: JobConfig,
+    inventory: Inventory,
+    kinds: Counter[str],
+    snapshot: Snapshot | None,
+    outcome: Outcome,
+    phases: _Phases,
+    dry_run: bool,
+) -> IngestResult:
+    last = {lost.source_uri: lost for lost in outcome.work.unread if lost.source_uri not in outcome.given_up}
+    return IngestResult(
+        run_id=run_id,
+        out=config.out,
+        listed=len(inventory),
+        bytes=inventory.bytes,
+        changes={kind: kinds[kind] for kind in KINDS},
+        snapshot=snapshot.number if snapshot else None,
+        snapshots=tuple(outcome.snapshots),
+        units_new=len(outcome.work.records),
+        units_done=outcome.done,
+        units_waiting=outcome.waiting,
+        stale=outcome.stale,
+        elsewhere=outcome.elsewhere,
+        dropped=outcome.dropped,
+        unread=tuple(last.values()),
+        given_up=tuple(outcome.given_up),
+        blocked=tuple(outcome.blocked),
+        fresh=sum((record.counts for record in outcome.work.records), Counts()),
+        reasons=dict(outcome.work.reasons),
+        seconds=phases.total(),
+        dry_run=dry_run,
+    )

@@ -1,0 +1,103 @@
+"""What a pass of the ingestion remembers for the next one. All of it is advice: without it a pass reads more and does the same.
+
+_ingest/<sources>/settled.json      with this inventory and this snapshot there was nothing to do
+_ingest/<sources>/versions.parquet  the versions of local files under their status, so that only new ones are read
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from palimpsest.config import JobConfig
+from palimpsest.sources.inventory import Listed
+from palimpsest.storage.object_store import NoSuchObject, ObjectStore
+from palimpsest.storage.stable_json import Damaged, read_json, to_bytes
+
+PREFIX = "_ingest/"
+_ROWS = 8192
+_SCHEMA = pa.schema([("name", pa.string()), ("status", pa.string()), ("version", pa.string())])
+
+
+class Memory:
+    """The memory of passes over these sources."""
+
+    def __init__(self, store: ObjectStore, config: JobConfig) -> None:
+        self._store = store
+        name = hashlib.sha256(json.dumps(sorted(config.sources)).encode("ascii")).hexdigest()[:24]
+        self._settled, self._versions = f"{PREFIX}{name}/settled.json", f"{PREFIX}{name}/versions.parquet"
+        self._policy = asdict(config.ingest)
+
+    def settled(self, inventory: str, snapshot: int, fingerprint: str) -> dict[str, int] | None:
+        """What the comparison counted when this inventory and this snapshot left nothing to do; None where nobody said so."""
+        try:
+            record = read_json(self._store, self._settled)
+        except (NoSuchObject, Damaged):
+            return None
+        key = self._key(inventory, snapshot, fingerprint)
+        return record["counts"] if {name: record.get(name) for name in key} == key else None
+
+    def settle(self, inventory: str, snapshot: int, fingerprint: str, counts: dict[str, int]) -> None:
+        """With this inventory (its digest) and this snapshot there is nothing to do."""
+        self._store.put(self._settled, to_bytes({**self._key(inventory, snapshot, fingerprint), "counts": counts}))
+
+    def _key(self, inventory: str, snapshot: int, fingerprint: str) -> dict[str, Any]:
+        return {"inventory": inventory, "snapshot": snapshot, "fingerprint": fingerprint, "policy": self._policy}
+
+    def versions(self) -> Iterator[tuple[str, str, str]]:
+        """(name, status, version) of the files of the last pass, by name."""
+        try:
+            with self._store.open(self._versions) as stream:
+                for batch in pq.ParquetFile(stream).iter_batches(_ROWS, use_threads=False):
+                    yield from zip(*(batch.column(name).to_pylist() for name in _SCHEMA.names), strict=True)
+        except (NoSuchObject, pa.ArrowException):
+            return
+
+    def watch(self, listing: Iterable[tuple[Listed, bool]]) -> VersionWriter:
+        """Go through a listing and take down the versions that can be remembered."""
+        return VersionWriter(self._store, self._versions, listing)
+
+
+class VersionWriter:
+    """A listing with versions that is written down while somebody goes through it; `keep` stores it."""
+
+    def __init__(self, store: ObjectStore, key: str, listing: Iterable[tuple[Listed, bool]]) -> None:
+        self._store, self._key, self._listing = store, key, listing
+        self._folder = tempfile.TemporaryDirectory()
+        self._path = Path(self._folder.name) / "versions.parquet"
+        self.local = self.settled = 0
+
+    def __iter__(self) -> Iterator[tuple[Listed, bool]]:
+        rows: list[tuple[str, str, str]] = []
+        with pq.ParquetWriter(self._path, _SCHEMA, compression="zstd") as writer:
+            for listed, settled in self._listing:
+                self.local += bool(listed.status)
+                self.settled += settled
+                if settled:
+                    rows.append((listed.name, listed.status, listed.item.version))
+                if len(rows) >= _ROWS:
+                    writer.write_table(_table(rows))
+                    rows = []
+                yield listed, settled
+            if rows:
+                writer.write_table(_table(rows))
+
+    def keep(self) -> None:
+        """Store what was taken down, after the whole listing was gone through."""
+        if self.settled:
+            self._store.put(self._key, self._path)
+
+    def close(self) -> None:
+        self._folder.cleanup()
+
+
+def _table(rows: list[tuple[str, str, str]]) -> pa.Table:
+    return pa.table([pa.array(column, pa.string()) for column in zip(*rows, strict=True)], schema=_SCHEMA)

@@ -1,0 +1,279 @@
+"""`palimpsest retier`: the tier policy, applied to a published corpus.
+
+plan -> draw, encode and verify the pages that are due -> commit each unit that changed -> publish them together. Shards of which
+no page changes are shared with the old snapshot, which stays readable until gc. Every step can be interrupted; the next run finds
+what was committed and goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from palimpsest.corpus.format import open_corpus
+from palimpsest.corpus.run_records import PUBLISHED, new_run_id, record_configuration, record_stats
+from palimpsest.corpus.shards import ShardRecord, new_attempt, read_shard, write_quarantine
+from palimpsest.corpus.snapshots import Snapshot, latest, publish
+from palimpsest.corpus.units import CommitRecord, commit_unit, is_committed, read_unit
+from palimpsest.flow.ledger import WorkerFailed
+from palimpsest.operations.retier_plan import Recipe, RetierPlan, UnitPlan, plan_retier, shards_of
+from palimpsest.operations.run import identify
+from palimpsest.storage.object_store import ObjectStore, StoreError
+from palimpsest.storage.opening import open_store
+from palimpsest.storage.probe import probe
+
+Watch = Callable[[int, int], None]
+"""Called with the pages done so far and the pages that are due."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetierResult:
+    """What a re-tiering did, or would do.
+
+    Attributes:
+        snapshot, before: the corpus's newest snapshot now, and the one that was looked at.
+        policy: in words, one line for each way in which the corpus's units were made.
+        pages, due: looked at, and to be changed.
+        moves: pages by "tier now → tier asked for"; with policy fidelity a page may end sharper than asked.
+        ended: pages by the tier they got; of this run only.
+        held: pages that the policy would see sharper; they stay, unless sharpening is asked for.
+        units, units_replaced: of the snapshot, and how many of them are replaced.
+        shards, shards_touched: likewise.
+        context_tokens, text_tokens: of the whole snapshot, before and now.
+        unknown: units by fingerprint whose configuration is not recorded: they stay as they are.
+    """
+
+    corpus: str
+    run_id: str
+    snapshot: int
+    before: int
+    dry_run: bool
+    policy: tuple[str, ...]
+    pages: int
+    due: int
+    moves: dict[str, int]
+    ended: dict[str, int]
+    held: int
+    units: int
+    units_replaced: int
+    shards: int
+    shards_touched: int
+    context_tokens: tuple[int, int]
+    text_tokens: tuple[int, int]
+    unknown: dict[str, int]
+    seconds: float
+    total_seconds: float
+
+    @property
+    def findings(self) -> bool:
+        return bool(self.unknown)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def retier(
+    corpus: str,
+    overrides: tuple[str, ...] = (),
+    *,
+    as_of: str | None = None,
+    sharpen: bool = False,
+    dry_run: bool = False,
+    watch: Watch = lambda done, due: None,
+) -> RetierResult:
+    """Apply the policy of `overrides`, or else the one that the corpus was made with, to its newest snapshot.
+
+    Args:
+        as_of: the clock, in place of `tiers.as_of`.
+        sharpen: also give pages back the sharpness that the policy would now see them in.
+        dry_run: only say what is due.
+
+    Raises:
+        ValueError: for a place that holds no published corpus, or settings that it cannot have.
+        StoreError, WorkerFailed: what was committed is kept; the same call goes on from there.
+    """
+    began = time.monotonic()
+    corpus = corpus if "://" in corpus else str(Path(corpus).expanduser().absolute())
+    store = open_store(corpus)
+    open_corpus(store)
+    base = latest(store)
+    if base is None:
+        raise ValueError(f"corpus {corpus!r} has no snapshot yet: run `palimpsest run … --out {corpus}` to its end")
+    plan = plan_retier(store, base, corpus, overrides, as_of, sharpen=sharpen)
+    run_id = new_run_id()
+    work = _Work(due=plan.due)
+    snapshot = base
+    if plan.units and not dry_run:
+        probe(store)
+        records = _commit(store, plan, run_id, work, watch)
+        # The configuration that made the pages stays the corpus's; what this run did with it stands in its stats.json.
+        record_configuration(store, next(iter(plan.recipes.values())).made, run_id)
+        snapshot = publish(store, run_id, records, drop={planned.old.unit_id for planned in plan.units})
+    result = _result(corpus, run_id, base, snapshot, plan, work, dry_run, time.monotonic() - began)
+    if snapshot.run_id == run_id:
+        recipe = next(iter(plan.recipes.values()))
+        named = {"codec": recipe.codec, "codec_revision": recipe.revision, "command": "retier", "outcome": PUBLISHED}
+        record_stats(store, run_id, {**result.to_json(), **named})
+    return result
+
+
+@dataclass
+class _Work:
+    due: int
+    done: int = 0
+    ended: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+
+@dataclass
+class _Progress:
+    """What arrived of one unit."""
+
+    planned: UnitPlan
+    waiting: set[str]  # shards whose end has not arrived
+    pages_expected: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    shards: list[ShardRecord] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        return not self.waiting and self.counts["pages"] == self.pages_expected
+
+
+def _commit(store: ObjectStore, plan: RetierPlan, run_id: str, work: _Work, watch: Watch) -> list[CommitRecord]:
+    """Commit every unit of the plan; those that a run before has committed are taken as they are."""
+    done = {planned.new_id: read_unit(store, planned.new_id) for planned in plan.units if is_committed(store, planned.new_id)}
+    todo: dict[str, list[UnitPlan]] = {}
+    for planned in plan.units:
+        if planned.new_id in done:
+            work.done += sum(len(touched.changes) for touched in planned.touched)
+        elif planned.touched:
+            todo.setdefault(planned.old.fingerprint, []).append(planned)
+    for print_ in todo:
+        _refuse_other_codec(plan.recipes[print_], print_)
+    for planned in plan.units:
+        if planned.new_id not in done and not planned.touched:
+            done[planned.new_id] = _commit_unit(store, _Progress(planned, set()), run_id)
+    watch(work.done, work.due)
+    start = time.monotonic()
+    if todo:
+        from palimpsest.flow import ray_executor as flow
+
+        with flow.cluster(next(iter(plan.recipes.values())).config.placement):
+            for print_, units in todo.items():
+                for record in _process(store, units, plan.recipes[print_], print_, run_id, work, watch):
+                    done[record.unit_id] = record
+    work.seconds = time.monotonic() - start
+    return list(done.values())
+
+
+def _refuse_other_codec(recipe: Recipe, fingerprint: str) -> None:
+    """Before anything is written: pages can only be encoded again by the codec that made their unit.
+
+    Raises:
+        ValueError: naming both.
+    """
+    prepared = identify(recipe.made)
+    if prepared.fingerprint != fingerprint:
+        there = f"{prepared.codec} {prepared.revision}"
+        raise ValueError(
+            f"units with fingerprint {fingerprint} were made with codec {recipe.codec} {recipe.revision}, and codec.name = "
+            f"{recipe.made.codec.name!r} is now {there}: install the version that made them, or run their sources again"
+        )
+
+
+def _process(
+    store: ObjectStore, units: list[UnitPlan], recipe: Recipe, fingerprint: str, run_id: str, work: _Work, watch: Watch
+) -> list[CommitRecord]:
+    from palimpsest.flow import ray_retier as flow_retier
+
+    waiting = {planned.new_id: _Progress(planned, {touched.shard.key for touched in planned.touched}) for planned in units}
+    records = []
+    for row in flow_retier.run_retier(shards_of(units), recipe.config, recipe.grid, recipe.policy, fingerprint):
+        unit, payload = waiting[row["unit_id"]], row["payload"]
+        if row["kind"] == "failed":
+            raise StoreError(payload["error"])
+        if row["kind"] == "written":
+            unit.counts.update({name: payload[name] for name in ("pages", "text_tokens", "context_tokens")})
+            written = [ShardRecord.from_json(shard) for shard in payload["shards"]]
+            unit.shards += written
+            work.done += payload["pages"]
+            work.ended.update({shard.tier: 0 for shard in written})
+            for shard in written:
+                work.ended[shard.tier] += shard.rows
+        elif row["kind"] == "unit_end":
+            unit.waiting.remove(payload["shard"])
+            unit.pages_expected += payload["pages"]
+            unit.shards += [ShardRecord.from_json(shard) for shard in payload["kept"]]
+        else:  # a document that killed its workers when it was drawn, encoded or read
+            raise WorkerFailed(f"unit {row['unit_id']}: {row['kind']}: {payload}")
+        if unit.complete:
+            records.append(_commit_unit(store, waiting.pop(row["unit_id"]), run_id))
+        watch(work.done, work.due)
+    if waiting:
+        raise AssertionError(f"the flow ended, but units are incomplete: {', '.join(waiting)}")
+    return records
+
+
+def _commit_unit(store: ObjectStore, unit: _Progress, run_id: str) -> CommitRecord:
+    """Write the commit record; returns the one that stands."""
+    planned, old, attempt = unit.planned, unit.planned.old, new_attempt()
+    touched = {shard.shard.key for shard in planned.touched}
+    shards = (*(shard for shard in old.shards if shard.key not in touched), *unit.shards)
+    quarantine = None
+    if old.quarantine is not None:
+        table = read_shard(store, old.quarantine)
+        ids = pa.array([planned.new_id] * table.num_rows, pa.string())
+        table = table.set_column(0, table.schema.field("unit_id"), ids)
+        quarantine = write_quarantine(store, table, unit_id=planned.new_id, attempt=attempt)
+    counts = replace(
+        old.counts,
+        bytes=sum(shard.bytes for shard in shards),
+        text_tokens=old.counts.text_tokens - planned.text_tokens + unit.counts["text_tokens"],
+        context_tokens=old.counts.context_tokens - planned.context_tokens + unit.counts["context_tokens"],
+    )
+    record = replace(
+        old,
+        unit_id=planned.new_id,
+        run_id=run_id,
+        attempt=attempt,
+        shards=tuple(sorted(shards, key=lambda shard: (shard.tier, shard.key))),
+        quarantine=quarantine,
+        counts=counts,
+        defers_to=planned.defers_to,
+    )
+    return commit_unit(store, record)
+
+
+def _result(
+    corpus: str, run_id: str, base: Snapshot, now: Snapshot, plan: RetierPlan, work: _Work, dry_run: bool, seconds: float
+) -> RetierResult:
+    before, after = base.totals, now.totals
+    return RetierResult(
+        corpus=corpus,
+        run_id=run_id if now.run_id == run_id else "",
+        snapshot=now.number,
+        before=base.number,
+        dry_run=dry_run,
+        policy=tuple(dict.fromkeys(recipe.policy.described for recipe in plan.recipes.values())),
+        pages=plan.pages,
+        due=plan.due,
+        moves={f"{old} → {new}": pages for (old, new), pages in sorted(plan.moves.items())},
+        ended=dict(sorted(work.ended.items())),
+        held=plan.held,
+        units=len(base.units),
+        units_replaced=len(plan.units),
+        shards=sum(len(unit.shards) for unit in base.units),
+        shards_touched=len(shards_of(plan.units)),
+        context_tokens=(before.context_tokens, after.context_tokens),
+        text_tokens=(before.text_tokens, after.text_tokens),
+        unknown=dict(plan.unknown),
+        seconds=round(work.seconds, 3),
+        total_seconds=round(seconds, 3),
+    )

@@ -1,0 +1,274 @@
+"""What a re-tiering has to do: which pages of a published corpus are due another tier, and which units replace the old ones.
+
+Without a model and without Ray: a second run over the same corpus, clock and policy finds nothing due and is done.
+
+A unit whose pages change gets a new id, made from the old one and what is asked for; it keeps the source, version, slice and
+fingerprint, so that `palimpsest run` still finds its sources done. A unit that left documents to one that gets a new id gets one
+too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow.compute as pc
+
+from palimpsest.config import ConfigError, JobConfig, fingerprint, parse, tier_identity
+from palimpsest.corpus.run_records import read_run
+from palimpsest.corpus.shards import read_shard
+from palimpsest.corpus.snapshots import Snapshot, read_snapshot, snapshot_numbers
+from palimpsest.corpus.units import CommitRecord, unit_id
+from palimpsest.flow.stages.reread import FORGET, STAY_TEXT, Touched, facts_of
+from palimpsest.flow.stages.tables import TEXT_TIER
+from palimpsest.pages.grid import Grid
+from palimpsest.pages.pagination import layout_fingerprint
+from palimpsest.storage.object_store import ObjectStore
+from palimpsest.tiers.ladder import FORGOTTEN
+from palimpsest.tiers.policy import Policy, policy_of
+
+_COLUMNS = [
+    *("page_id", "tier", "mode", "timestamp", "importance", "num_text_tokens", "num_context_tokens"),
+    *("status", "reason", "precision", "codec", "codec_revision"),
+]
+ALLOWED = ("tiers.", "placement.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How the pages of some units were made, and the policy that now applies to them.
+
+    Attributes:
+        made: the configuration of their run, which gives their fingerprint.
+        config: the same with the policy of this re-tiering.
+    """
+
+    made: JobConfig
+    config: JobConfig
+    grid: Grid
+    policy: Policy
+    codec: str
+    revision: str
+
+
+@dataclass
+class UnitPlan:
+    """One unit of the snapshot that is replaced.
+
+    Attributes:
+        old: its record; `new_id` of the unit in its place.
+        touched: its shards of which pages change; none where only the ids it relies on do.
+        text_tokens, context_tokens: of the pages that change, as they are stored.
+    """
+
+    old: CommitRecord
+    touched: list[Touched] = field(default_factory=list)
+    text_tokens: int = 0
+    context_tokens: int = 0
+    new_id: str = ""
+    defers_to: tuple[str, ...] = ()
+
+
+@dataclass
+class RetierPlan:
+    """What is due.
+
+    Attributes:
+        units: those that are replaced, in the order of the snapshot.
+        moves: pages by (tier now, tier asked for).
+        held: pages that the policy would see sharper than they are; they stay.
+        pages: looked at.
+        unknown: units by fingerprint, of runs whose configuration is not recorded; they stay as they are.
+        recipes: by fingerprint.
+    """
+
+    units: list[UnitPlan] = field(default_factory=list)
+    moves: Counter[tuple[str, str]] = field(default_factory=Counter)
+    held: int = 0
+    pages: int = 0
+    unknown: Counter[str] = field(default_factory=Counter)
+    recipes: dict[str, Recipe] = field(default_factory=dict)
+
+    @property
+    def due(self) -> int:
+        return sum(self.moves.values())
+
+
+def plan_retier(
+    store: ObjectStore, snapshot: Snapshot, corpus: str, overrides: Sequence[str], as_of: str | None, *, sharpen: bool = False
+) -> RetierPlan:
+    """Look at every page of a snapshot, in memory that grows with the pages that are due only.
+
+    Args:
+        corpus: where it lies, for the workers.
+        overrides: `key=value` over the configuration that the corpus's runs recorded; of `tiers` and `placement` only.
+        as_of: the clock, in place of `tiers.as_of`.
+        sharpen: pages that the policy would see sharper than they are become so.
+
+    Raises:
+        ConfigError: for an override of another section, or what the policy refuses.
+    """
+    for override in overrides:
+        if not override.strip().startswith(ALLOWED):
+            raise ConfigError(
+                f"--set {override!r}: re-tiering changes no other settings than {' and '.join(f'{a}*' for a in ALLOWED)}"
+            )
+    said = [*overrides, *([f"tiers.as_of={json.dumps(as_of)}"] if as_of is not None else [])]
+    plan = RetierPlan()
+    cookbook = _Cookbook(store, snapshot, corpus, said, one_way=not sharpen)
+    replaced: dict[str, UnitPlan] = {}
+    leaning: list[CommitRecord] = []
+    for unit in snapshot.units:
+        recipe = cookbook.recipe(unit)
+        planned = UnitPlan(unit)
+        if recipe is None:
+            plan.unknown[unit.fingerprint] += 1
+        else:
+            plan.recipes[unit.fingerprint] = recipe
+            _look(store, planned, recipe, plan)
+        if planned.touched:
+            replaced[unit.unit_id] = planned
+        elif unit.defers_to:
+            leaning.append(unit)
+    _lean(replaced, leaning)
+    _name(replaced, plan.recipes)
+    plan.units = list(replaced.values())
+    return plan
+
+
+def _look(store: ObjectStore, planned: UnitPlan, recipe: Recipe, plan: RetierPlan) -> None:
+    policy = recipe.policy
+    columns = [*_COLUMNS, "text"] if policy.predictor else _COLUMNS
+    for shard in planned.old.shards:
+        changes: dict[str, str] = {}
+        for row in read_shard(store, shard, columns).to_pylist():
+            plan.pages += 1
+            tier, held = due_tier(row, policy)
+            plan.held += held
+            if tier is None:
+                continue
+            changes[row["page_id"]] = tier
+            plan.moves[row["tier"], tier] += 1
+            planned.text_tokens += row["num_text_tokens"] or 0
+            planned.context_tokens += row["num_context_tokens"] or 0
+        if changes:
+            planned.touched.append(Touched(unit_id="", shard=shard, changes=changes))
+
+
+def due_tier(row: dict[str, Any], policy: Policy) -> tuple[str | None, bool]:
+    """The tier that a stored page is to get, None where it stays; and whether it stays only because memory does not sharpen."""
+    if row["reason"] == FORGET:
+        return None, False
+    facts = facts_of(row, policy)
+    tier = policy.tier(facts)
+    held = policy.one_way and tier == row["tier"] and replace(policy, one_way=False).tier(facts) != tier
+    if tier == row["tier"] or (row["reason"] in STAY_TEXT and tier != FORGOTTEN):
+        return None, held and row["reason"] not in STAY_TEXT
+    return tier, False
+
+
+def _lean(replaced: dict[str, UnitPlan], leaning: Iterable[CommitRecord]) -> None:
+    """Add the units that rely on one that is replaced, and those that rely on them."""
+    left = list(leaning)
+    while more := [unit for unit in left if not replaced.keys().isdisjoint(unit.defers_to)]:
+        replaced.update((unit.unit_id, UnitPlan(unit)) for unit in more)
+        left = [unit for unit in left if unit.unit_id not in replaced]
+
+
+def _name(replaced: dict[str, UnitPlan], recipes: dict[str, Recipe]) -> None:
+    """Give the new units their ids: those that others rely on first."""
+
+    def named(planned: UnitPlan) -> str:
+        if not planned.new_id:
+            old = planned.old
+            planned.defers_to = tuple(sorted(named(replaced[name]) if name in replaced else name for name in old.defers_to))
+            asked = {page: tier for touched in planned.touched for page, tier in touched.changes.items()}
+            what: list[Any] = [sorted(asked.items()), planned.defers_to]
+            recipe = recipes.get(old.fingerprint)
+            if asked and recipe and recipe.policy.climbs:  # where it ends depends on more than where it begins
+                what.append(tier_identity(recipe.config.tiers))
+            digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()
+            planned.new_id = unit_id(f"retier {old.unit_id}", old.source_version, old.slice, old.fingerprint, [digest])
+            planned.touched = [replace(touched, unit_id=planned.new_id) for touched in planned.touched]
+        return planned.new_id
+
+    for planned in replaced.values():
+        named(planned)
+
+
+class _Cookbook:
+    """Finds the configuration that made a unit: its fingerprint says which of the recorded ones it is."""
+
+    def __init__(self, store: ObjectStore, snapshot: Snapshot, corpus: str, overrides: Sequence[str], *, one_way: bool) -> None:
+        self.store, self.corpus, self.overrides, self.one_way = store, corpus, overrides, one_way
+        self.runs: list[str] = [snapshot.run_id]
+        self.older: Iterator[str] = (
+            read_snapshot(store, n).run_id for n in reversed(snapshot_numbers(store)) if n < snapshot.number
+        )
+        self.found: dict[str, Recipe | None] = {}
+        self.configs: dict[str, tuple[JobConfig, tuple[str, str] | None] | None] = {}
+
+    def recipe(self, unit: CommitRecord) -> Recipe | None:
+        if unit.fingerprint not in self.found:
+            self.found[unit.fingerprint] = self._find(unit)
+        return self.found[unit.fingerprint]
+
+    def _find(self, unit: CommitRecord) -> Recipe | None:
+        makers = self._makers(unit)
+        for run_id in self._candidates(unit):
+            if run_id not in self.configs:
+                self.configs[run_id] = self._recorded(run_id)
+            recorded = self.configs[run_id]
+            if recorded is None:
+                continue
+            config, of_run = recorded
+            grid = Grid.parse(config.layout.grid, config.layout.alphabet)
+            for codec, revision in dict.fromkeys([*makers, *([of_run] if of_run else [])]):
+                if fingerprint(config, layout_fingerprint(grid), codec, revision) == unit.fingerprint:
+                    return self._cooked(config, grid, codec, revision)
+        return None
+
+    def _cooked(self, made: JobConfig, grid: Grid, codec: str, revision: str) -> Recipe:
+        config: JobConfig = parse(_plain(made), self.overrides)
+        config, policy = policy_of(replace(config, out=self.corpus), grid, revision, published=True, one_way=self.one_way)
+        return Recipe(made=made, config=config, grid=grid, policy=policy, codec=codec, revision=revision)
+
+    def _candidates(self, unit: CommitRecord) -> Iterator[str]:
+        yield unit.run_id
+        yield from self.runs
+        for run_id in self.older:
+            self.runs.append(run_id)
+            yield run_id
+
+    def _recorded(self, run_id: str) -> tuple[JobConfig, tuple[str, str] | None] | None:
+        run = read_run(self.store, run_id)
+        if not run.config:
+            return None
+        maker = (run.stats["codec"], run.stats["codec_revision"]) if {"codec", "codec_revision"} <= run.stats.keys() else None
+        return parse(tomllib.loads(run.config)), maker
+
+    def _makers(self, unit: CommitRecord) -> list[tuple[str, str]]:
+        """Codec and revision of its tokens; none where all its pages are text."""
+        for shard in unit.shards:
+            if shard.tier != TEXT_TIER:
+                rows = read_shard(self.store, shard, ["codec", "codec_revision"])
+                return [
+                    (row["codec"], row["codec_revision"])
+                    for row in rows.filter(pc.is_valid(rows["codec"])).slice(0, 1).to_pylist()
+                ]
+        return []
+
+
+def _plain(config: JobConfig) -> dict[str, Any]:
+    from palimpsest.config import to_toml
+
+    return tomllib.loads(to_toml(config))
+
+
+def shards_of(units: Collection[UnitPlan]) -> list[Touched]:
+    return [touched for planned in units for touched in planned.touched]

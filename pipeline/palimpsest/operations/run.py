@@ -1,0 +1,398 @@
+"""`palimpsest run`: sources in, a published snapshot out.
+
+plan -> process the units that are new -> commit each when it is complete -> publish them together -> record the run. Every step
+can be interrupted; the next run finds what was committed and goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from palimpsest import config as configs
+from palimpsest import telemetry
+from palimpsest.config import JobConfig
+from palimpsest.corpus.format import create_corpus
+from palimpsest.corpus.manifest import sum_counts
+from palimpsest.corpus.repair import lost_units
+from palimpsest.corpus.run_records import (
+    NOTHING,
+    PUBLISHED,
+    new_run_id,
+    record_configuration,
+    record_failure,
+    record_stats,
+    stage_seconds,
+)
+from palimpsest.corpus.snapshots import Snapshot, latest, publish
+from palimpsest.corpus.units import CommitRecord, Counts
+from palimpsest.flow.ledger import Tally, UnreadSource
+from palimpsest.flow.plan import Plan, PlannedUnit, make_plan, publishable, settled, source_uri
+from palimpsest.flow.supply import supply
+from palimpsest.pages.grid import Grid
+from palimpsest.pages.pagination import layout_fingerprint
+from palimpsest.sources.listing import expand
+from palimpsest.sources.tables import plan_units
+from palimpsest.sources.units import Unit
+from palimpsest.storage.object_store import ObjectStore
+from palimpsest.storage.opening import open_store
+from palimpsest.storage.probe import probe
+from palimpsest.telemetry import RunMetrics
+from palimpsest.tiers.policy import Policy, policy_of
+
+Job = TypeVar("Job", bound=JobConfig)
+
+
+class RunFailed(RuntimeError):
+    """The run ended without a snapshot; what was committed stays and the next run goes on from there."""
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        units, units_total: committed, and to be processed in this run.
+        pages, text_tokens, context_tokens: written so far, not necessarily committed.
+        bytes, bytes_total: of the sources of the committed units, and of all to be processed.
+        seconds: since processing began.
+    """
+
+    units_total: int = 0
+    bytes_total: int = 0
+    units: int = 0
+    bytes: int = 0
+    documents: int = 0
+    pages: int = 0
+    text_tokens: int = 0
+    context_tokens: int = 0
+    quarantined: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What a run did.
+
+    Attributes:
+        snapshot: the corpus's newest snapshot.
+        units_done, units_new: found committed, and processed now.
+        units_waiting: committed, but not published before the sources that they rely on can be read.
+        unread: sources that could not be read as they were listed; the next run tries them again.
+        counts: of all units that this run's sources hold.
+        fresh: of the units processed now.
+        seconds: wall time of the processing, Ray's start and planning left out; `total_seconds` has them.
+    """
+
+    run_id: str
+    out: str
+    snapshot: int
+    units_done: int
+    units_new: int
+    units_waiting: int
+    unread: tuple[UnreadSource, ...]
+    counts: Counts
+    fresh: Counts
+    reasons: dict[str, int]
+    seconds: float
+    total_seconds: float
+
+    @property
+    def pages_per_second(self) -> float:
+        return self.fresh.pages_committed / self.seconds if self.seconds else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "pages_per_second": round(self.pages_per_second, 3)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A configuration made concrete: its grid, tier policy and fingerprint."""
+
+    config: JobConfig
+    grid: Grid
+    policy: Policy
+    codec: str
+    revision: str
+    fingerprint: str
+
+
+def identify(config: JobConfig) -> Prepared:
+    """Make a configuration concrete, its fingerprint included, without loading a model.
+
+    Raises:
+        ValueError: for a grid, mode, token storage or checkpoint that does not exist, with the choices.
+    """
+    from palimpsest.codecs import checkpoint
+    from palimpsest.codecs.presets import find_preset
+    from palimpsest.codecs.token_storage import STORAGES
+
+    if config.storage.tokens not in STORAGES:
+        raise configs.ConfigError(f"storage.tokens = {config.storage.tokens!r}: choose one of {', '.join(STORAGES)}")
+    codec = config.codec
+    preset = find_preset(codec.name)
+    _, revision, _ = checkpoint.identify(preset, codec.path, revision=codec.revision, content_hash=codec.content_hash)
+    alphabet = preset.alphabet if config.layout.alphabet == "codec" else config.layout.alphabet
+    grid = Grid.parse(config.layout.grid, alphabet)
+    config = replace(config, layout=replace(config.layout, alphabet=alphabet))
+    config, policy = policy_of(config, grid, revision)
+    print_ = configs.fingerprint(config, layout_fingerprint(grid), preset.name, revision)
+    return Prepared(config=config, grid=grid, policy=policy, codec=preset.name, revision=revision, fingerprint=print_)
+
+
+def prepare(config: JobConfig) -> Prepared:
+    """Check a configuration against the codec that it names.
+
+    Raises:
+        ValueError: as `identify` does, and for what the loaded model refuses.
+    """
+    import torch
+
+    from palimpsest.codecs.adapter import load_codec
+    from palimpsest.flow.stages import codec_options
+
+    prepared = identify(config)
+    config, grid = prepared.config, prepared.grid
+    codec = load_codec(config.codec.name, config.codec.path, **codec_options(config), parts="encoder")
+    for mode in prepared.policy.modes:
+        codec.prompt_ids(codec.mode(mode.name), (grid.columns, grid.rows))
+        if config.verification.reader == "cells":
+            codec.read_cells(torch.zeros(1, mode.num_vision_tokens, codec.token_dim), (grid.columns, grid.rows))
+    return prepared
+
+
+def plan_only(config: JobConfig) -> dict[str, Any]:
+    """What `run` would do, as names and values; nothing is written, and Ray is not started."""
+    config = located(config)
+    prepared = prepare(config)
+    items = expand(config.sources, config.source)
+    units = [unit for item in items for unit in plan_units(item, config.source)]
+    held = _published(config.out)
+    known = sum((source_uri(unit), unit.object.version, unit.slice, prepared.fingerprint) in held for unit in units)
+    return {
+        "sources": len(items),
+        "bytes": sum(item.size for item in items),
+        "units": len(units),
+        "published already": known,
+        "to process": len(units) - known,
+        "grid": str(prepared.grid),
+        "tiers": prepared.policy.described,
+        "codec": f"{prepared.codec} {prepared.revision}",
+        "fingerprint": prepared.fingerprint,
+        "out": config.out,
+    }
+
+
+def _published(out: str) -> set[tuple[str, str, str, str]]:
+    """Source, version, slice and fingerprint of the units in the newest snapshot of a corpus that may not exist yet."""
+    snapshot = latest(open_store(out)) if out else None
+    units = snapshot.units if snapshot else ()
+    return {(unit.source_uri, unit.source_version, unit.slice, unit.fingerprint) for unit in units}
+
+
+def located(config: Job) -> Job:
+    """The configuration with places that mean the same in every worker.
+
+    Raises:
+        ConfigError: where no source or no output is named.
+    """
+    if not config.sources:
+        raise configs.ConfigError("sources = []: name at least one file, folder, glob or URI (--source)")
+    if not config.out:
+        raise configs.ConfigError("out = '': name the corpus to write (--out)")
+    out = config.out if "://" in config.out else str(Path(config.out).expanduser().absolute())
+    path = config.codec.path and str(Path(config.codec.path).expanduser().absolute())
+    return replace(config, out=out, codec=replace(config.codec, path=path))
+
+
+def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: None) -> RunResult:
+    """Run a job to its end.
+
+    Args:
+        watch: called whenever something arrived.
+
+    Raises:
+        ValueError: for a configuration, source or output that cannot be used.
+        RunFailed: when too much was quarantined.
+        StoreError: when the output cannot be written.
+    """
+    began = time.monotonic()
+    config = located(config)
+    found = expand(config.sources, config.source)
+    prepared = identify(config)
+    store = open_store(config.out)
+    run_id = new_run_id()
+    telemetry.set_context(run_id=run_id)
+    base = latest(store)
+    lost = lost_units(store, base.units) if base else frozenset()
+    done = settled(base, found, config.source, prepared.fingerprint, lost)
+    if done is not None and base is not None:
+        plan, work, progress, snapshot, ready = Plan(todo=(), done=done), Work(), Progress(), base, list(done)
+    else:
+        prepare(config)
+        create_corpus(store)
+        probe(store)
+        progress, work = Progress(), Work()
+        try:
+            with ExitStack() as stack:
+
+                def index(units: list[Unit]) -> Iterator[list[str]]:
+                    yield from started(stack, config).index_units(config.source)(units)
+
+                plan = make_plan(store, base, found, config.source, prepared.fingerprint, index, lost)
+                progress = Progress(units_total=len(plan.todo), bytes_total=plan.bytes)
+                if plan.todo:
+                    started(stack, config)
+                told = RunMetrics(config.out, len(plan.todo))
+                with told.run():
+                    if plan.todo:
+                        process(plan.todo, prepared, store, run_id, progress, watch, work, told)
+                    counts = sum_counts(record.counts for record in (*plan.done, *work.records))
+                    refuse_quarantine(counts, work, config.limits.quarantine_share)
+                    records = [*plan.done, *work.records]
+                    published = tuple(base.units) if base else ()
+                    ready = publishable(store, published, records, {source.source_uri for source in work.unread})
+                    snapshot = _publish(store, base, run_id, ready, prepared)
+                    told.published(snapshot.number, time.time(), findings=bool(work.unread))
+        except BaseException as error:
+            record_failure(store, run_id, error, {**_identity(prepared), **work.stats(progress.seconds)})
+            raise
+    fresh = sum_counts(record.counts for record in work.records)
+    result = RunResult(
+        run_id=run_id,
+        out=config.out,
+        snapshot=snapshot.number,
+        units_done=len(plan.done),
+        units_new=len(work.records),
+        units_waiting=len(plan.done) + len(work.records) - len(ready),
+        unread=tuple(work.unread),
+        counts=sum_counts(record.counts for record in (*plan.done, *work.records)),
+        fresh=fresh,
+        reasons=dict(work.reasons),
+        seconds=round(progress.seconds, 3),
+        total_seconds=round(time.monotonic() - began, 3),
+    )
+    if plan.todo or snapshot.run_id == run_id:
+        outcome = PUBLISHED if snapshot.run_id == run_id else NOTHING
+        stats = {**result.to_json(), **_identity(prepared), **work.stats(progress.seconds), "outcome": outcome}
+        record_stats(store, run_id, stats)
+    return result
+
+
+def started(stack: ExitStack, config: JobConfig) -> Any:
+    """The flow, with Ray started, or joined where it runs, until `stack` closes: for work that may turn out not to need it."""
+    from palimpsest.flow import ray_executor as flow
+
+    stack.enter_context(flow.cluster(config.placement))
+    return flow
+
+
+def _identity(prepared: Prepared) -> dict[str, str]:
+    return {"codec": prepared.codec, "codec_revision": prepared.revision, "fingerprint": prepared.fingerprint}
+
+
+@dataclass
+class Work:
+    """What the processing of a plan brought forth; `reasons` counts quarantined documents."""
+
+    records: list[CommitRecord] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    unread: list[UnreadSource] = field(default_factory=list)
+
+    def stats(self, seconds: float) -> dict[str, Any]:
+        """For the run record: counts, rates, the quarantine by reason, seconds by stage where the flow ran."""
+        fresh = sum_counts(record.counts for record in self.records)
+        rates = {
+            "pages_per_second": fresh.pages_committed,
+            "text_tokens_per_second": fresh.text_tokens,
+            "bytes_per_second": fresh.bytes,
+        }
+        return {
+            "units_new": len(self.records),
+            "fresh": asdict(fresh),
+            "reasons": dict(self.reasons),
+            "unread": [asdict(source) for source in self.unread],
+            "seconds": round(seconds, 3),
+            "stage_seconds": (spent := stage_seconds() if self.records else {}),
+            "supply": supply(spent, fresh.pages_committed),
+            **{name: round(count / seconds, 3) if seconds else 0.0 for name, count in rates.items()},
+        }
+
+
+def process(
+    units: tuple[PlannedUnit, ...],
+    prepared: Prepared,
+    store: ObjectStore,
+    run_id: str,
+    progress: Progress,
+    watch: Callable[[Progress], None],
+    work: Work,
+    told: RunMetrics,
+) -> None:
+    """Process units and commit each when it is complete; what became of them is added to `work`. Ray is there (`started`)."""
+    from palimpsest.flow import ray_executor as flow
+
+    tally = Tally(units)
+    watch(progress)
+    rows = flow.run_units(units, prepared.config, prepared.grid, prepared.policy, prepared.fingerprint, tally.pending)
+    for row in rows:
+        if row["kind"] == "quarantined":
+            progress.quarantined += 1
+        elif row["kind"] == "written":
+            for name in ("pages", "text_tokens", "context_tokens"):
+                setattr(progress, name, getattr(progress, name) + row["payload"][name])
+            progress.documents += row["payload"]["first_pages"]
+        complete = tally.add(row)
+        if complete:
+            reasons = complete.quarantine.reasons
+            work.reasons.update(reasons)
+            if complete.unread:
+                work.unread.append(complete.unread)
+                told.unread()
+            else:
+                record = complete.commit(store, run_id, prepared.fingerprint)
+                work.records.append(record)
+                told.committed(asdict(record.counts), reasons, complete.pages, complete.precision, complete.planned.bytes)
+                telemetry.log_event(
+                    "unit_committed", routine=True, unit_id=record.unit_id, source=record.source_uri, **asdict(record.counts)
+                )
+            progress.units += 1
+            progress.bytes += complete.planned.bytes
+        watch(progress)
+    if len(tally):
+        raise AssertionError("the flow ended, but units are incomplete: " + "; ".join(tally.unfinished()))
+
+
+def refuse_quarantine(counts: Counts, work: Work, limit: float) -> None:
+    """A source that could not be read counts as one document."""
+    lost = counts.documents_quarantined + len(work.unread)
+    documents = counts.documents_in + len(work.unread)
+    share = lost / max(1, documents)
+    if share > limit:
+        named = ", ".join(f"{reason} {count}" for reason, count in work.reasons.most_common()) or "see the quarantine"
+        raise RunFailed(
+            f"{lost} of {documents} documents ({share:.1%}) are quarantined, more than "
+            f"limits.quarantine_share = {limit:.1%}: {named}. Nothing was published; the work is kept. Mend the sources, or "
+            f"raise the limit and run again"
+        )
+
+
+def _publish(store: ObjectStore, base: Snapshot | None, run_id: str, records: list[CommitRecord], prepared: Prepared) -> Snapshot:
+    """Publish the units of whole sources in place of what the snapshot holds of these sources."""
+    ours = {record.unit_id for record in records}
+    sources = {record.source_uri for record in records}
+    theirs = {unit.unit_id: unit.source_uri for unit in (base.units if base else ())}
+    drop = {name for name, source in theirs.items() if source in sources and name not in ours}
+    if base and not drop and ours <= theirs.keys():
+        return base
+    record_configuration(store, prepared.config, run_id)
+    return publish(store, run_id, records, drop=drop)

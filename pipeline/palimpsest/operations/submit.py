@@ -1,0 +1,309 @@
+"""`palimpsest submit`: a job for a running Ray cluster, through its dashboard.
+
+The preset travels with the job: its content, with all overrides, is the file `job.toml` of the job's working directory. The
+submission id is a hash of what is asked for: a scheduler that submits twice gets one job, and the second time is attached to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from palimpsest.config import JobConfig, to_toml
+from palimpsest.telemetry import JSON, VARIABLE
+
+COMMANDS = ("run", "ingest")
+FILE = "job.toml"
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+POLL_SECONDS = 1.0
+LOST_SECONDS = 120.0  # how long a dashboard may be away before following gives up, and a young cluster not be ready for a job
+NOT_READY = "No available agent to submit job"  # what Ray says while no node's agent has reported to the dashboard yet
+
+
+class SubmissionFailed(RuntimeError):
+    """The cluster did not take the job, or could not be reached."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What would be sent.
+
+    Attributes:
+        settings: the job's preset, overrides included, as TOML.
+        environment: names of variables whose values are passed on.
+        ship_code: send this package along; otherwise the cluster's image has it.
+        driver_cpus: CPUs that the cluster reserves for the job's driver.
+    """
+
+    command: str
+    settings: str
+    tag: str
+    environment: tuple[str, ...] = ()
+    json_logs: bool = False
+    ship_code: bool = False
+    python: str = "python"
+    driver_cpus: float = 0.0
+
+    @property
+    def id(self) -> str:
+        """Of the same settings, command and tag it is the same, whoever submits."""
+        asked = json.dumps([self.command, self.settings, self.tag])
+        return f"palimpsest-{self.command}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
+
+    @property
+    def entrypoint(self) -> str:
+        return f"{shlex.quote(self.python)} -m palimpsest.cli {self.command} {FILE} --json"
+
+    def runtime_env(self, folder: Path, variables: Mapping[str, str]) -> dict[str, Any]:
+        """Ray's runtime environment; `folder` holds the settings.
+
+        Raises:
+            ValueError: for a variable that is not set.
+        """
+        missing = [name for name in self.environment if name not in variables]
+        if missing:
+            raise ValueError(f"--env {missing[0]}: not set here, so there is nothing to pass on")
+        passed = {name: variables[name] for name in self.environment}
+        if self.json_logs:
+            passed[VARIABLE] = JSON
+        env: dict[str, Any] = {"working_dir": str(folder), "env_vars": passed}
+        if self.ship_code:
+            env |= {"py_modules": [str(Path(__file__).parent.parent)], "excludes": ["__pycache__"]}
+        return env
+
+    def shown(self) -> dict[str, Any]:
+        """Everything that would be sent, but the values of variables."""
+        return {
+            "submission_id": self.id,
+            "entrypoint": self.entrypoint,
+            "tag": self.tag,
+            "code": "sent along" if self.ship_code else "of the image",
+            "variables": {name: "(value passed on)" if name in os.environ else "(not set)" for name in self.environment},
+            "logs": "json" if self.json_logs else "lines",
+            "driver_cpus": self.driver_cpus,
+            FILE: self.settings,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a submitted job.
+
+    Attributes:
+        attached: it had been submitted before.
+        status: Ray's: PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED.
+        exit_code: of the job's command once it ended.
+    """
+
+    submission_id: str
+    attached: bool
+    status: str
+    exit_code: int | None = None
+    message: str = field(default="")
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ("SUCCEEDED", "FAILED", "STOPPED")
+
+    @property
+    def code(self) -> int:
+        """The exit code for whoever submitted: the job's own, and 1 for a job that was stopped or never began."""
+        if self.status == "SUCCEEDED" or not self.ended:
+            return 0
+        return self.exit_code if self.exit_code in (1, 2, 3) else 1
+
+
+class Client(Protocol):
+    """What is used of Ray's `JobSubmissionClient`."""
+
+    def submit_job(self, **job: Any) -> str: ...
+    def get_job_info(self, job_id: str) -> Any: ...
+    def tail_job_logs(self, job_id: str) -> Any: ...
+
+
+def prepare(
+    config: JobConfig,
+    *,
+    command: str = "run",
+    tag: str = "",
+    environment: Sequence[str] = (),
+    json_logs: bool = False,
+    ship_code: bool = False,
+    python: str = "python",
+    driver_cpus: float = 0.0,
+) -> Submission:
+    """Check a job before it is sent.
+
+    Raises:
+        ValueError: for what cannot work on a cluster: no sources or output, relative places, a Ray of its own.
+    """
+    if command not in COMMANDS:
+        raise ValueError(f"--command {command!r}: choose one of {', '.join(COMMANDS)}")
+    if not config.sources:
+        raise ValueError("no sources: name them in the preset or with --source")
+    if not config.out:
+        raise ValueError("no output: name it in the preset or with --out")
+    places = {"sources": config.sources, "out": (config.out,), "codec.path": (config.codec.path,) if config.codec.path else ()}
+    for setting, values in places.items():
+        for value in values:
+            if "://" not in value and not os.path.isabs(value):
+                raise ValueError(
+                    f"{setting}: {value!r} is relative, and the job runs in another folder on another machine: give a URI, or an "
+                    f"absolute path that every node has"
+                )
+    for name in environment:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError(f"--env {name.partition('=')[0]!r}: give the name of a variable only; its value is taken from here")
+    if config.placement.address == "local":
+        config = replace(config, placement=replace(config.placement, address="auto"))
+    return Submission(
+        command=command,
+        settings=to_toml(config),
+        tag=tag,
+        environment=tuple(environment),
+        json_logs=json_logs,
+        ship_code=ship_code,
+        python=python,
+        driver_cpus=driver_cpus,
+    )
+
+
+def connect(address: str) -> Client:
+    """A client of the cluster whose dashboard is at `address` (http:// or https://).
+
+    Raises:
+        ValueError: for another kind of address, or where an environment variable would silently take its place.
+        SubmissionFailed: when it does not answer, or refuses the token.
+    """
+    if not re.match(r"https?://[^/]+", address):
+        raise ValueError(f"--address {address!r}: the address of a Ray dashboard, for example {DEFAULT_ADDRESS}")
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):  # Ray takes these instead of what it is told
+        if os.environ.get(name, address).rstrip("/") != address.rstrip("/"):
+            raise ValueError(f"--address {address!r}, but {name} is set to {os.environ[name]!r}, which Ray prefers: unset it")
+    from palimpsest.flow.ray_jobs import CannotConnect, job_client
+
+    try:
+        client: Client = job_client(address)
+        return client
+    except CannotConnect as error:
+        raise SubmissionFailed(f"{address}: {_first_line(error)}") from error
+
+
+def submit(client: Client, submission: Submission) -> Outcome:
+    """Submit the job, or find the one that bears its id.
+
+    Raises:
+        SubmissionFailed: when the cluster does not take it.
+    """
+    found = _info(client, submission.id)
+    if found is not None:
+        return replace(found, attached=True)
+    with tempfile.TemporaryDirectory(prefix="palimpsest-submit-") as folder:
+        (Path(folder) / FILE).write_text(submission.settings, "utf-8")
+        environment = submission.runtime_env(Path(folder), os.environ)
+        job = {
+            "entrypoint": submission.entrypoint,
+            "submission_id": submission.id,
+            "runtime_env": environment,
+            "metadata": {"palimpsest_command": submission.command, "palimpsest_tag": submission.tag},
+            "entrypoint_num_cpus": submission.driver_cpus,
+        }
+        try:
+            _send(client, job)
+        except Exception as error:  # the client raises RuntimeError, and what its HTTP library does
+            found = _info(client, submission.id)
+            if found is not None:  # somebody was quicker
+                return replace(found, attached=True)
+            raise SubmissionFailed(f"the cluster did not take {submission.id}: {_first_line(error)}") from error
+    return Outcome(submission_id=submission.id, attached=False, status="PENDING")
+
+
+def _send(client: Client, job: dict[str, Any]) -> None:
+    """Hand the job over; a cluster that has just started, and has no agent yet that would take it, is waited for."""
+    began = time.monotonic()
+    while True:
+        try:
+            client.submit_job(**job)
+            return
+        except RuntimeError as error:
+            if NOT_READY not in str(error) or time.monotonic() - began > LOST_SECONDS:
+                raise
+        time.sleep(POLL_SECONDS)
+
+
+def follow(client: Client, submission_id: str, say: Callable[[str], None]) -> Outcome:
+    """Wait for the end of a job, and `say` its log as it grows; a dashboard that is away for a while is waited for.
+
+    Raises:
+        SubmissionFailed: when it stays away.
+    """
+    said = 0
+    seen = time.monotonic()
+
+    def tell(text: str, before: int) -> int:
+        nonlocal said
+        fresh = text[max(0, said - before) :]  # a new connection begins with the whole log
+        if fresh:
+            say(fresh)
+            said += len(fresh)
+        return before + len(text)
+
+    async def tail() -> None:
+        before = 0
+        async for text in client.tail_job_logs(submission_id):
+            before = tell(text, before)
+
+    while True:
+        problem: Exception | None = None
+        try:
+            asyncio.run(tail())
+        except Exception as error:  # the connection may break in any way of the HTTP library's; the job's state decides
+            problem = error
+        try:
+            outcome = _info(client, submission_id)
+        except SubmissionFailed as error:
+            outcome, problem = None, error
+        if outcome is not None:
+            seen = time.monotonic()
+            if outcome.ended:
+                return outcome
+        if time.monotonic() - seen > LOST_SECONDS:
+            raise SubmissionFailed(f"lost sight of {submission_id} for {LOST_SECONDS:.0f} s: {problem or 'no such job'}")
+        time.sleep(POLL_SECONDS)
+
+
+def _info(client: Client, submission_id: str) -> Outcome | None:
+    """What the cluster says of a job, or None where it knows none of this id."""
+    try:
+        info = client.get_job_info(submission_id)
+    except Exception as error:  # RuntimeError with the status in its text; the HTTP library's own
+        if "404" in str(error) or "does not exist" in str(error):
+            return None
+        raise SubmissionFailed(f"asking for {submission_id}: {_first_line(error)}") from error
+    return Outcome(
+        submission_id=submission_id,
+        attached=False,
+        status=str(getattr(info.status, "value", info.status)),
+        exit_code=info.driver_exit_code,
+        message=info.message or "",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def to_stderr(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()

@@ -1,0 +1,205 @@
+"""`palimpsest verify`: decode again what is really stored, and compare it with the recorded verdicts.
+
+stored tokens -> decoder -> verdict, beside the columns of the row      is the corpus what it says it is?
+text -> page image -> encoder -> each token storage -> decoder          what does a storage lose? (`storages`)
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from palimpsest.codecs.token_storage import DamagedTokens, PackedTokens, find_storage, pack, refuse_other_codec, stored_tokens
+from palimpsest.config import JobConfig, parse
+from palimpsest.corpus.reader import published, render_row
+from palimpsest.corpus.run_records import read_run
+from palimpsest.corpus.snapshots import Snapshot, iter_tables
+from palimpsest.flow.stages import Encode, Verify
+from palimpsest.report.findings import BASELINE, COUNTED, Findings, ReverifyResult
+from palimpsest.storage.object_store import NoSuchObject, ObjectStore
+from palimpsest.storage.stable_json import Damaged
+from palimpsest.verification.control import is_sampled
+
+if TYPE_CHECKING:
+    from palimpsest.verification.verdict import Verdict
+
+_READ_ROWS = 256
+_COLUMNS = [
+    *("page_id", "text", "text_class", "tier", "mode", "image_px", "grid_h", "grid_w", "reason"),
+    *("tokens", "token_dtype", "token_scales", "tokens_sha256", "codec", "codec_revision"),
+    *("precision", "exact", "decoded_text"),
+]
+
+Watch = Callable[[int, int], None]
+"""Called with the rows seen so far and the rows of the snapshot."""
+
+
+def open_and_reverify(
+    corpus: str,
+    overrides: Sequence[str] = (),
+    *,
+    share: float = 1.0,
+    storages: Sequence[str] = (),
+    watch: Watch = lambda done, rows: None,
+) -> ReverifyResult:
+    """`reverify` the newest snapshot of a corpus, with the configuration that its run recorded and `key=value` overrides.
+
+    Raises:
+        ValueError: for a place that holds no published corpus, a bad override, or what `reverify` refuses.
+    """
+    import tomllib
+
+    store, snapshot = published(corpus)
+    config: JobConfig = parse(tomllib.loads(read_run(store, snapshot.run_id).config), overrides)
+    return reverify(store, snapshot, config, share, storages, watch)
+
+
+def reverify(
+    store: ObjectStore,
+    snapshot: Snapshot,
+    config: JobConfig,
+    share: float = 1.0,
+    storages: Sequence[str] = (),
+    watch: Watch = lambda done, rows: None,
+) -> ReverifyResult:
+    """Decode the stored tokens of a snapshot and compare, in memory that does not grow with it.
+
+    Args:
+        config: `codec`, `verification` and `placement` are used. Blank-page controls are decoded again too, because a page beside
+            its control is a batch of two, and the last bits of a product depend on how many rows it has.
+        share: of the pages, chosen by page id as a run chooses those that it verifies.
+        storages: token storages whose decode loss is measured as well; bf16 is always tried, to compare with.
+
+    Raises:
+        CodecMismatch: when any row's tokens are of another codec or revision than `config.codec`; nothing is decoded then.
+        ValueError: for a share outside [0, 1] or an unknown storage, with the choices.
+    """
+    began = time.monotonic()
+    tried = tuple(find_storage(name).name for name in dict.fromkeys((BASELINE, *storages))) if storages else ()
+    is_sampled("", share)
+    reader = _Reader(config, tried)
+    codec = reader.verify.codec
+    _refuse_other_codecs(store, snapshot, (codec.id, codec.revision))
+    found, done = Findings(), 0
+    for table in _tables(store, snapshot, _COLUMNS, found.damage):
+        done += table.num_rows
+        _take_in(table, reader, share, found)
+        watch(done, snapshot.totals.rows)
+    return ReverifyResult(
+        corpus=store.uri("corpus.json").rsplit("/", 1)[0],
+        snapshot=snapshot.number,
+        codec=codec.id,
+        codec_revision=codec.revision,
+        dtype=config.codec.dtype,
+        share=share,
+        rows=done,
+        **{name: found.counts[name] for name in COUNTED},
+        disagreements=tuple(found.disagreements),
+        damages=tuple(found.damages),
+        groups=tuple(found.groups()),
+        storages=tuple(found.losses(codec.token_dim)),
+        seconds=round(time.monotonic() - began, 3),
+    )
+
+
+def _refuse_other_codecs(store: ObjectStore, snapshot: Snapshot, reading: tuple[str, str]) -> None:
+    for table in _tables(store, snapshot, ["codec", "codec_revision"], lambda page_id, what: None):  # damage is named later
+        for row in table.group_by(["codec", "codec_revision"]).aggregate([]).to_pylist():
+            if row["codec"] is not None:
+                refuse_other_codec((row["codec"], row["codec_revision"]), reading)
+
+
+def _tables(
+    store: ObjectStore, snapshot: Snapshot, columns: Sequence[str], damage: Callable[[str | None, str], None]
+) -> Iterator[pa.Table]:
+    """The rows of all shards that can be read; `damage` is told of the others, and reading goes on with the next."""
+    for unit in snapshot.units:
+        for shard in unit.shards:
+            alone = replace(snapshot, units=(replace(unit, shards=(shard,)),))
+            try:
+                yield from iter_tables(store, alone, columns, batch_rows=_READ_ROWS)
+            except (NoSuchObject, Damaged) as error:
+                damage(None, str(error))
+
+
+def _take_in(table: pa.Table, reader: _Reader, share: float, found: Findings) -> None:
+    """Decode the sampled rows of a table, in batches of one mode and one storage."""
+    found.counts["text_pages"] += pc.sum(pc.is_null(table["mode"])).as_py() or 0
+    batches: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for place, (page_id, mode, dtype) in enumerate(
+        zip(*(table[name].to_pylist() for name in ("page_id", "mode", "token_dtype")), strict=True)
+    ):
+        if mode is not None and is_sampled(f"verify {page_id}", share):
+            batches[mode, dtype].append(place)
+    for (mode, _), places in batches.items():
+        sound = []
+        for place in places:
+            what = reader.damage(table.slice(place, 1), mode)
+            if what is None:
+                sound.append(place)
+            else:
+                found.damage(table["page_id"][place].as_py(), what)
+        step = reader.verify.step(reader.verify.config.placement.verify_batch)
+        for start in range(0, len(sound), step):
+            rows = table.take(sound[start : start + step])
+            found.compare(rows, reader.verify.verdicts(rows, mode))
+            if reader.storages:
+                found.store(*reader.by_storage(rows, mode))
+
+
+class _Reader:
+    """The decoder, and the encoder where storages are measured."""
+
+    def __init__(self, config: JobConfig, storages: Sequence[str]) -> None:
+        self.verify, self.storages = Verify(config, ""), storages
+        self.encode = Encode(config, "") if storages else None
+
+    def damage(self, row: pa.Table, mode: str) -> str | None:
+        """Why a row's tokens cannot be decoded, or None."""
+        if row["tokens"].null_count:
+            return f"no tokens on a page of mode {mode!r}"
+        try:
+            stored_tokens(row, self.verify.codec.mode(mode), self.verify.codec)
+        except DamagedTokens as error:
+            return str(error)
+        return None
+
+    def by_storage(self, rows: pa.Table, mode_name: str) -> tuple[int, dict[str, Sequence[Verdict]]]:
+        """Draw and encode pages again, and decode them from each storage.
+
+        Returns:
+            how many of them gave the stored tokens again, and verdicts by storage.
+        """
+        assert self.encode is not None
+        codec, step = self.encode.codec, self.encode.step(self.encode.config.placement.encode_batch)
+        images = np.stack([image for row in rows.to_pylist() if (image := render_row(row)) is not None])
+        mode = codec.mode(mode_name)
+        batches = [codec.encode(images[start : start + step], mode) for start in range(0, len(images), step)]
+
+        def packed(storage: str) -> list[PackedTokens]:
+            return [page for tokens in batches for page in pack(storage, tokens)]
+
+        said = rows["tokens_sha256"].to_pylist()
+        remade = sum(page.sha256 == sha256 for page, sha256 in zip(packed(rows["token_dtype"][0].as_py()), said, strict=True))
+        verdicts = {name: self.verify.verdicts(_with_tokens(rows, name, packed(name)), mode_name) for name in self.storages}
+        return remade, verdicts
+
+
+def _with_tokens(rows: pa.Table, storage: str, pages: Sequence[PackedTokens]) -> pa.Table:
+    columns = {
+        "tokens": [page.payload for page in pages],
+        "token_scales": [page.scales for page in pages],
+        "tokens_sha256": [page.sha256 for page in pages],
+        "token_dtype": [storage] * len(pages),
+    }
+    for name, values in columns.items():
+        at = rows.schema.get_field_index(name)
+        rows = rows.set_column(at, name, pa.array(values, rows.schema.field(at).type))
+    return rows

@@ -1,0 +1,250 @@
+"""The layout: flowing text on a grid of character cells, the same in every mode, exactly invertible.
+
+A page has `columns x rows` cells in reading order. Text flows: a line end is one cell with the mark NEWLINE, not an empty rest of
+a row, which is worth a factor of 1.2 (prose) to 5 (code) in characters per page. What is not one glyph in one cell:
+
+| text | cells |
+|---|---|
+| line feed, tab | NEWLINE, TAB |
+| a run of 3 to 66 spaces | RUN and one digit of `RUN_DIGITS` |
+| a wide character | the character, WIDE_TAIL; a PAD before it where it would straddle two rows |
+| a character without a glyph | ESC, its code point in hexadecimal, ESC |
+| the end of a page that is not full | END, then BLANK |
+
+`read_back(cells) == text` for every page, and it is total: cells that a decoder misread still give a text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from palimpsest.pages.characters import (
+    BLANK,
+    END,
+    ESC,
+    ESCAPE,
+    MARK_BASE,
+    NEWLINE,
+    PAD,
+    RUN,
+    RUN_DIGITS,
+    RUN_MAX,
+    RUN_MIN,
+    TAB,
+    WIDE_TAIL,
+    cell_widths,
+)
+
+LAYOUT_VERSION = "g1"
+_RUN_CELLS = np.frombuffer(RUN_DIGITS.encode(), np.uint8)
+_HEX_CELLS = np.frombuffer(b"0123456789abcdef", np.uint8)
+_CHUNK = 1 << 16  # characters whose cells are computed at a time; pages do not depend on it
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The density of a corpus: how many cells a page has.
+
+    Args:
+        columns, rows: 16 to 256 and 8 to 128; `columns == 2 * rows` gives cells of the usual 1:2 shape.
+        alphabet: which characters are drawn (`characters.ALPHABETS`); the others are written as escapes.
+    """
+
+    columns: int
+    rows: int
+    alphabet: str = "unicode"
+
+    def __post_init__(self) -> None:
+        if not (16 <= self.columns <= 256 and 8 <= self.rows <= 128):
+            raise ValueError(f"grid {self.columns}x{self.rows}: columns must be 16..256 and rows 8..128")
+        cell_widths(self.alphabet)
+
+    @property
+    def cells(self) -> int:
+        return self.columns * self.rows
+
+    @classmethod
+    def parse(cls, text: str, alphabet: str = "unicode") -> Grid:
+        """`"80x40"` -> `Grid(80, 40)`."""
+        match = re.fullmatch(r"(\d+)x(\d+)", text)
+        if not match:
+            raise ValueError(f"grid {text!r}: expected COLUMNSxROWS, for example 80x40")
+        return cls(int(match[1]), int(match[2]), alphabet)
+
+    def __str__(self) -> str:
+        return f"{self.columns}x{self.rows}"
+
+
+class Page(NamedTuple):
+    """One page: `cells` is uint32 `[columns * rows]`, the span counts characters of the normalised document."""
+
+    char_start: int
+    char_end: int
+    cells: np.ndarray
+    escaped: int
+
+
+def lay_out(text: str, grid: Grid) -> Iterator[Page]:
+    """Lay a normalised text out on pages.
+
+    A page is self-contained: laying out `text[char_start:char_end]` alone gives the same cells. An empty text has no pages.
+    """
+    start, size = 0, _CHUNK
+    while start < len(text):
+        piece = text[start : start + size]
+        last = start + len(piece) == len(text)
+        consumed = 0
+        for page in _pages(_code_points(piece), grid):
+            if not last and page.char_end >= len(piece) - 1:
+                break  # what follows may belong on this page, or turn two last spaces into a run: begin the next piece with it
+            consumed = page.char_end
+            yield page._replace(char_start=start + page.char_start, char_end=start + page.char_end)
+        start += consumed
+        if not consumed:
+            size *= 2
+
+
+def _code_points(text: str) -> np.ndarray:
+    try:
+        return np.frombuffer(text.encode("latin-1"), np.uint8)
+    except UnicodeEncodeError:
+        return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+class _Flow(NamedTuple):
+    """A text as one stream of cells, before it is cut into pages."""
+
+    cells: np.ndarray  # uint32 [total]
+    ends: np.ndarray  # int64 [characters]: the cells that a text takes up to and with this character
+    escapes: np.ndarray  # int64: which characters are written as escapes, ascending
+    wide: bool
+
+
+@cache
+def _tables(alphabet: str) -> tuple[np.ndarray, np.ndarray]:
+    """For every code point of the BMP: the cells it takes (uint8) and the first of them (uint32)."""
+    kinds = cell_widths(alphabet)
+    codes = np.arange(len(kinds), dtype=np.uint32)
+    escaped = kinds == ESCAPE
+    hex_digits = 1 + (codes > 0xF).astype(np.uint8) + (codes > 0xFF) + (codes > 0xFFF)
+    counts, firsts = np.where(escaped, hex_digits + 2, kinds).astype(np.uint8), np.where(escaped, ESC, codes).astype(np.uint32)
+    counts[[10, 9]], firsts[[10, 9]] = 1, (NEWLINE, TAB)
+    return counts, firsts
+
+
+def _flow(codes: np.ndarray, alphabet: str) -> _Flow:
+    counts_of, firsts_of = _tables(alphabet)
+    astral = np.flatnonzero(codes > 0xFFFF) if codes.dtype != np.uint8 else codes[:0]
+    index = codes
+    if len(astral):
+        index = codes.copy()
+        index[astral] = 0  # any escape
+    counts, firsts = counts_of.take(index), firsts_of.take(index)
+    counts[astral] = 7 + (codes[astral] > 0xFFFFF)
+    heads, lengths = _runs_of_spaces(codes, counts)
+    if counts.max(initial=1) == 1 and not len(heads):  # one cell each: the common case
+        return _Flow(firsts, np.arange(1, len(codes) + 1), np.empty(0, np.intp), wide=False)
+    ends = np.cumsum(counts, dtype=np.int64)
+    cells = np.repeat(firsts, counts)
+    offsets = ends - counts
+    cells[offsets[heads]] = RUN
+    cells[offsets[heads] + 1] = _RUN_CELLS[lengths - RUN_MIN]
+    escapes = np.flatnonzero(firsts == ESC)
+    digits = counts[escapes].astype(np.int64) - 2
+    for place in range(int(digits.max(initial=0))):
+        at = escapes[digits > place]
+        shift = (4 * (digits[digits > place] - 1 - place)).astype(np.uint32)
+        cells[offsets[at] + 1 + place] = _HEX_CELLS[(codes[at].astype(np.uint32) >> shift) & 15]
+    doubles = counts == 2
+    doubles[heads] = False
+    wide = np.flatnonzero(doubles)
+    cells[offsets[wide] + 1] = WIDE_TAIL
+    return _Flow(cells, ends, escapes, wide=len(wide) > 0)
+
+
+def _runs_of_spaces(codes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where runs of 3 to 66 spaces begin and how long they are; their cells go into `counts`.
+
+    A longer run is several runs of 66, one of what is left, and single spaces where fewer than 3 are left.
+    """
+    space = codes == 32
+    triples = np.flatnonzero(space[2:] & space[1:-1] & space[:-2])
+    if not len(triples):
+        return triples, triples
+    first = np.flatnonzero(np.diff(triples, prepend=-2) > 1)
+    starts = triples[first]
+    lengths = np.diff(first, append=len(triples)) + RUN_MIN - 1
+    if lengths.max() > RUN_MAX:
+        pieces = -(-lengths // RUN_MAX)
+        nth = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        starts = np.repeat(starts, pieces) + RUN_MAX * nth
+        lengths = np.minimum(RUN_MAX, np.repeat(lengths, pieces) - RUN_MAX * nth)
+        starts, lengths = starts[lengths >= RUN_MIN], lengths[lengths >= RUN_MIN]
+    rest = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths) + np.repeat(starts, lengths)
+    counts[rest] = 0
+    counts[starts] = 2
+    return starts, lengths
+
+
+def _pages(codes: np.ndarray, grid: Grid) -> Iterator[Page]:
+    flow = _flow(codes, grid.alphabet)
+    start = base = 0
+    while start < len(codes):
+        pads = _straddling(flow.cells, base, grid) if flow.wide else []
+        stop = int(np.searchsorted(flow.ends, base + grid.cells - len(pads), "right"))
+        end = int(flow.ends[stop - 1])
+        taken = flow.cells[base:end]
+        if pads:
+            taken = np.insert(taken, pads, PAD)
+        cells = np.empty(grid.cells, np.uint32)
+        cells[: len(taken)] = taken
+        if len(taken) < grid.cells:
+            cells[len(taken)], cells[len(taken) + 1 :] = END, BLANK
+        escaped = np.searchsorted(flow.escapes, (start, stop)) if len(flow.escapes) else (0, 0)
+        yield Page(start, stop, cells, int(escaped[1] - escaped[0]))
+        start, base = stop, end
+
+
+def _straddling(stream: np.ndarray, base: int, grid: Grid) -> list[int]:
+    """Where in the page that begins at `base` of the stream a PAD keeps a row from beginning with WIDE_TAIL."""
+    pads: list[int] = []
+    for boundary in range(base + grid.columns, min(base + grid.cells, len(stream)), grid.columns):
+        if stream[boundary - len(pads)] == WIDE_TAIL:
+            pads.append(boundary - base - 1 - len(pads))
+    return pads
+
+
+_MARK = re.compile(f"[{chr(MARK_BASE)}-{chr(MARK_BASE + 7)}]")
+_MARKED = re.compile(f"{chr(RUN)}([{re.escape(RUN_DIGITS)}])|{chr(ESC)}([0-9a-f]{{1,6}}){chr(ESC)}|{_MARK.pattern}")
+
+
+def _expand(match: re.Match[str]) -> str:
+    if match[1] is not None:
+        return " " * (RUN_DIGITS.index(match[1]) + RUN_MIN)
+    code = int(match[2], 16) if match[2] else None
+    return "" if code is None or code > 0x10FFFF else chr(code)
+
+
+def read_back(cells: np.ndarray | str) -> str:
+    """The text of a page's cells (uint32 `[any]`, or a string in which marks are their plane-15 characters).
+
+    Total: marks that stand where they make no sense and values that are no code points are dropped.
+    """
+    if isinstance(cells, str):
+        text = cells
+    else:
+        codes = np.where(cells > 0x10FFFF, BLANK, cells).astype("<u4")
+        text = codes.tobytes().decode("utf-32-le", "surrogatepass")
+    text = text.partition(chr(END))[0]
+    if not _MARK.search(text):
+        return text
+    text = text.replace(chr(NEWLINE), "\n").replace(chr(TAB), "\t")
+    for mark in (PAD, WIDE_TAIL, BLANK):
+        text = text.replace(chr(mark), "")
+    return _MARKED.sub(_expand, text)

@@ -1,0 +1,135 @@
+"""A unit to Arrow tables of the DOCUMENTS schema: what the rest of the pipeline reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from palimpsest.config import MIB, SourceConfig
+from palimpsest.schemas import DOCUMENTS, conform
+from palimpsest.sources.documents import Document, Reason, Rejected
+from palimpsest.sources.formats import format_of
+from palimpsest.sources.objects import SourceObject
+from palimpsest.sources.units import Unit
+
+
+def plan_units(item: SourceObject, config: SourceConfig) -> list[Unit]:
+    """The units of an object."""
+    source = format_of(item, config)
+    return source.plan(item, config) if source else [Unit(object=item)]
+
+
+def read_unit(unit: Unit, config: SourceConfig) -> Iterator[Document | Rejected]:
+    """The records of a unit, in order, streamed; repeated documents are not left out."""
+    source = format_of(unit.object, config)
+    if source:
+        yield from source.read(unit, config)
+    else:
+        yield Rejected(
+            source_uri=unit.object.uri,
+            source_version=unit.object.version,
+            source_id=None,
+            reason=Reason.UNSUPPORTED,
+            detail="the name tells no supported format",
+            record=b"",
+        )
+
+
+def read_unit_tables(
+    unit: Unit,
+    config: SourceConfig,
+    *,
+    unit_id: str,
+    left_out: Container[str] = frozenset(),
+    max_rows: int = 8192,
+    max_chars: int = 8 * MIB,
+    records: Iterable[Document | Rejected] | None = None,
+) -> Iterator[pa.Table]:
+    """The unit as DOCUMENTS tables, in order: kinds "document", "quarantined", "duplicate", and one "unit_end" as the last row.
+
+    A document whose text stood earlier in the unit, or whose id is in `left_out`, becomes a "duplicate" row without its text.
+    The `counts` of the unit_end row are JSON: documents_in = documents + quarantined + duplicates, and repeated_ids, the
+    documents whose source_id an earlier, different document of the unit bears (both are kept). Memory: one table, and about 200
+    bytes per distinct document of the unit.
+
+    Args:
+        unit_id: the store's id of the unit, in every row.
+        left_out: ids of documents that the plan gives to an earlier unit.
+        max_rows, max_chars: bounds of a table; one document is never divided, so a table of one row may be bigger.
+        records: the unit's records, where they are read in another way than `read_unit` does.
+    """
+    rows = _Rows(unit_id, unit.object)
+    seen: set[bytes] = set()
+    seen_ids: set[bytes] = set()
+    counts = Counter(documents_in=0, documents=0, quarantined=0, duplicates=0, repeated_ids=0)
+    for record in read_unit(unit, config) if records is None else records:
+        if len(rows.rows) >= max_rows or (rows.rows and rows.chars + _chars(record) > max_chars):
+            yield rows.flush()
+        counts["documents_in"] += 1
+        if isinstance(record, Rejected):
+            counts["quarantined"] += 1
+            rows.add_rejected(record)
+            continue
+        doc_id = bytes.fromhex(record.doc_id)
+        if doc_id in seen or record.doc_id in left_out:
+            counts["duplicates"] += 1
+            rows.add("duplicate", doc_id=record.doc_id, source_id=record.source_id)
+            continue
+        seen.add(doc_id)
+        if record.source_id is not None:
+            source_id = hashlib.blake2b(record.source_id.encode(), digest_size=16).digest()
+            counts["repeated_ids"] += source_id in seen_ids
+            seen_ids.add(source_id)
+        counts["documents"] += 1
+        rows.add_document(record)
+    rows.add("unit_end", counts=json.dumps(counts))
+    yield rows.flush()
+
+
+def committed_elsewhere(unit: Unit, unit_id: str) -> pa.Table:
+    """What stands for a unit that another run has committed meanwhile: a unit_end row that says so."""
+    rows = _Rows(unit_id, unit.object)
+    rows.add("unit_end", counts=json.dumps({"committed_elsewhere": 1}))
+    return rows.flush()
+
+
+def _chars(record: Document | Rejected) -> int:
+    return len(record.text) if isinstance(record, Document) else 0
+
+
+@dataclass
+class _Rows:
+    """The rows of the table that is being filled."""
+
+    unit_id: str
+    item: SourceObject
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    chars: int = 0
+
+    def __post_init__(self) -> None:
+        uri = self.item.uri.encode("utf-8", "backslashreplace").decode()  # a file name need not be UTF-8
+        self.every_row = {"unit_id": self.unit_id, "source_uri": uri, "source_version": self.item.version}
+
+    def add(self, kind: str, **columns: Any) -> None:
+        self.rows.append({**self.every_row, "kind": kind, **columns})
+
+    def add_document(self, record: Document) -> None:
+        self.chars += len(record.text)
+        columns = ("doc_id", "source_id", "text", "timestamp", "importance", "text_class")
+        self.add("document", **{name: getattr(record, name) for name in columns})
+
+    def add_rejected(self, record: Rejected) -> None:
+        columns = ("source_id", "reason", "record")
+        detail = record.detail.encode("utf-8", "backslashreplace").decode()
+        self.add("quarantined", detail=detail, **{name: getattr(record, name) for name in columns})
+
+    def flush(self) -> pa.Table:
+        rows, self.rows, self.chars = self.rows, [], 0
+        columns = {column.name: pa.array([row.get(column.name) for row in rows], column.type) for column in DOCUMENTS}
+        return conform(pa.table(columns), DOCUMENTS, "read")

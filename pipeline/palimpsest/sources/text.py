@@ -1,0 +1,102 @@
+"""Text files: one document each."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+
+from palimpsest.config import SourceConfig
+from palimpsest.sources.documents import Document, Reason, Rejected, Unusable, excerpt, undecodable
+from palimpsest.sources.fields import build_document, reject
+from palimpsest.sources.objects import SourceObject
+from palimpsest.sources.streams import read_bytes
+from palimpsest.sources.units import Unit
+
+_MARKS = {  # byte-order marks, the longer ones first
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+    codecs.BOM_UTF8: "utf-8-sig",
+}
+_ZEROS_OF_UTF16 = 0.3  # Latin text in UTF-16 has a zero in half of its bytes, text in UTF-8 in none
+
+
+class TextSource:
+    """`.txt` and `.md`. Where UTF-8 is configured, a byte-order mark decides the encoding; it is no part of the text.
+
+    An object is one unit, whatever its size: a document is not divided before it is laid out.
+    """
+
+    extensions = (".txt", ".md")
+
+    def plan(self, item: SourceObject, config: SourceConfig) -> list[Unit]:
+        return [Unit(object=item)]
+
+    def read(self, unit: Unit, config: SourceConfig) -> Iterator[Document | Rejected]:
+        head = bytearray()
+        try:
+            yield build_document({config.text_field: _decode(unit.object, config, head)}, unit.object, config)
+        except Unusable as problem:
+            yield reject(problem, unit.object, record=bytes(head))
+
+
+def marked_encoding(head: bytes) -> str | None:
+    """The encoding that the byte-order mark at the beginning of an object tells, if there is one."""
+    return next((encoding for mark, encoding in _MARKS.items() if head.startswith(mark)), None)
+
+
+def looks_like_utf16(head: bytes) -> bool:
+    """Whether bytes without a byte-order mark are UTF-16 or UTF-32 all the same, judging by their zeros."""
+    return len(head) >= 2 and max(head[0::2].count(0), head[1::2].count(0)) > _ZEROS_OF_UTF16 * len(head)
+
+
+def _decode(item: SourceObject, config: SourceConfig, head: bytearray) -> str:
+    """The text of an object, decoded while it is read; `head` receives its first bytes.
+
+    Raises:
+        Unusable: for whatever is wrong, TOO_LARGE before more than the bound is held.
+    """
+    pieces: list[str] = []
+    chars = position = 0
+    decoder: codecs.IncrementalDecoder | None = None
+    encoding = config.encoding
+    for chunk in with_head(read_bytes(item)):
+        if decoder is None:
+            head += excerpt(chunk)
+            marked = marked_encoding(chunk) if config.is_utf8 else None
+            if marked is None and config.is_utf8 and looks_like_utf16(chunk[:4096]):
+                raise Unusable(Reason.UTF16_DETECTED, "zeros as in UTF-16, but no byte-order mark that tells its byte order")
+            encoding = marked or config.encoding
+            decoder = codecs.getincrementaldecoder(encoding)()
+        pieces.append(_step(decoder, chunk, encoding, position))
+        position += len(chunk)
+        chars += len(pieces[-1])
+        if chars > config.max_document_chars:
+            raise Unusable(Reason.TOO_LARGE, f"more than max_document_chars={config.max_document_chars} characters")
+    if decoder is not None:
+        pieces.append(_step(decoder, b"", encoding, position, final=True))
+    return "".join(pieces)
+
+
+def with_head(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes, with a first chunk of at least 4096 where there are as many, to judge the encoding by."""
+    head, problem = b"", None
+    try:
+        while len(head) < 4096 and (chunk := next(chunks, b"")):
+            head += chunk
+    except Unusable as error:
+        problem = error
+    if head:
+        yield head
+    if problem:
+        raise problem
+    yield from chunks
+
+
+def _step(decoder: codecs.IncrementalDecoder, chunk: bytes, encoding: str, position: int, final: bool = False) -> str:
+    kept = decoder.getstate()[0]  # bytes of a character that the last chunk began
+    try:
+        return decoder.decode(chunk, final)
+    except UnicodeDecodeError as error:
+        raise undecodable(error, encoding, kept + chunk, position - len(kept) + error.start) from None

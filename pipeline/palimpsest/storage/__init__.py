@@ -1,0 +1,1 @@
+"""Bytes by URI: local files and S3, with conditional writes."""

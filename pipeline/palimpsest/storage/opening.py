@@ -1,0 +1,41 @@
+"""The store behind a path or URI, found by its scheme."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from palimpsest.storage.object_store import ObjectStore
+from palimpsest.storage.s3_client import redacted
+
+SCHEMES = ("file", "s3")
+
+
+def open_store(uri: str | Path) -> ObjectStore:
+    """The store at a path or URI, found by its scheme. Creates nothing, and asks no service.
+
+    Raises:
+        ValueError: for a scheme that has no store, or a URI with credentials in it.
+    """
+    scheme, separator, _ = str(uri).partition("://")
+    if not separator:
+        scheme, path = "file", str(uri)
+    match scheme.lower():  # a new kind of storage is one file beside local.py and one case here
+        case "file":
+            from palimpsest.storage.local_store import LocalStore
+
+            if separator:
+                parts = urlsplit(str(uri))
+                path = url2pathname(parts.path)
+            if not path or (separator and parts.netloc not in ("", "localhost")):
+                said = redacted(str(uri))
+                raise ValueError(f"store {said!r} names no local path; write file:///an/absolute/path or a plain path")
+            return LocalStore(path)
+        case "s3":
+            from palimpsest.storage.s3_store import S3Store
+
+            return S3Store(str(uri))
+        case _:
+            supported = ", ".join(["a plain path", *(f"{name}://" for name in SCHEMES)])
+            raise ValueError(f"store {redacted(str(uri))!r} has the scheme {scheme!r}; supported: {supported}")

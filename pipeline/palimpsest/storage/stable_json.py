@@ -1,0 +1,75 @@
+"""One rendering of a record as bytes: keys sorted, ASCII only, so that equal records are equal bytes on every machine.
+
+A record carries the hash of itself (`record_sha256`), so that a digit that changed on a disk or on the way is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from palimpsest.storage.object_store import ObjectStore, StoreError
+
+SEAL = "record_sha256"
+READ_TRIES = 2  # of bytes that do not fit their hash: they may have been damaged on the way only
+
+
+class Damaged(StoreError):
+    """An object is there, but it does not hold what its key promises."""
+
+
+def to_bytes(record: dict[str, Any]) -> bytes:
+    """`record` (of dicts, lists, strings, numbers) as JSON. Lone surrogates, as in odd file names, survive the round trip."""
+    return _rendered({**record, SEAL: _seal(record)})
+
+
+def read_json(store: ObjectStore, key: str) -> dict[str, Any]:
+    """The JSON object at `key`, without its hash. One that has none (another program wrote it) is taken as it is.
+
+    Raises:
+        NoSuchObject: nothing stands there.
+        Damaged: what stands there is no JSON object, or not the one that was written.
+    """
+    for tries_left in reversed(range(READ_TRIES)):
+        try:
+            return _parsed(store.read(key), store.uri(key))
+        except Damaged:
+            if not tries_left:
+                raise
+    raise AssertionError("unreachable")
+
+
+def read_promised(store: ObjectStore, key: str, sha256: str) -> bytes:
+    """The bytes at `key`, whose hash a record promises.
+
+    Raises:
+        NoSuchObject: nothing stands there.
+        Damaged: others do, also when they are read once more: they may have been damaged on their way.
+    """
+    for _ in range(READ_TRIES):
+        body = store.read(key)
+        if hashlib.sha256(body).hexdigest() == sha256:
+            return body
+    raise Damaged(f"{store.uri(key)} has {len(body)} bytes that are not those that its snapshot promises")
+
+
+def _parsed(body: bytes, uri: str) -> dict[str, Any]:
+    try:
+        record = json.loads(body)
+    except ValueError as error:
+        raise Damaged(f"{uri} is not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise Damaged(f"{uri} holds a JSON {type(record).__name__}, not an object")
+    seal = record.pop(SEAL, None)
+    if seal is not None and seal != _seal(record):
+        raise Damaged(f"{uri} was changed after it was written: its {SEAL} is not that of its content")
+    return record
+
+
+def _rendered(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record, sort_keys=True, indent=1, allow_nan=False) + "\n").encode("ascii")
+
+
+def _seal(record: dict[str, Any]) -> str:
+    return hashlib.sha256(_rendered(record)).hexdigest()

@@ -1,0 +1,55 @@
+"""The blank-page control: reading or guessing?
+
+A sample of pages is decoded a second time from the visual tokens of an *empty* page. Decoding is exact, so the draft cannot leak
+the reference into that text: what it scores against the reference is what the language model can guess without seeing anything.
+The gain of `precision` over `blank_precision` is what was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from palimpsest.verification.reading import DraftedPage, Watch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def is_sampled(page_id: str, share: float) -> bool:
+    """Whether the page belongs to the control sample, decided by a hash of its id alone.
+
+    The same on every machine and in every run; a page sampled at one share is sampled at every larger one.
+
+    Raises:
+        ValueError: for a share outside [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"blank-page share is {share}; it must lie in [0, 1]")
+    number = int.from_bytes(
+        blake2b(page_id.encode("utf-8", "surrogatepass"), digest_size=8, person=b"blank page").digest(), "big"
+    )
+    return number < share * 2**64
+
+
+def sampled(page_ids: Sequence[str], share: float) -> list[int]:
+    """Places of the pages that belong to the control sample, in order."""
+    return [place for place, page_id in enumerate(page_ids) if is_sampled(page_id, share)]
+
+
+def blanked(page: DraftedPage, blank_features: Tensor, watches: tuple[Watch, ...] = ()) -> DraftedPage:
+    """The page with the visual tokens of an empty page of the same mode in place of its own.
+
+    Watches have a state of their own and are not carried over; pass new ones (a loop watch: blank pages often loop).
+
+    Raises:
+        ValueError: when the blank page has another number of tokens or another width.
+    """
+    if blank_features.shape != page.features.shape:
+        raise ValueError(
+            f"the blank page has tokens {tuple(blank_features.shape)}, the page {tuple(page.features.shape)}; "
+            "encode the blank page in the page's own mode"
+        )
+    return replace(page, features=blank_features, watches=watches)

@@ -1,0 +1,99 @@
+"""The verdict on a page: the columns of the row contract that say what was read back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from palimpsest.verification import fidelity
+from palimpsest.verification.reading import Decoded
+
+Status = Literal["verified", "below_target"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What was read back from a page's stored tokens.
+
+    Attributes:
+        precision: character precision; with reason "early_stop" the proven upper bound of it.
+        word_precision: multiset word precision; None with reason "early_stop", where no bound is known.
+        exact: the decoded text equals the reference.
+        decoder_passes: forward passes.
+        blank_precision: precision of what was decoded from an empty page's tokens; None for pages outside the control sample.
+        decoded_text: what was read; None when exact.
+        status: "verified" when the whole output was read and reaches the target, otherwise "below_target".
+        reason: why the output was cut ("loop", "length", "early_stop"), or None. A cut page is never verified: its precision
+            describes the text up to the cut, not the decoder's whole output.
+        detail: the evidence for the reason.
+    """
+
+    precision: float
+    word_precision: float | None
+    exact: bool
+    decoder_passes: int
+    blank_precision: float | None
+    decoded_text: str | None
+    status: Status
+    reason: str | None
+    detail: str | None
+
+
+def judge(
+    references: Sequence[str],
+    texts: Sequence[str],
+    decoded: Sequence[Decoded],
+    *,
+    target_precision: float,
+    blank_texts: Sequence[str | None] | None = None,
+) -> list[Verdict]:
+    """Compare what was read with what was written, one verdict per page.
+
+    Args:
+        references: the pages' normalised texts.
+        texts: `decoded[i].ids` as text.
+        decoded: what `greedy.decode` returned.
+        target_precision: in [0, 1]; a page at or above it is verified.
+        blank_texts: texts decoded from an empty page's tokens, None for pages outside the control sample.
+
+    Raises:
+        ValueError: for a target outside [0, 1] or lists of different lengths.
+    """
+    if not 0 <= target_precision <= 1:
+        raise ValueError(f"target_precision is {target_precision}; it must lie in [0, 1]")
+    blanks = [None] * len(references) if blank_texts is None else blank_texts
+    if not len(references) == len(texts) == len(decoded) == len(blanks):
+        raise ValueError(
+            f"{len(references)} references, {len(texts)} texts, {len(decoded)} decoded pages and {len(blanks)} blank texts; "
+            "there must be one for each page"
+        )
+    blank_scores = iter(
+        fidelity.precision(
+            [reference for reference, blank in zip(references, blanks, strict=True) if blank is not None],
+            [blank for blank in blanks if blank is not None],
+        )
+    )
+    scores = zip(
+        fidelity.precision(references, texts),
+        fidelity.word_precision(references, texts),
+        fidelity.exact(references, texts),
+        strict=True,
+    )
+    verdicts = []
+    for text, page, blank, (precision, words, same) in zip(texts, decoded, blanks, scores, strict=True):
+        bound = page.cut.precision_bound if page.cut else None
+        verdicts.append(
+            Verdict(
+                precision=float(precision) if bound is None else bound,
+                word_precision=float(words) if bound is None else None,
+                exact=bool(same) and page.cut is None,
+                decoder_passes=page.passes,
+                blank_precision=None if blank is None else float(next(blank_scores)),
+                decoded_text=None if same and page.cut is None else text,
+                status="verified" if page.cut is None and precision >= target_precision else "below_target",
+                reason=page.cut.reason if page.cut else None,
+                detail=page.cut.detail if page.cut else None,
+            )
+        )
+    return verdicts
