@@ -19,7 +19,7 @@ demo: install
 	$(BIN)/palimpsest report demo/corpus --out demo/report.html
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 chaos: install
 	$(BIN)/python -m tests.chaos $(CHAOS)

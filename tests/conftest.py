@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -16,15 +17,40 @@ from tests import s3_servers
 from tests.mixed_sources import write_mixed_sources
 from tests.s3_servers import S3Server
 
-hypothesis.settings.register_profile("shared machine", deadline=None)  # how long a case takes says what else runs here
-hypothesis.settings.load_profile("shared machine")
+# No deadline: how long an example takes depends on what else runs on the machine.
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=60)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 JobFactory = Callable[..., JobConfig]
+SLOW_FILES = (
+    "test_infra_terraform",
+    "test_infra_nightly",
+    "test_train_codec",
+    "test_chaos",
+    "test_retier",
+    "test_store_s3_faults",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=3, help="how often the crash test kills its run (test_run_crash.py)")
     parser.addoption("--update-golden", action="store_true", help="record today's behaviour in tests/golden (test_golden.py)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group tests for pytest-xdist: all tests that start Ray in one worker, every other file in one worker.
+
+    The Ray group and the slowest files come first, so that no worker is left with a long tail.
+    """
+
+    def order(item: pytest.Item) -> int:
+        return 0 if item.get_closest_marker("cluster") else 1 if item.path.stem in SLOW_FILES else 2
+
+    items.sort(key=order)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if order(item) == 0 else item.path.stem))
 
 
 @pytest.fixture(scope="session")

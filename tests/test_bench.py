@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 from rich.console import Console
@@ -63,7 +63,6 @@ def test_a_text_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
             bench_text(100, path)
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=80), st.floats(0, 1), st.integers(0, 99))
 def test_as_many_errors_are_planted_as_asked_for(ids: list[int], share: float, seed: int) -> None:
     planted = plant_errors(ids, share, range(20), random.Random(seed))

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from palimpsest.codecs.modes import MODES
@@ -111,7 +111,6 @@ def test_ages_go_by_dates_where_all_turns_have_one_and_by_turns_otherwise() -> N
     assert gap.age(0, 3, HOUR) == 3 * HOUR and gap.age(2, 3, HOUR) == HOUR
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300), min_size=1, max_size=12))
 def test_pages_and_tail_cover_the_transcript_at_every_target(texts: Sequence[str]) -> None:
     turns = [Turn(role="assistant" if place % 2 else "user", text=text) for place, text in enumerate(["Begin.", *texts])]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -50,7 +50,6 @@ def test_ids_do_not_collide() -> None:
     assert [firsts[name] for name in MODE_NAMES[1:]] == edges[6:-1]
 
 
-@settings(deadline=None, max_examples=60)
 @given(texts, st.sampled_from(GRIDS), st.sampled_from(MODE_NAMES))
 def test_a_page_is_spelled_and_read_back(text: str, grid: str, mode: str) -> None:
     page = next(lay_out(text, Grid.parse(grid, "latin")))
@@ -187,7 +186,6 @@ def test_what_does_not_fit_or_is_unknown_is_refused() -> None:
         page_ids(russian.cells, Grid(64, 32), "tiny")
 
 
-@settings(deadline=None, max_examples=100)
 @given(st.lists(st.integers(0, 5000), max_size=200))
 def test_reading_ids_is_total(ids: list[int]) -> None:
     assert isinstance(TARGET.decode(ids), str)

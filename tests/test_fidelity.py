@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from palimpsest.verification import fidelity
@@ -21,11 +21,9 @@ from palimpsest.verification.fidelity import (
 METRICS = [precision, confusable_precision, word_precision, fox_precision]
 TEXT = st.one_of(st.text(max_size=30), st.text("ab c\nАа字", max_size=30))
 PAIRS = st.lists(st.tuples(TEXT, TEXT), max_size=6)
-examples = settings(deadline=None, max_examples=60)
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@examples
 @given(pairs=PAIRS)
 def test_bounds_identity_and_empty_texts(metric, pairs) -> None:
     references, decoded = [r for r, _ in pairs], [d for _, d in pairs]
@@ -35,7 +33,6 @@ def test_bounds_identity_and_empty_texts(metric, pairs) -> None:
     assert metric(["", "", "x"], ["", "x", ""]).tolist() == [1, 0, 0]
 
 
-@examples
 @given(pairs=PAIRS)
 def test_symmetry_and_order_of_metrics(pairs) -> None:
     references, decoded = [r for r, _ in pairs], [d for _, d in pairs]
@@ -45,7 +42,6 @@ def test_symmetry_and_order_of_metrics(pairs) -> None:
     assert (exact(references, decoded) == (precision(references, decoded) == 1)).all()
 
 
-@examples
 @given(r=TEXT, d=TEXT)
 def test_difference_joins_to_both_texts(r, d) -> None:
     spans = diff_spans(r, d)

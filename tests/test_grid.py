@@ -2,7 +2,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from palimpsest.pages import grid as grid_module
@@ -23,7 +23,6 @@ _GRIDS = st.builds(Grid, st.integers(16, 40), st.integers(8, 12), st.sampled_fro
 
 
 @given(_TEXTS, _GRIDS)
-@settings(deadline=None, max_examples=150)
 def test_pages_give_the_text_back_cover_it_and_stand_alone(text: str, grid: Grid) -> None:
     pages = list(lay_out(text, grid))
     assert "".join(read_back(page.cells) for page in pages) == text
@@ -37,14 +36,12 @@ def test_pages_give_the_text_back_cover_it_and_stand_alone(text: str, grid: Grid
 
 
 @given(_TEXTS, _GRIDS)
-@settings(deadline=None, max_examples=80)
 def test_a_wide_character_never_straddles_two_rows(text: str, grid: Grid) -> None:
     for page in lay_out(text, grid):
         assert WIDE_TAIL not in page.cells.reshape(grid.rows, grid.columns)[:, 0]
 
 
 @given(_TEXTS, st.integers(1, 60))
-@settings(deadline=None, max_examples=60)
 def test_pages_do_not_depend_on_how_much_is_measured_at_a_time(text: str, chunk: int) -> None:
     grid = Grid(16, 8)
     whole = list(lay_out(text, grid))
@@ -56,7 +53,6 @@ def test_pages_do_not_depend_on_how_much_is_measured_at_a_time(text: str, chunk:
 
 
 @given(st.lists(st.integers(0, 2**32 - 1) | st.integers(MARK_BASE, MARK_BASE + 8) | st.sampled_from(list(b"0aF")), max_size=60))
-@settings(deadline=None)
 def test_reading_back_is_total(codes: list[int]) -> None:
     text = read_back(np.array(codes, np.uint32))
     assert "".join(read_back(page.cells) for page in lay_out(text, Grid(16, 8))) == text

@@ -2,7 +2,7 @@ import time
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from palimpsest.pages.normalise import normalise
@@ -44,7 +44,6 @@ _ANY = st.text(
 
 
 @given(_ANY)
-@settings(deadline=None, max_examples=200)
 def test_normalising_is_idempotent_and_gives_nfc(text: str) -> None:
     once = normalise(text)
     assert normalise(once) == once
@@ -52,7 +51,6 @@ def test_normalising_is_idempotent_and_gives_nfc(text: str) -> None:
 
 
 @given(st.text(st.sampled_from("a\u0301\u0316\u0323\u0345\u0344\u0f73\u0f71-"), min_size=70, max_size=300))
-@settings(deadline=None, max_examples=50)
 def test_long_runs_of_marks_get_the_order_that_nfc_gives_them(text: str) -> None:
     assert normalise(text) == unicodedata.normalize("NFC", text)
 

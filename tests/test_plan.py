@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from palimpsest.config import SourceConfig
@@ -66,7 +66,6 @@ def test_the_bytes_of_slices_add_up_to_those_of_their_object(tmp_path: Path) -> 
     assert len(found.todo) > 3 and size - len(found.todo) < found.bytes <= size
 
 
-@settings(deadline=None)
 @given(st.text(min_size=1), st.none() | st.tuples(st.integers(0), st.integers(0)), st.lists(st.text("0123456789abcdef")))
 def test_a_planned_unit_survives_being_a_column(name: str, span: tuple[int, int] | None, left: list[str]) -> None:
     unit = Unit(object=SourceObject(uri=name + "\udcff", key=name, size=3, version="v"), span=span)

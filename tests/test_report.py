@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -63,7 +63,6 @@ def test_a_page_is_found_by_its_id_or_the_beginning_of_it(mixed: Built) -> None:
 
 
 @given(st.text("ab \n", max_size=40), st.text("ab \n", max_size=40), st.integers(1, 50))
-@settings(deadline=None, max_examples=80)
 def test_spans_for_the_eye_still_hold_both_texts(reference: str, decoded: str, limit: int) -> None:
     spans = readable(fidelity.diff_spans(reference, decoded))
     assert "".join(span.reference for span in spans) == reference

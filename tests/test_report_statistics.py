@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from palimpsest.report.measures import Measures, quantile
@@ -74,7 +74,6 @@ def test_an_unknown_class_column_is_bounded(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=40), st.floats(0, 1))
-@settings(deadline=None, max_examples=60)
 def test_quantiles_equal_those_of_the_repeated_values(places: list[int], share: float) -> None:
     values, counts = np.unique(np.array(places) / 20, return_counts=True)
     assert quantile(values, counts, share) == pytest.approx(float(np.quantile(np.array(places) / 20, share)), abs=1e-9)

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from palimpsest.lab.bench import raqm
@@ -63,7 +63,6 @@ def test_levels_are_those_of_fribidi() -> None:
 
 
 @given(st.lists(st.integers(0, 4), max_size=30))
-@settings(deadline=None)
 def test_visual_order_is_a_permutation_that_turns_only_odd_runs(depth: list[int]) -> None:
     order = visual_order(depth)
     assert sorted(order) == list(range(len(depth)))
@@ -77,7 +76,6 @@ _PARTS = [ARABIC, HINDI, THAI, " ", "   ", "\t", "א(ב)", "x" * 90, "क्ष"
 
 
 @given(st.lists(st.sampled_from(_PARTS), max_size=25))
-@settings(deadline=None, max_examples=40)
 def test_spans_cover_the_text_and_ink_stays_on_the_page(parts: list[str]) -> None:
     text = "".join(parts)
     pages = list(lay_out_shaped(text, GRID))

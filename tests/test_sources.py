@@ -131,7 +131,6 @@ LINES = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
 @given(lines=LINES, last_line_feed=st.booleans(), unit_bytes=st.integers(1, 80))
 def test_slices_of_json_lines_are_the_whole_file_once_each(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], last_line_feed: bool, unit_bytes: int
@@ -153,7 +152,7 @@ def test_slices_of_json_lines_are_the_whole_file_once_each(
     assert records(unit_bytes) == whole
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(rows=st.integers(0, 40), group=st.integers(1, 9), unit_bytes=st.integers(1, 3000))
 def test_slices_of_parquet_are_the_whole_file_once_each(
     tmp_path_factory: pytest.TempPathFactory, rows: int, group: int, unit_bytes: int
@@ -167,7 +166,7 @@ def test_slices_of_parquet_are_the_whole_file_once_each(
     assert len({unit.slice for unit in units}) == len(units)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.binary(max_size=60_000), min_size=1, max_size=3), st.integers(1, 5000), st.sampled_from(COMPRESSIONS))
 def test_decompression_is_the_inverse_in_any_chunks(members: list[bytes], chunk: int, suffix: str) -> None:
     stream = b"".join(COMPRESS[suffix](member) for member in members)

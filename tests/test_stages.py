@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from palimpsest.config import JobConfig, parse
@@ -105,7 +105,6 @@ def unit_rows(name: str, documents: list[int], quarantined: int, late: int, dupl
     return [{"record": None, **row, "unit_id": name} for row in rows]
 
 
-@settings(deadline=None, max_examples=200)
 @given(st.data())
 def test_a_unit_is_complete_with_its_last_row_in_whatever_order_they_arrive(data: st.DataObject) -> None:
     small = st.integers(0, 3)

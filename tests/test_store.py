@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from palimpsest.corpus.duplicates import PageCensus, later_copies, stored_documents
@@ -77,7 +77,6 @@ def test_list_takes_any_prefix_and_shows_no_unfinished_write(store: LocalStore) 
 
 
 @given(st.lists(st.sampled_from(["..", ".", "", "a", ".x", "b\\c", "d\n", "\0", "é", "_units"]), min_size=1, max_size=4))
-@settings(deadline=None, max_examples=200)
 def test_keys_stay_inside_the_root(parts: list[str]) -> None:
     key = "/".join(parts)
     if all(part in ("a", "é", "_units") for part in parts):
@@ -281,7 +280,6 @@ def test_readers_follow_the_snapshot_and_nothing_else(store: LocalStore) -> None
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdef"), max_size=6), max_size=6))
-@settings(deadline=None, max_examples=100)
 def test_each_document_has_one_owner_and_it_is_the_first_place(plan: list[list[str]]) -> None:
     copies = later_copies(enumerate(plan))
     stored = {place: set(docs) - copies.get(place, {}).keys() for place, docs in enumerate(plan)}
@@ -291,7 +289,6 @@ def test_each_document_has_one_owner_and_it_is_the_first_place(plan: list[list[s
 
 
 @given(st.lists(st.text("ab", max_size=3), max_size=40))
-@settings(deadline=None, max_examples=50)
 def test_the_census_finds_every_page_that_stands_twice(pages: list[str]) -> None:
     with PageCensus() as census:
         for shard in range(2):

@@ -7,7 +7,7 @@ from hashlib import sha256
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -23,7 +23,6 @@ from palimpsest.codecs.token_storage import (
     unpack,
 )
 
-few = settings(deadline=None, max_examples=60)
 FINITE = st.integers(0, 0xFFFF).filter(lambda bits: bits & 0x7F80 != 0x7F80)  # every sign, subnormals and -0 included
 TOKENS = arrays(np.uint16, array_shapes(min_dims=3, max_dims=3, max_side=6), elements=FINITE)
 
@@ -36,7 +35,6 @@ def bits_of(tokens: torch.Tensor) -> np.ndarray:
     return tokens.view(torch.int16).numpy().view(np.uint16)
 
 
-@few
 @given(TOKENS)
 def test_bf16_keeps_every_bit(bits: np.ndarray) -> None:
     packed = pack("bf16", tensor(bits))
@@ -44,7 +42,6 @@ def test_bf16_keeps_every_bit(bits: np.ndarray) -> None:
     assert [page.payload for page in packed] == [page.astype("<u2").tobytes() for page in bits]
 
 
-@few
 @given(TOKENS)
 def test_int8_moves_no_value_by_more_than_half_a_step(bits: np.ndarray) -> None:
     packed = pack("int8", tensor(bits))
@@ -64,7 +61,6 @@ def test_int8_rounds_half_to_even_and_keeps_zeros_and_peaks() -> None:
     assert unpack("int8", [page], 2, 6)[0].tolist() == [[127.0, 0.0, 2.0, 2.0, 0.0, -127.0], [0.0] * 6]
 
 
-@few
 @given(arrays(np.int8, (2, 3, 5)), arrays(np.float32, (2, 3, 1), elements=st.floats(0, 2.0**100, width=32)))
 def test_int8_comes_back_rounded_as_torch_rounds(steps: np.ndarray, scales: np.ndarray) -> None:
     pages = [PackedTokens(q.tobytes(), s.tobytes()) for q, s in zip(steps, scales, strict=True)]

@@ -7,7 +7,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from palimpsest.verification import fidelity
@@ -18,7 +18,6 @@ from palimpsest.verification.loops import LoopWatch, Stretches
 from palimpsest.verification.reading import Cut, Decoded
 from palimpsest.verification.verdict import judge
 
-examples = settings(deadline=None, max_examples=60)
 IDS = st.lists(st.integers(0, 3), max_size=40)
 
 
@@ -42,7 +41,6 @@ def test_repetition_continues_the_ending() -> None:
     assert repetition([1, 2, 3, 4], 5) == [] and repetition([], 3) == []
 
 
-@examples
 @given(
     reference=st.lists(st.integers(0, 5), max_size=60),
     seed=st.integers(0, 99),
@@ -85,7 +83,6 @@ def drafted(drafter: Drafter, truth: list[int]) -> int:
     return passes
 
 
-@examples
 @given(reference=IDS, truth=IDS, revise=st.booleans(), cost=st.sampled_from([1, 16, 1000]))
 def test_drafter_reaches_any_output(reference: list[int], truth: list[int], revise: bool, cost: int) -> None:
     drafter = Drafter(reference, revise=revise, pass_cost=cost)
@@ -125,7 +122,6 @@ def test_drafts_are_as_long_as_they_are_worth() -> None:
     assert best_length(30.0, 1000) > 2 * best_length(30.0, 16) and best_length(0.0, 16) == 1
 
 
-@examples
 @given(ids=st.lists(st.integers(0, 2), min_size=1, max_size=60), cuts=st.lists(st.integers(1, 9), min_size=60, max_size=60))
 def test_stretches_in_pieces_equal_stretches_by_definition(ids: list[int], cuts: list[int]) -> None:
     stretches, pieces, start = Stretches(8), [], 0
@@ -159,7 +155,6 @@ def test_repetition_of_the_reference_is_no_loop() -> None:
         LoopWatch([], min_repeats=1)
 
 
-@examples
 @given(
     reference=st.text("abc", max_size=12), start=st.text("abc", max_size=8), rest=st.lists(st.text("abc", max_size=8), min_size=5)
 )
@@ -184,7 +179,6 @@ def test_early_stop_waits_for_proof() -> None:
         EarlyStop(reference, 0, lambda ids: "")
 
 
-@examples
 @given(start=st.text(max_size=20), more=st.text(max_size=20))
 def test_stable_prefix_survives_composition_and_stripping(start: str, more: str) -> None:
     def finish(text: str) -> str:
