@@ -63,7 +63,7 @@ def schema_errors(document: Any, schema: str | Path) -> list[str]:
 
 
 def pod_templates(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every pod template of a manifest, and where it stands."""
+    """Every pod template of a manifest, and its position."""
     spec = document.get("spec", {})
     match document["kind"]:
         case "CronJob":
@@ -112,7 +112,7 @@ def _strictly(document: dict[str, Any]) -> list[str]:
 
 
 def restricted_errors(template: dict[str, Any]) -> list[str]:
-    """What the pod security standard `restricted`, which the namespace enforces, would refuse."""
+    """What the pod security standard `restricted`, which the namespace enforces, would refuse; and a writable root."""
     spec, errors = template["spec"], []
     pod = spec.get("securityContext", {})
     if pod.get("runAsNonRoot") is not True or pod.get("runAsUser") == 0:
@@ -125,6 +125,8 @@ def restricted_errors(template: dict[str, Any]) -> list[str]:
             errors.append(f"{container['name']} may gain privileges")
         if own.get("capabilities") != {"drop": ["ALL"]}:
             errors.append(f"{container['name']} keeps capabilities")
+        if own.get("readOnlyRootFilesystem") is not True:
+            errors.append(f"{container['name']} can write to its image")
     errors += [f"mounts the host's {volume['hostPath']}" for volume in spec.get("volumes", []) if "hostPath" in volume]
     return errors
 
@@ -158,7 +160,7 @@ def locked(variant: str, text: str | None = None) -> dict[str, str]:
 def edited(path: Path, folder: Path, old: str, new: str) -> Path:
     """A copy of a file in which `old` reads `new`: the broken copy that its validator has to refuse."""
     text = path.read_text("utf-8")
-    assert old in text, f"{path.name} no longer has {old!r}: mend the test"
+    assert old in text, f"{path.name} no longer has {old!r}: fix the test"
     copy = folder / path.name
     copy.write_text(text.replace(old, new, 1), "utf-8")
     return copy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import shlex
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,9 @@ BROKEN = [
     ("kuberay/nightly.yaml", "startingDeadlineSeconds: 7200", "startingDeadlineSeconds: soon"),
     ("kuberay/nightly.yaml", "failedJobsHistoryLimit", "failedJobHistoryLimit"),
     ("kuberay/access.yaml", "verbs: [get, create]", "verbs: get"),
-    ("kuberay/network-policy.yaml", "policyTypes: [Ingress]", "policyType: [Ingress]"),
+    ("kuberay/network-policy.yaml", "policyTypes: [Ingress, Egress]", "policyType: [Ingress, Egress]"),
     ("kuberay/namespace.yaml", "apiVersion: v1", "apiVersion: v2"),
+    ("kuberay/disruption-budget.yaml", "matchExpressions", "matchExpression"),
     ("monitoring/podmonitor.yaml", "podMetricsEndpoints:", "endpoints:"),
     ("monitoring/prometheusrule.yaml", "for: 5m", "for: five minutes"),
 ]
@@ -92,7 +94,11 @@ def test_pods_keep_to_the_namespaces_rule(tmp_path: Path) -> None:
         assert restricted_errors(pod) == [], f"{path.name} {where}"
         containers = pod["spec"]["containers"]
         assert all(container["resources"]["requests"]["memory"] for container in containers), f"{path.name} {where}"
-    for old, new in (("runAsNonRoot: true", "runAsNonRoot: false"), ("drop: [ALL]", "add: [SYS_ADMIN]")):
+    for old, new in (
+        ("runAsNonRoot: true", "runAsNonRoot: false"),
+        ("drop: [ALL]", "add: [SYS_ADMIN]"),
+        ("readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false"),
+    ):
         (document,) = documents(edited(KUBERAY / "nightly.yaml", tmp_path, old, new))
         assert [restricted_errors(pod) for _, pod in pod_templates(document)] != [[]]
 
@@ -106,7 +112,9 @@ def test_ray_pods_have_probes_and_the_image_of_their_group(name: str) -> None:
             continue
         assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), where
         gpus = "nvidia.com/gpu" in container["resources"]["limits"]
-        assert gpus == (where == "group gpu") and gpus == ("tolerations" in pod["spec"]), where
+        assert gpus == (where == "group gpu") and gpus == ("tolerations" in pod["spec"]) == ("affinity" in pod["spec"]), where
+        assert pod["spec"]["nodeSelector"]["kubernetes.io/arch"] == "amd64", "the lock files are of one architecture"
+        assert ("annotations" in pod["metadata"]) == (where == "headGroupSpec"), "heads are not evicted, workers may be"
         assert not (gpus and container["image"].endswith("-cpu")), where
         assert pod["spec"]["serviceAccountName"] == "palimpsest-run", where
 
@@ -156,12 +164,46 @@ def test_one_night_ends_before_the_next_begins() -> None:
     night = one("kuberay/nightly.yaml", "CronJob")["spec"]
     job, ray = night["jobTemplate"]["spec"], one("kuberay/rayjob-nightly.yaml", "RayJob")["spec"]
     assert night["concurrencyPolicy"] == "Forbid"
-    assert ray["preRunningDeadlineSeconds"] < ray["activeDeadlineSeconds"] < job["activeDeadlineSeconds"]
+    tries = 2  # start_rayjob.py's default; a try that found no machines and a full one are within two full ones
+    assert ray["backoffLimit"] == 0, "KubeRay would retry failures that come again"
+    assert ray["preRunningDeadlineSeconds"] < ray["activeDeadlineSeconds"]
+    assert tries * ray["activeDeadlineSeconds"] < job["activeDeadlineSeconds"]
     assert job["activeDeadlineSeconds"] + night["startingDeadlineSeconds"] < 24 * 3600
     assert ray["suspend"] is True and one("kuberay/raycronjob.yaml", "RayCronJob")["spec"]["suspend"] is True
     assert (
         len(one("kuberay/nightly.yaml", "CronJob")["metadata"]["name"]) + len("-29384820") <= 47
     )  # KubeRay's limit for a RayJob
+
+
+def test_pods_reach_no_instance_metadata() -> None:
+    policy = one("kuberay/network-policy.yaml", "NetworkPolicy")["spec"]
+    blocks = [
+        ipaddress.ip_network(peer["ipBlock"]["cidr"])
+        for rule in policy["egress"]
+        for peer in rule.get("to", [])
+        if "ipBlock" in peer
+    ]
+    holes = [
+        ipaddress.ip_network(hole)
+        for rule in policy["egress"]
+        for peer in rule.get("to", [])
+        for hole in peer.get("ipBlock", {}).get("except", [])
+    ]
+    assert {block.version for block in blocks} == {4, 6}
+    for address in ("169.254.169.254", "169.254.170.2", "fd00:ec2::254"):
+        assert any(ipaddress.ip_address(address) in hole for hole in holes), address
+    for address in ("52.216.1.1", "10.0.0.1", "2600:1fa0::1"):
+        assert not any(ipaddress.ip_address(address) in hole for hole in holes), address
+
+
+def test_the_disruption_budget_covers_heads_and_the_pod_that_waits() -> None:
+    (terms,) = [one("kuberay/disruption-budget.yaml", "PodDisruptionBudget")["spec"]["selector"]["matchExpressions"]]
+    wanted = {term["key"]: set(term["values"]) for term in terms}
+    labels = [
+        pod["metadata"]["labels"] for path in MANIFESTS for document in documents(path) for _, pod in pod_templates(document)
+    ]
+    covered = {found["app.kubernetes.io/component"] for found in labels if all(found[key] in wanted[key] for key in wanted)}
+    assert covered == {"head", "nightly"}
 
 
 def test_the_starter_may_do_what_it_does_and_nothing_else() -> None:

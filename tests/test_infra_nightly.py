@@ -147,7 +147,13 @@ def test_the_template_runs_under_the_name_of_its_job(server: Server, account: Pa
 @pytest.mark.parametrize(
     "end",
     [
-        {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": "AppFailed", "message": "exit code 1"},
+        {
+            "jobDeploymentStatus": "Failed",
+            "jobStatus": "FAILED",
+            "reason": "AppFailed",
+            "message": "failed with exit code 1",
+        },
+        {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": "AppFailed", "message": "failed with exit code 2"},
         {"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded", "message": "activeDeadlineSeconds"},
         {"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"},
         {"jobDeploymentStatus": "ValidationFailed", "reason": "ValidationFailed"},
@@ -158,6 +164,28 @@ def test_a_failed_job_is_told_with_its_reason(server: Server, account: Path, end
     done = started(server, account)
     assert done.returncode == 1
     assert all(value in done.stdout.splitlines()[-1] for value in end.values())
+    assert len(server.jobs) == 2, "a failure that would come again is not tried again"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": "AppFailed", "message": "exit code 137"},
+        {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": "AppFailed", "message": "the driver's node died"},
+        {"jobDeploymentStatus": "Failed", "reason": "PreRunningDeadlineExceeded", "message": "no machines"},
+    ],
+)
+def test_a_failure_that_may_pass_is_tried_once_more(server: Server, account: Path, end: dict[str, str]) -> None:
+    name = "palimpsest-nightly-29384820"
+    server.statuses = [*GOOD, end]
+    done = started(server, account)
+    assert done.returncode == 1 and set(server.jobs) == {"palimpsest-nightly", name, f"{name}-2"}
+    assert {job["metadata"]["ownerReferences"][0]["name"] for job in server.jobs.values() if "suspend" not in job["spec"]} == {
+        name
+    }
+    server.jobs = {"palimpsest-nightly": server.jobs["palimpsest-nightly"]}
+    server.statuses, server.looks = [*GOOD, end, DONE], 0
+    assert started(server, account).returncode == 0
 
 
 def test_a_pod_that_is_started_again_finds_its_job(server: Server, account: Path) -> None:

@@ -1,10 +1,13 @@
-"""Create a RayJob from a suspended one that serves as its template, wait for its end, and say how it went.
+"""Create a RayJob from a suspended one that serves as its template, wait for its end, and report it.
 
     python start_rayjob.py --template palimpsest-nightly --namespace palimpsest --name palimpsest-nightly-29384820 --owner-uid UID
 
 Runs in a pod of the CronJob in nightly.yaml, with the standard library only. The RayJob gets the name of the Job that the pod
 belongs to, so a pod that is started again finds the RayJob of its predecessor instead of making a second one; and the Job as its
 owner, so that it goes when the Job goes. Needs the verbs get and create on rayjobs.
+
+A RayJob that failed is tried once more, as NAME-2, unless its command ended by itself: that failure (a setting, a source, too
+much quarantined) would come again. Lost machines, a killed driver and a cluster that did not start are worth another try.
 
 Exit codes: 0 the RayJob succeeded, 1 it failed or is gone, 2 usage or permission, 4 no answer from the API server (try again).
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import ssl
 import sys
 import time
@@ -27,7 +31,7 @@ NAME_LENGTH = 47  # what KubeRay accepts as the name of a RayJob
 
 
 class Refused(Exception):
-    """The API server answered with an error that waiting does not mend."""
+    """The API server answered with an error that waiting does not fix."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"{status}: {message}")
@@ -88,7 +92,7 @@ class Api:
             raise Refused(error.code, text) from error
 
 
-def copy_of(template: dict[str, Any], name: str, owner_uid: str) -> dict[str, Any]:
+def copy_of(template: dict[str, Any], name: str, owner: str, owner_uid: str) -> dict[str, Any]:
     """A RayJob that runs, from one that is suspended."""
     return {
         "apiVersion": template["apiVersion"],
@@ -96,16 +100,16 @@ def copy_of(template: dict[str, Any], name: str, owner_uid: str) -> dict[str, An
         "metadata": {
             "name": name,
             "labels": {**template["metadata"].get("labels", {}), "app.kubernetes.io/instance": template["metadata"]["name"]},
-            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": owner_uid, "controller": True}],
+            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": owner, "uid": owner_uid, "controller": True}],
         },
         "spec": {key: value for key, value in template["spec"].items() if key != "suspend"},
     }
 
 
-def start(api: Api, template: str, name: str, owner_uid: str) -> dict[str, Any]:
+def start(api: Api, template: str, name: str, owner: str, owner_uid: str) -> dict[str, Any]:
     """The RayJob `name`: created now, or by an earlier pod of the same Job."""
     try:
-        made = api.create(copy_of(api.get(template), name, owner_uid))
+        made = api.create(copy_of(api.get(template), name, owner, owner_uid))
         say(f"created RayJob {name} from {template}")
     except Refused as error:
         if error.status != 409:
@@ -117,8 +121,8 @@ def start(api: Api, template: str, name: str, owner_uid: str) -> dict[str, Any]:
     return made
 
 
-def wait(api: Api, job: dict[str, Any], pause: float) -> bool:
-    """Whether the RayJob succeeded, when it has ended. Every change of its status is printed."""
+def wait(api: Api, job: dict[str, Any], pause: float) -> dict[str, Any]:
+    """The status of the RayJob when it has ended. Every change of it is printed."""
     name, shown = job["metadata"]["name"], ""
     while True:
         status = job.get("status") or {}
@@ -128,9 +132,30 @@ def wait(api: Api, job: dict[str, Any], pause: float) -> bool:
         if line != shown:
             say(shown := line)
         if deployment in ("Complete", "Failed", "ValidationFailed"):
-            return deployment == "Complete" and entry == "SUCCEEDED"
+            return status
         time.sleep(pause)
         job = api.get(name)
+
+
+def succeeded(status: dict[str, Any]) -> bool:
+    return status.get("jobDeploymentStatus") == "Complete" and status.get("jobStatus") == "SUCCEEDED"
+
+
+def may_pass(status: dict[str, Any]) -> bool:
+    """Whether another try can end otherwise. The command's own exit codes 1 and 2 are final; Ray names them in its message."""
+    if status.get("jobDeploymentStatus") != "Failed" or status.get("reason") in ("DeadlineExceeded", "ValidationFailed"):
+        return False
+    return not re.search(r"exit code [12]\b", status.get("message", ""))
+
+
+def run(api: Api, template: str, name: str, owner_uid: str, tries: int, pause: float) -> bool:
+    """Whether one of at most `tries` RayJobs succeeded."""
+    for number in range(1, tries + 1):
+        status = wait(api, start(api, template, name if number == 1 else f"{name}-{number}", name, owner_uid), pause)
+        if succeeded(status) or not may_pass(status):
+            return succeeded(status)
+        say(f"try {number} of {tries} failed in a way that may pass")
+    return False
 
 
 def say(line: str) -> None:
@@ -149,15 +174,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--owner-uid", required=True, help="uid of that Job")
     parser.add_argument("--server", default="https://kubernetes.default.svc", help="URL of the API server")
     parser.add_argument("--account", type=Path, default=ACCOUNT, help="folder with token and ca.crt")
+    parser.add_argument("--tries", type=int, default=2, help="RayJobs at most, the first included")
     parser.add_argument("--pause", type=float, default=15.0, help="seconds between two looks")
     parser.add_argument("--patience", type=float, default=600.0, help="seconds without an answer before giving up")
     chosen = parser.parse_args(arguments)
-    if len(chosen.name) > NAME_LENGTH:
-        fail(f"--name {chosen.name!r}: KubeRay accepts at most {NAME_LENGTH} characters; shorten the name of the CronJob")
+    if len(chosen.name) + len("-2") > NAME_LENGTH:
+        fail(f"--name {chosen.name!r}: KubeRay accepts at most {NAME_LENGTH} characters, with -2 for a second try; shorten it")
         return USAGE
     try:
         api = Api(chosen.server, chosen.namespace, chosen.account, chosen.patience, chosen.pause)
-        succeeded = wait(api, start(api, chosen.template, chosen.name, chosen.owner_uid), chosen.pause)
+        done = run(api, chosen.template, chosen.name, chosen.owner_uid, chosen.tries, chosen.pause)
     except Unreachable as error:
         fail(f"the API server cannot be reached: {error}")
         return UNREACHABLE
@@ -167,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         fail(f"no service account at {chosen.account}: {error}")
         return USAGE
-    return 0 if succeeded else FAILED
+    return 0 if done else FAILED
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 # What a run may do, and not more: list the source prefixes and read them; list, read, write and delete below its corpus prefix.
 #
 # Conditional writes need no permission of their own: If-None-Match: * is s3:PutObject (If-Match would be GetObject too). But a look at
-# a key that is absent answers 404 only to those who may list the bucket, and 403 to others; such a request names no prefix, hence
-# IfExists for the corpus. DeleteObject is for gc and for the probe at the start of a run.
+# a key that is absent answers 404 only to those who may list the bucket, and 403 to others. Such a request names no prefix, hence
+# IfExists: a source object that vanished between listing and reading is then missing, not forbidden. DeleteObject is for gc and for
+# the probe at the start of a run.
 
 data "aws_iam_policy_document" "run" {
   dynamic "statement" {
@@ -14,7 +15,7 @@ data "aws_iam_policy_document" "run" {
       resources = ["arn:${var.partition}:s3:::${statement.value.bucket}"]
 
       condition {
-        test     = "StringLike"
+        test     = "StringLikeIfExists"
         variable = "s3:prefix"
         values   = [statement.value.prefix, "${statement.value.prefix}*"]
       }
