@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import replace
 
 from palimpsest.config import JobConfig, load
 from palimpsest.lab.bench.tiers import fit_rungs
@@ -32,7 +31,7 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=5, help="of each class of text")
     options = parser.parse_args()
     config: JobConfig = load("local")
-    config = replace(config, verification=replace(config.verification, control_share=0.0))
+    config = config.replace(verification=config.verification.replace(control_share=0.0))
     path = shipped(identify(config).revision)
     sampler = PageSampler(options.text, seed=5, held_out=True)
     for name in options.grid or GRIDS:
@@ -40,7 +39,7 @@ def main() -> None:
         sampler.reseed(5)
         cells = Grid.parse(name).cells
         texts = {kind: "\n\n".join(sampler.text(kind, cells) for _ in range(options.pages)) for kind in SHARES}
-        laid_out = replace(config, layout=replace(config.layout, grid=name))
+        laid_out = config.replace(layout=config.layout.replace(grid=name))
         entry = fit_rungs(laid_out, texts, path, max_pages=options.pages)
         read = zip(entry["modes"], entry["precision"], entry["reached"]["0.97"], strict=True)
         measured = ", ".join(

@@ -15,7 +15,6 @@ import shutil
 import signal
 import sys
 import tomllib
-from dataclasses import replace
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -65,11 +64,11 @@ def sweep(config: JobConfig, root: Path) -> None:
     for step in count():
         out = root / f"{step:03d}"
         shutil.copytree(root / "before", out)
-        ended = in_child(replace(config, out=str(out)), step)
+        ended = in_child(config.replace(out=str(out)), step)
         if ended == 0:
             print(step)
             return
-        if ended != -signal.SIGKILL or in_child(replace(config, out=str(out)), None) != 0:
+        if ended != -signal.SIGKILL or in_child(config.replace(out=str(out)), None) != 0:
             sys.exit(f"step {step}: the armed pass ended with {ended}, or its rerun failed")
 
 

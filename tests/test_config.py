@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palimpsest.config import ConfigError, JobConfig, fingerprint, load, parse, presets_folder, to_json, to_toml
+from palimpsest.settings import Settings
 
 CHANGED: dict[str, Any] = {
     "sources": ("elsewhere",),
@@ -91,21 +91,19 @@ HOW = {"sources", "out", "source.unit_bytes", "source.max_document_chars", "code
 }
 
 
-def names(kind: type = JobConfig, path: str = "") -> list[str]:
+def names(kind: type[Settings] = JobConfig, path: str = "") -> list[str]:
     """All settings, dotted."""
     found = []
-    for setting in fields(kind):
-        default = getattr(kind(), setting.name)
-        found += names(type(default), f"{path}{setting.name}.") if is_dataclass(default) else [path + setting.name]
+    for name, field in kind.model_fields.items():
+        default = field.default
+        found += names(type(default), f"{path}{name}.") if isinstance(default, Settings) else [path + name]
     return found
 
 
 def changed(name: str) -> JobConfig:
     section, _, setting = name.rpartition(".")
     config = JobConfig()
-    if not section:
-        return replace(config, **{setting: CHANGED[name]})
-    return replace(config, **{section: replace(getattr(config, section), **{setting: CHANGED[name]})})
+    return config.replace(**({section: {setting: CHANGED[name]}} if section else {setting: CHANGED[name]}))
 
 
 def test_the_table_above_has_every_setting() -> None:
@@ -152,13 +150,57 @@ def test_the_fingerprint_changes_with_the_layout_and_the_checkpoint() -> None:
         ("[verification]\nreader = 'eyes'", "verification.reader = 'eyes': choose generative or cells"),
         ("[codec]\npath = 1", "codec.path = 1: expected str, not int"),
         ("[storage]\nrow_group_bytes = 0", "storage.row_group_bytes = 0: at least 1"),
-        ("[source]\nformat = 'csv'", "source.format='csv' is unknown; choose one of auto, text"),
-        ("[source]\nunit_bytes = 0", "source.unit_bytes=0 must be at least 1"),
+        ("[source]\nformat = 'csv'", "source.format = 'csv': choose auto, text, jsonl or parquet"),
+        ("[source]\nunit_bytes = '64XB'", "source.unit_bytes = '64XB': expected bytes, as a number or as text such as 64KB"),
+        ("[source]\nunit_bytes = 'KB'", "source.unit_bytes = 'KB': expected bytes"),
+        ("[source]\nunit_bytes = '-1KB'", "source.unit_bytes = '-1KB': expected bytes"),
+        ("[source]\nunit_bytes = 0.5", "source.unit_bytes = 0.5: expected int, not float"),
+        ("[source]\nid_field = 'text'", "source.text_field = 'text': id_field names the same field"),
+        ("[source]\ntext_field = ''", "source.text_field = '': name a field of the records"),
+        ("[source]\nencoding = 'utf-9'", "source.encoding = 'utf-9': unknown encoding; use a name such as utf-8"),
+        ("[source]\nencoding = 'base64'", "source.encoding = 'base64': unknown encoding"),
+        ("[source]\nencoding = 'utf-16'", "source.encoding = 'utf-16': the encoding does not contain ASCII"),
+        ("[layout]\ngrid = 64", "layout.grid = 64: expected COLUMNSxROWS, for example 64x32"),
+        ("[layout]\ngrid = '64'", "layout.grid = '64': expected COLUMNSxROWS, for example 64x32"),
+        ("[codec]\nfast = 'no'", "codec.fast = 'no': choose auto, on or off"),
+        ("[placement]\ngpus_per_worker = nan", "placement.gpus_per_worker = nan: at least 0"),
+        ("[source]\nunit_bytes = 0", "source.unit_bytes = 0: at least 1"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_by_name(toml: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse(tomllib.loads(toml))
+
+
+def test_every_wrong_setting_is_named_at_once() -> None:
+    with pytest.raises(ConfigError) as found:
+        parse({"tiers": {"mode": 1, "mod": "tiny"}, "placement": {"read_tasks": 0}, "outt": "corpus"})
+    lines = str(found.value).splitlines()
+    assert [line.split(" = ")[0] for line in lines] == [
+        "tiers.mode",
+        "unknown setting tiers.mod",
+        "placement.read_tasks",
+        "unknown setting outt",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("64KB", 64_000), ("64KiB", 65_536), ("1.5 GB", 1_500_000_000), ("2MiB", 2 << 20), ("7", 7), ("7b", 7), ("1TB", 10**12)],
+)
+def test_sizes_may_have_a_unit(text: str, size: int) -> None:
+    assert parse({}, [f"source.unit_bytes={text}"]).source.unit_bytes == size
+    assert parse({"placement": {"object_store_bytes": text}}).placement.object_store_bytes == size
+
+
+def test_a_changed_copy_is_checked_too_and_keeps_the_rest() -> None:
+    config = parse({"tiers": {"mode": "small", "undated": "base"}})
+    changed_ = config.replace(tiers={"mode": "large"}, out="corpus")
+    assert (changed_.tiers.mode, changed_.tiers.undated, changed_.out, config.out) == ("large", "base", "corpus", "")
+    with pytest.raises(ConfigError, match="share = 2.0: a share lies between 0 and 1"):
+        config.replace(verification={"share": 2.0})
+    with pytest.raises(ConfigError, match="unknown setting mod = 'tiny'; did you mean mode?"):
+        config.tiers.replace(mod="tiny")
 
 
 @pytest.mark.parametrize(

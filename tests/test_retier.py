@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -59,7 +58,7 @@ def made(job: JobFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
         fresh = ("verification.share=1.0", "verification.control_share=0.0", AGE, f"tiers.as_of={NOW.isoformat()}")
         config = job(folder, tmp_path / "corpus", *fresh, *overrides)
         if shipped_codec:
-            config = replace(config, codec=CodecConfig())
+            config = config.replace(codec=CodecConfig())
         run(config)
         return config
 
@@ -261,7 +260,7 @@ def test_a_text_is_forgotten_only_by_name_and_never_comes_back(made: Callable[..
     assert set(retier(config.out, (), as_of=after(DAY), sharpen=True).moves) == {"tiny → large"}  # the pinned one
     assert {row["source_id"]: bool(row["text"]) for row in rows(config)} == {"pinned": True, "plain": False}
     with pytest.raises(ConfigError, match="'forget' drops texts of a published corpus"):
-        run(replace(config, tiers=replace(config.tiers, policy="age+forget")))
+        run(config.replace(tiers=config.tiers.replace(policy="age+forget")))
 
 
 def test_units_that_rely_on_a_replaced_one_follow_it(made: Callable[..., JobConfig], tmp_path: Path) -> None:

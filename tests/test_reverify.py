@@ -92,7 +92,7 @@ def make(tmp_path: Path, original: Callable[..., JobConfig]) -> Callable[..., Jo
 
     def copy(**verification: float) -> JobConfig:
         config = original(**verification)
-        return replace(config, out=str(shutil.copytree(config.out, tmp_path / "corpus")))
+        return config.replace(out=str(shutil.copytree(config.out, tmp_path / "corpus")))
 
     return copy
 

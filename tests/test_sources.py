@@ -228,22 +228,6 @@ def test_fields_go_by_the_settings(tmp_path: Path) -> None:
     assert (row["text"], row["source_id"], row["importance"], row["text_class"]) == ("café", "7", 1.0, "code")
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"format": "csv"}, "format='csv'.*auto, text, jsonl, parquet"),
-        ({"encoding": "utf-9"}, "encoding='utf-9'"),
-        ({"encoding": "utf-16"}, "encoding='utf-16'"),
-        ({"unit_bytes": 0}, "unit_bytes=0"),
-        ({"text_field": ""}, "text_field is empty"),
-        ({"text_field": "id"}, "'id' is the field of another setting"),
-    ],
-)
-def test_bad_settings_are_named(setting: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        SourceConfig(**setting)
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("b.txt", "a.md", "sub/c.jsonl", "sub/deep/d.txt.gz", ".hidden.txt", "_SUCCESS", "_temporary/e.txt"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +121,7 @@ def test_the_report_says_what_rate_control_spent(job: JobFactory, tmp_path: Path
     folder.mkdir()
     (folder / "a.jsonl").write_text("".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(TEXTS)))
     config, _ = job_of(0.95)
-    made = run(replace(config, sources=(str(folder),), out=str(tmp_path / "corpus"), limits=job(folder, folder).limits))
+    made = run(config.replace(sources=(str(folder),), out=str(tmp_path / "corpus"), limits=job(folder, folder).limits))
     store = LocalStore(made.out)
     snapshot = latest(store)
     assert snapshot is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +34,7 @@ def test_the_id_is_that_of_what_is_asked_for() -> None:
 
 
 def test_the_preset_travels_with_its_overrides_and_runs_on_the_cluster_that_takes_it(tmp_path: Path) -> None:
-    config = replace(load("cpu-cluster", ["tiers.mode=small"]), sources=("s3://texts/a",), out="s3://corpora/a")
+    config = load("cpu-cluster", ["tiers.mode=small"]).replace(sources=("s3://texts/a",), out="s3://corpora/a")
     sent = submit.prepare(config)
     assert parse(tomllib.loads(sent.settings)) == config
     assert parse(tomllib.loads(prepared().settings)).placement.address == "auto"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +79,8 @@ def test_the_decoder_learns_from_kept_tokens_while_the_encoder_stays_as_it_is(
     monkeypatch.setattr(Trainee, "encode", lambda trainee, images: encoded.append(len(images)) or encode(trainee, images))
     weights = Path(__file__).parents[1] / "pipeline/palimpsest/codecs/embedded/weights"
     blends = (Blend(grid="64x32", mode="tiny", weight=1.0, pages=1, encoder=False),)
-    taught = replace(small(text, tmp_path, 8), start=str(weights), blends=blends, replay=1.0, copy_cells=64, begin_decoder=True)
-    taught = replace(taught, stretches_from=4)
+    taught = small(text, tmp_path, 8).replace(start=str(weights), blends=blends, replay=1.0, copy_cells=64, begin_decoder=True)
+    taught = taught.replace(stretches_from=4)
     rows: list[dict[str, object]] = []
     train(taught, rows.append)
     assert len(encoded) == BESIDE + 1  # of eight steps
@@ -101,8 +100,8 @@ def test_the_decoder_learns_from_kept_tokens_while_the_encoder_stays_as_it_is(
 def test_what_the_decoder_reads_with_stays_as_it_is_while_it_learns_to_write(text: str, tmp_path: Path) -> None:
     weights = Path(__file__).parents[1] / "pipeline/palimpsest/codecs/embedded/weights"
     blends = (Blend(grid="64x32", mode="tiny", weight=1.0, pages=1, encoder=False),)
-    lessons = replace(
-        small(text, tmp_path, 2), start=str(weights), blends=blends, copy_cells=64, begin_decoder=True, stretches_from=2
+    lessons = small(text, tmp_path, 2).replace(
+        start=str(weights), blends=blends, copy_cells=64, begin_decoder=True, stretches_from=2
     )
     rows: list[dict[str, object]] = []
 
@@ -110,7 +109,7 @@ def test_what_the_decoder_reads_with_stays_as_it_is_while_it_learns_to_write(tex
         train(config, rows.append)
         return torch.load(tmp_path / "state.pt", weights_only=True)["trainee"]
 
-    begun, read, written = (state(config) for config in (replace(lessons, steps=1), lessons, replace(lessons, steps=4)))
+    begun, read, written = (state(config) for config in (lessons.replace(steps=1), lessons, lessons.replace(steps=4)))
     assert [row["step"] for row in rows if "copied_loss" in row] == [1, 2, 3, 4]
     assert [row["step"] for row in rows if "written_loss" in row] == [3, 4]
 
@@ -183,13 +182,13 @@ def test_a_run_that_fails_ends_its_workers(text: str, tmp_path: Path) -> None:
         raise OSError("no space left on device")
 
     with pytest.raises(OSError, match="no space"):
-        train(replace(small(text, tmp_path, 3), workers=1), full)
+        train(small(text, tmp_path, 3).replace(workers=1), full)
     assert multiprocessing.active_children() == []
 
 
 def test_it_begins_with_the_checkpoint_that_ships(text: str, tmp_path: Path) -> None:
     weights = Path(__file__).parents[1] / "pipeline/palimpsest/codecs/embedded/weights"
-    train(replace(small(text, tmp_path / "shipped", 1), start=str(weights), learning_rate=0.0, evaluate_pages=1))
+    train(small(text, tmp_path / "shipped", 1).replace(start=str(weights), learning_rate=0.0, evaluate_pages=1))
     log = json.loads((tmp_path / "shipped" / "log.jsonl").read_text())
     assert log["token"] > 0.5  # one page of whatever kind; a fresh model reads nothing
     rows = [json.loads(line) for line in (tmp_path / "shipped" / "evaluation.jsonl").read_text().splitlines()]
@@ -287,13 +286,13 @@ def test_the_projection_keeps_what_a_head_looks_at() -> None:
 
 
 def test_the_learning_rate_warms_up_and_decays() -> None:
-    config = replace(TrainConfig(), steps=1000, warmup=100, learning_rate=1.0, final_learning_rate=0.1)
+    config = TrainConfig().replace(steps=1000, warmup=100, learning_rate=1.0, final_learning_rate=0.1)
     assert learning_rate(config, 0) < learning_rate(config, 50) < learning_rate(config, 99) == 1.0
     assert learning_rate(config, 1000) == pytest.approx(0.1)
-    timed = replace(config, steps=1_000_000, seconds=60.0)
+    timed = config.replace(steps=1_000_000, seconds=60.0)
     assert learning_rate(timed, 200, 0.0) > learning_rate(timed, 200, 30.0) > learning_rate(timed, 200, 60.0)
     assert learning_rate(timed, 200, 60.0) == pytest.approx(0.1)
-    lessons = replace(config, copy_cells=1, stretches_from=400)
+    lessons = config.replace(copy_cells=1, stretches_from=400)
     assert learning_rate(lessons, 399) == pytest.approx(0.1, abs=0.01)
     assert learning_rate(lessons, 400) < learning_rate(lessons, 499) == 1.0 and learning_rate(lessons, 1000) == pytest.approx(0.1)
 

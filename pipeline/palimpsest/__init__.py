@@ -4,7 +4,8 @@ The rooms, in import order. A room imports only rooms above it (tests/test_rooms
 
     errors.py        one base class with an exit code
     schemas.py       the Arrow schemas, one per boundary
-    config.py        settings and the fingerprint of what changes the bytes
+    settings.py      the base of settings: checked types, TOML, errors
+    config.py        the settings of a job and the fingerprint of those that change the bytes
     telemetry.py     logs and metrics
     storage/         bytes by URI: local, s3; conditional writes
     sources/         URIs -> documents

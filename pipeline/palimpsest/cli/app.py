@@ -50,12 +50,11 @@ def _start(
 
 
 def _config(preset: str, overrides: list[str] | None, sources: list[str] | None = None, target: str | None = None) -> Any:
-    from dataclasses import replace
 
     from palimpsest.config import JobConfig, load
 
     config: JobConfig = load(preset, overrides or ())
-    return replace(config, sources=tuple(sources) if sources else config.sources, out=target or config.out)
+    return config.replace(sources=tuple(sources) if sources else config.sources, out=target or config.out)
 
 
 @app.command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -42,11 +41,10 @@ def bench_memory(
 
     with explained():
         config: JobConfig = load("local", overrides or ())
-        config = replace(
-            config,
-            layout=replace(config.layout, grid=grid),
-            verification=replace(config.verification, target_precision=target),
-            tiers=replace(config.tiers, modes=tuple(mode or config.tiers.modes)),
+        config = config.replace(
+            layout=config.layout.replace(grid=grid),
+            verification=config.verification.replace(target_precision=target),
+            tiers=config.tiers.replace(modes=tuple(mode or config.tiers.modes)),
         )
         result = measure(
             config,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,11 +45,10 @@ def bench_tiers(
 
     with explained():
         config: JobConfig = load("local", overrides or ())
-        config = replace(
-            config,
-            layout=replace(config.layout, grid=grid),
-            verification=replace(config.verification, target_precision=target, control_share=0.0),
-            tiers=replace(config.tiers, modes=tuple(mode or config.tiers.modes)),
+        config = config.replace(
+            layout=config.layout.replace(grid=grid),
+            verification=config.verification.replace(target_precision=target, control_share=0.0),
+            tiers=config.tiers.replace(modes=tuple(mode or config.tiers.modes)),
         )
         result = measure(config, read_classes(texts), fit=fit, max_pages=max_pages)
     _show(f"tiers-{grid}", result, write, as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -34,9 +33,8 @@ def conversations(
 
     with explained():
         config = load(preset, tuple(overrides or ()), MemoryConfig)
-        chosen = config.conversations if budget is None else replace(config.conversations, budget=budget)
-        config = replace(
-            config,
+        chosen = config.conversations if budget is None else config.conversations.replace(budget=budget)
+        config = config.replace(
             sources=tuple(source) if source else config.sources,
             out=target or config.out,
             conversations=chosen,

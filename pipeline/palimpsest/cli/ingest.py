@@ -30,14 +30,13 @@ def ingest(
 
         palimpsest ingest nightly.toml -s s3://texts/news/ -o s3://corpora/news --set ingest.vanished=drop --json
     """
-    from dataclasses import replace
 
     from palimpsest.config import JobConfig, load
     from palimpsest.operations.ingest import ingest as run_pass
 
     with explained():
         config: JobConfig = load(preset, overrides or ())
-        config = replace(config, sources=tuple(source) if source else config.sources, out=target or config.out)
+        config = config.replace(sources=tuple(source) if source else config.sources, out=target or config.out)
         with RunProgress(enabled=not dry_run) as progress:
             result = run_pass(config, progress, dry_run=dry_run)
     if as_json:

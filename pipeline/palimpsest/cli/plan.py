@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,7 +100,7 @@ def forecast(
     codec = find_preset(config.codec.name)
     alphabet = codec.alphabet if config.layout.alphabet == "codec" else config.layout.alphabet
     grid = Grid.parse(config.layout.grid, alphabet)
-    config = replace(config, layout=replace(config.layout, alphabet=alphabet), sources=tuple(source))
+    config = config.replace(layout=config.layout.replace(alphabet=alphabet), sources=tuple(source))
     config, policy = policy_of(config, grid, _revision(codec, config))
     given = {name: value for name, value in numbers.items() if value}
     if source:

@@ -43,7 +43,7 @@ def submit(
 
     with explained():
         config: JobConfig = load(preset, overrides or ())
-        config = replace(config, sources=tuple(source) if source else config.sources, out=target or config.out)
+        config = config.replace(sources=tuple(source) if source else config.sources, out=target or config.out)
         submission = jobs.prepare(
             config,
             command=command,

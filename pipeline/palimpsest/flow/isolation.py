@@ -21,7 +21,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -261,7 +260,7 @@ def slices(unit: Unit, config: SourceConfig) -> list[Unit]:
     """The unit in up to 8 slices, in order; none where its format or its size allows no cut."""
     source = format_of(unit.object, config)
     if unit.span is None:
-        finer = source.plan(unit.object, replace(config, unit_bytes=max(1, unit.object.size // _SLICES))) if source else []
+        finer = source.plan(unit.object, config.replace(unit_bytes=max(1, unit.object.size // _SLICES))) if source else []
         return finer if len(finer) > 1 else []
     first, stop = unit.span
     step = -(-(stop - first) // _SLICES)

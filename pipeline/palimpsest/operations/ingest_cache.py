@@ -10,7 +10,6 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ class Memory:
         self._store = store
         name = hashlib.sha256(json.dumps(sorted(config.sources)).encode("ascii")).hexdigest()[:24]
         self._settled, self._versions = f"{PREFIX}{name}/settled.json", f"{PREFIX}{name}/versions.parquet"
-        self._policy = asdict(config.ingest)
+        self._policy = config.ingest.model_dump()
 
     def settled(self, inventory: str, snapshot: int, fingerprint: str) -> dict[str, int] | None:
         """What the comparison counted when this inventory and this snapshot left nothing to do; None where nobody said so."""

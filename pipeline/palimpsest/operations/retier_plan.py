@@ -235,7 +235,7 @@ class _Cookbook:
 
     def _cooked(self, made: JobConfig, grid: Grid, codec: str, revision: str) -> Recipe:
         config: JobConfig = parse(_plain(made), self.overrides)
-        config, policy = policy_of(replace(config, out=self.corpus), grid, revision, published=True, one_way=self.one_way)
+        config, policy = policy_of(config.replace(out=self.corpus), grid, revision, published=True, one_way=self.one_way)
         return Recipe(made=made, config=config, grid=grid, policy=policy, codec=codec, revision=revision)
 
     def _candidates(self, unit: CommitRecord) -> Iterator[str]:

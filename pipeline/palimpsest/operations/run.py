@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -143,7 +143,7 @@ def identify(config: JobConfig) -> Prepared:
     _, revision, _ = checkpoint.identify(preset, codec.path, revision=codec.revision, content_hash=codec.content_hash)
     alphabet = preset.alphabet if config.layout.alphabet == "codec" else config.layout.alphabet
     grid = Grid.parse(config.layout.grid, alphabet)
-    config = replace(config, layout=replace(config.layout, alphabet=alphabet))
+    config = config.replace(layout=config.layout.replace(alphabet=alphabet))
     config, policy = policy_of(config, grid, revision)
     print_ = configs.fingerprint(config, layout_fingerprint(grid), preset.name, revision)
     return Prepared(config=config, grid=grid, policy=policy, codec=preset.name, revision=revision, fingerprint=print_)
@@ -211,7 +211,7 @@ def located(config: Job) -> Job:
         raise configs.ConfigError("out = '': name the corpus to write (--out)")
     out = config.out if "://" in config.out else str(Path(config.out).expanduser().absolute())
     path = config.codec.path and str(Path(config.codec.path).expanduser().absolute())
-    return replace(config, out=out, codec=replace(config.codec, path=path))
+    return config.replace(out=out, codec=config.codec.replace(path=path))
 
 
 def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: None) -> RunResult:

@@ -166,7 +166,7 @@ def prepare(
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise ValueError(f"--env {name.partition('=')[0]!r}: give the name of a variable only; its value is taken from here")
     if config.placement.address == "local":
-        config = replace(config, placement=replace(config.placement, address="auto"))
+        config = config.replace(placement=config.placement.replace(address="auto"))
     return Submission(
         command=command,
         settings=to_toml(config),

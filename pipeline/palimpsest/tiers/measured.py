@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ def as_measured(tiers: TierConfig, names: tuple[str, ...], ladder: Ladder, rungs
     modes = tuple(mode.name for mode in reversed(ladder.known) if mode.name in named)
     fades = tuple(name for name in rungs.fading if name in modes)
     ages = figure(ladder, fades) if "age" in names and fades and not tiers.ages else tiers.ages
-    return replace(tiers, modes=modes, ages=ages)
+    return tiers.replace(modes=modes, ages=ages)
 
 
 def figure(ladder: Ladder, fading: Sequence[str]) -> tuple[str, ...]:

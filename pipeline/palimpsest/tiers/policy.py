@@ -229,7 +229,7 @@ def policy_of(
             tiers = as_measured(tiers, names, ladder, read_rungs(text, config.verification.target_precision))
             ladder = Ladder.of(ladder.known, tiers.modes)
         if "fidelity" in names:
-            tiers = replace(tiers, predictor=text)
+            tiers = tiers.replace(predictor=text)
             target = config.verification.target_precision
             predictor = None if text == NONE else read_predictor(text, codec_revision, str(grid), target)
-    return replace(config, tiers=tiers), find_policy(tiers, ladder, predictor, one_way=one_way)
+    return config.replace(tiers=tiers), find_policy(tiers, ladder, predictor, one_way=one_way)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +73,8 @@ def bench_fidelity(
     """
     rows = []
     for grid, mode in settings:
-        changed = replace(config, layout=replace(config.layout, grid=grid), tiers=replace(config.tiers, mode=mode))
-        changed = replace(changed, verification=replace(changed.verification, share=1.0))
+        changed = config.replace(layout=config.layout.replace(grid=grid), tiers=config.tiers.replace(mode=mode))
+        changed = changed.replace(verification=changed.verification.replace(share=1.0))
         prepared = prepare(changed)
         stages = (
             Paginate(prepared.config, prepared.grid, prepared.policy),

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,7 +53,7 @@ def bench_ingest(
     with TemporaryDirectory(prefix="palimpsest-bench-") as temporary:
         folder = Path(temporary)
         root = (place or str(folder)).rstrip("/")
-        config = located(replace(config, sources=(f"{root}/in/",), out=f"{root}/corpus"))
+        config = located(config.replace(sources=(f"{root}/in/",), out=f"{root}/corpus"))
         source = open_store(config.sources[0])
         began = time.monotonic()
         _objects(source, objects)

@@ -110,8 +110,8 @@ def bench_memory(
         )
     if any(budget < 1 for budget in budgets):
         raise ValueError(f"--budget {min(budgets)}: at least 1")
-    tiers = replace(config.tiers, policy="age+fidelity", as_of=f"{AS_OF:%Y-%m-%d}")
-    asked = replace(config, tiers=tiers, verification=replace(config.verification, share=1.0, control_share=0.0))
+    tiers = config.tiers.replace(policy="age+fidelity", as_of=f"{AS_OF:%Y-%m-%d}")
+    asked = config.replace(tiers=tiers, verification=config.verification.replace(share=1.0, control_share=0.0))
     prepared = prepare(asked)
     studio = Studio(prepared.config, prepared.fingerprint, prepared.grid, prepared.policy)
     told = [_tell(prepared, studio, pages, facts_per_page, text, f"{seed} {number}") for number in range(conversations)]
@@ -222,8 +222,8 @@ def _ways(asked: JobConfig, prepared: Prepared) -> dict[str, Policy | None]:
     tiers = asked.tiers
     ways: dict[str, Policy | None] = {TRUNCATION: None}
     for mode in reversed(prepared.policy.ladder.modes):
-        ways[f"uniform {mode.name}"] = find_policy(replace(tiers, policy="fixed", mode=mode.name), prepared.policy.ladder)
-    ways[FADING] = identify(replace(asked, tiers=replace(tiers, policy="age"))).policy
+        ways[f"uniform {mode.name}"] = find_policy(tiers.replace(policy="fixed", mode=mode.name), prepared.policy.ladder)
+    ways[FADING] = identify(asked.replace(tiers=tiers.replace(policy="age"))).policy
     ways[CONTROLLED] = prepared.policy
     return ways
 

@@ -11,7 +11,6 @@ import hashlib
 import json
 import tempfile
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ def bench_retier(
     made = [text for text, _ in bench_pages(pages, prepared.grid, text)]
     texts = ["".join(made[at : at + PAGES_PER_DOCUMENT]) for at in range(0, pages, PAGES_PER_DOCUMENT)]
     old = set(range(0, len(texts), max(1, round(1 / aged))))
-    policy = replace(config.tiers, policy="age", as_of=NOW.isoformat(), ages=(f"30d {mode}",))
+    policy = config.tiers.replace(policy="age", as_of=NOW.isoformat(), ages=(f"30d {mode}",))
     with tempfile.TemporaryDirectory(prefix="palimpsest-bench-") as place:
         folder = Path(place)
         groups = [list(range(len(texts)))] if spread else [sorted(old), [n for n in range(len(texts)) if n not in old]]
@@ -60,11 +59,11 @@ def bench_retier(
         from palimpsest.flow import ray_executor as flow
 
         with flow.cluster(config.placement):
-            base = run(replace(config, sources=tuple(whole), out=str(folder / "corpus"), tiers=policy))
-            fixed = replace(config.tiers, policy="fixed", mode=mode)
+            base = run(config.replace(sources=tuple(whole), out=str(folder / "corpus"), tiers=policy))
+            fixed = config.tiers.replace(policy="fixed", mode=mode)
             few = _write(folder / "few", "0.jsonl", texts, sorted(old)[:WARM], old)
-            warm = run(replace(config, sources=(few,), out=str(folder / "warm"), tiers=fixed))
-            alone = run(replace(config, sources=(part,), out=str(folder / "alone"), tiers=fixed))
+            warm = run(config.replace(sources=(few,), out=str(folder / "warm"), tiers=fixed))
+            alone = run(config.replace(sources=(part,), out=str(folder / "alone"), tiers=fixed))
             before = _hashes(folder / "corpus")
             later = (NOW + timedelta(days=25)).isoformat()
             start = time.perf_counter()
@@ -73,7 +72,7 @@ def bench_retier(
             start = time.perf_counter()
             again = retier(str(folder / "corpus"), as_of=later)
             nothing = time.perf_counter() - start
-            once_more = run(replace(config, sources=(part,), out=str(folder / "again"), tiers=fixed))
+            once_more = run(config.replace(sources=(part,), out=str(folder / "again"), tiers=fixed))
             beside = (alone.total_seconds + once_more.total_seconds) / 2
         now = _hashes(folder / "corpus")
         old_snapshot, new_snapshot = list_versions(str(folder / "corpus"))

@@ -14,7 +14,6 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +125,7 @@ def _bare_loops(prepared: Prepared, source: str) -> list[dict[str, Any]]:
 
 
 def _bare_loop(prepared: Prepared, source: str, threads: int) -> dict[str, Any]:
-    config = replace(prepared.config, placement=replace(prepared.config.placement, threads_per_worker=threads))
+    config = prepared.config.replace(placement=prepared.config.placement.replace(threads_per_worker=threads))
     paginate, render = Paginate(config, prepared.grid, prepared.policy), Render(prepared.grid)
     encode, verify = Encode(config, prepared.fingerprint), Verify(config, prepared.fingerprint)
 
@@ -160,10 +159,10 @@ def _ray_jobs(
     with flow.cluster(prepared.config.placement):
         ray_seconds = time.perf_counter() - started
         for number, (name, settings) in enumerate(tried.items()):
-            placement = replace(prepared.config.placement, **settings)
-            config = replace(prepared.config, placement=placement)
-            first = run(replace(config, sources=(block,), out=str(folder / f"block-{number}")))
-            job = run(replace(config, sources=(source,), out=str(folder / f"all-{number}")))
+            placement = prepared.config.placement.replace(**settings)
+            config = prepared.config.replace(placement=placement)
+            first = run(config.replace(sources=(block,), out=str(folder / f"block-{number}")))
+            job = run(config.replace(sources=(source,), out=str(folder / f"all-{number}")))
             later = job.fresh.pages_committed - first.fresh.pages_committed
             seconds = job.seconds - first.seconds
             yield {

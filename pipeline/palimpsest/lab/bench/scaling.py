@@ -187,9 +187,9 @@ def _task_rate(config: JobConfig, place: Path, units: int) -> float:
         "render_batch": 1,
         "shard_batch": 1,
     }
-    placement = replace(config.placement, **place_of)
-    tiers = replace(config.tiers, policy="fixed", mode="text")
-    config = replace(config, placement=placement, tiers=tiers, verification=replace(config.verification, share=0.0))
+    placement = config.placement.replace(**place_of)
+    tiers = config.tiers.replace(policy="fixed", mode="text")
+    config = config.replace(placement=placement, tiers=tiers, verification=config.verification.replace(share=0.0))
     seconds = []
     with flow.cluster(placement):
         for count in (max(1, units // 10), units):
@@ -197,7 +197,7 @@ def _task_rate(config: JobConfig, place: Path, units: int) -> float:
             folder.mkdir()
             for number in range(count):
                 (folder / f"{number}.txt").write_text(f"the text of object {number} of {count}")
-            result = run(replace(config, sources=(str(folder),), out=str(place / f"made-{count}")))
+            result = run(config.replace(sources=(str(folder),), out=str(place / f"made-{count}")))
             assert result.fresh.pages_committed == count
             seconds.append(result.seconds)
     if seconds[1] <= seconds[0]:
@@ -207,7 +207,7 @@ def _task_rate(config: JobConfig, place: Path, units: int) -> float:
 
 def _supply(config: JobConfig, place: Path) -> dict[str, float]:
     """What one core does for pages, in pages per CPU second, and the bytes that a page takes in a shard with random tokens."""
-    prepared = identify(replace(config, out=str(place / "pages")))
+    prepared = identify(config.replace(out=str(place / "pages")))
     paginate, render = Paginate(prepared.config, prepared.grid, prepared.policy), Render(prepared.grid)
     write, mode = Write(str(place / "pages"), config.storage.row_group_bytes), prepared.policy.modes[0]
     text = bench_text(PAGES * prepared.grid.cells)

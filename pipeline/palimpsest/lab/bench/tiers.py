@@ -12,7 +12,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def fit_rungs(config: JobConfig, texts: dict[str, str], path: Path, *, max_pages
     Raises:
         ValueError: where too few pages can be read by the codec; for a file there that is no rungs file.
     """
-    config = replace(config, tiers=replace(config.tiers, modes=(), predictor="none"))
+    config = config.replace(tiers=config.tiers.replace(modes=(), predictor="none"))
     prepared, _, measured, _ = _measured(config, texts, max_pages)
     return _write_fit(path, prepared, measured, [mode.name for mode in _modes(config, prepared)])
 
@@ -124,7 +124,7 @@ def fit_rungs(config: JobConfig, texts: dict[str, str], path: Path, *, max_pages
 def _measured(
     config: JobConfig, texts: dict[str, str], max_pages: int
 ) -> tuple[Prepared, list[pa.Table], list[Measured], dict[str, float]]:
-    config = replace(config, verification=replace(config.verification, share=1.0), tiers=replace(config.tiers, policy="fidelity"))
+    config = config.replace(verification=config.verification.replace(share=1.0), tiers=config.tiers.replace(policy="fidelity"))
     prepared = prepare(config)
     tables = list(_pages(prepared, texts, max_pages))
     measured, seconds = _measure(prepared, tables, _modes(config, prepared))

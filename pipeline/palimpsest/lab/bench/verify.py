@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -69,7 +68,7 @@ def bench_verify(
             raise ValueError(f"{name} is {value}; it must be at least 1")
     keep_freed_memory()
     config = config or JobConfig()
-    prepared = prepare(replace(config, codec=replace(config.codec, dtype=dtype or config.codec.dtype)))
+    prepared = prepare(config.replace(codec=config.codec.replace(dtype=dtype or config.codec.dtype)))
     config = prepared.config
     if config.placement.threads_per_worker:
         torch.set_num_threads(config.placement.threads_per_worker)

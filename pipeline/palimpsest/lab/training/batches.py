@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import signal
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -13,28 +12,26 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from palimpsest.codecs.embedded.target import ALPHABET
 from palimpsest.lab.training.codec_pages import Batch, PageSampler
 from palimpsest.pages.grid import Grid
+from palimpsest.settings import Settings
 
 AHEAD = 3  # batches that each process makes ahead
 
 
-@dataclass(frozen=True, kw_only=True)
-class Blend:
-    """A share of the training steps: one grid in one mode.
-
-    Attributes:
-        weight: relative frequency.
-        pages: per step.
-        stretch: ids of each page's target that the decoder learns from in one step; 0 is the run's own number.
-        encoder, decoder: which half learns in these steps; a frozen encoder makes a step twice as fast.
-    """
+class Blend(Settings):
+    """A share of the training steps: one grid in one mode."""
 
     grid: str
     mode: str
     weight: float
+    """Relative frequency."""
     pages: int
+    """Pages of a step."""
     stretch: int = 0
+    """Ids of each page's target that the decoder learns from in one step; 0 is the run's own number."""
     encoder: bool = True
+    """The encoder learns in these steps; a frozen one makes a step twice as fast."""
     decoder: bool = True
+    """The decoder learns in these steps."""
 
 
 class _Endless(IterableDataset[tuple[Blend, Batch]]):

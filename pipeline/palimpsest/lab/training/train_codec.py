@@ -16,12 +16,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from palimpsest import config as configs
@@ -34,6 +34,7 @@ from palimpsest.lab.training.guidance import begin_reading
 from palimpsest.lab.training.lessons import keep_gradients, rest_quietly, taught
 from palimpsest.lab.training.mark_places import look_for_places, mark_places, pages_of_every_mode
 from palimpsest.lab.training.trainee import Trainee, has_bf16
+from palimpsest.settings import Settings
 
 KEPT = 400  # encoded batches of a blend
 BESIDE = 5  # kept batches that a step copies cells from, beside its own: pages resemble each other less than the cells of one
@@ -41,67 +42,62 @@ LOOKS = 24  # ids of visual tokens that look for theirs on every page of a step
 DECODER = ("model.model.language_model.", "model.lm_head.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Everything a training run depends on.
-
-    Attributes:
-        text: JSON lines, as `jobs/gather_codec_text.py` writes them, plain or `.xz`.
-        out: folder of the training state and the log.
-        start: folder of a checkpoint to begin with, instead of a fresh model; a saved state in `out` goes before it.
-        seconds: stop after so much training time, and let the learning rate fall by it; 0 goes by `steps` alone.
-        patch_steps: for so many steps only the patches and the head on them learn; then the compressor and the cell reader begin
-            with what that head looks at (`compress.py`), and learn too.
-        decoder_from: the decoder learns from this step on.
-        copy_cells: so many cells a step the decoder learns with ideal attentions (`ideal_reading.py`); 0 learns from
-            stretches alone, all weights at once.
-        stretches_from: with `copy_cells`, the step at which what reads is kept as it is and the rest learns from stretches
-            (`lessons.py`); the learning rate warms up and falls again from there.
-        replay: share of the steps with a frozen encoder that learn from pages which an earlier one has encoded.
-        begin_decoder: leave the decoder out of `start`; at `decoder_from` give it weights that carry patches to cells
-            (`guidance.py`).
-        mark_places: before that, have the tokens say where on the page they are (`mark_places.py`), fitted on so many pages of
-            the smallest mode and fewer of the others; 0 leaves them as they are.
-        decoder_moves_encoder: let the decoder's loss reach the encoder; else it reads what the cell reader alone has taught.
-        patch_weight: of that head's loss afterwards; 0 leaves it out.
-        hold: for so many steps the layers before the compressor stay as they are, while what begins afresh behind them settles.
-        guided_length: stretches longer than this are learned without guidance, whose attentions are kept whole in memory.
-        evaluate_pages: held-out pages of each class, grid and mode that an evaluation reads, also at the end; 0 leaves it out.
-        workers: processes that make pages ahead.
-    """
+class TrainConfig(Settings):
+    """Everything a training run depends on."""
 
     text: str = ""
+    """JSON lines, as `jobs/gather_codec_text.py` writes them, plain or `.xz`."""
     out: str = ""
+    """Folder of the training state and the log."""
     start: str = ""
+    """Folder of a checkpoint to begin with, instead of a fresh model; a saved state in `out` goes before it."""
     seed: int = 0
     steps: int = 10_000
     seconds: float = 0.0
+    """Stop after so much training time, and let the learning rate fall by it; 0 goes by `steps` alone."""
     learning_rate: float = 1e-3
     warmup: int = 100
     hold: int = 0
+    """Steps in which the layers before the compressor stay as they are, while what begins afresh behind them settles."""
     final_learning_rate: float = 0.05
     stretch: int = 320
     cells: int = 1280
     decoder_weight: float = 1.0
     decoder_moves_encoder: bool = True
+    """Let the decoder's loss reach the encoder; else it reads what the cell reader alone has taught."""
     guidance_weight: float = 0.3
     copy_cells: int = 0
+    """Cells a step from which the decoder learns with ideal attentions (`ideal_reading.py`); 0 learns from stretches alone, all
+    weights at once."""
     stretches_from: int = 0
+    """With `copy_cells`, the step at which what reads is kept as it is and the rest learns from stretches (`lessons.py`);
+    the learning rate warms up and falls again from there."""
     replay: float = 0.0
+    """Share of the steps with a frozen encoder that learn from pages which an earlier one has encoded."""
     begin_decoder: bool = False
+    """Leave the decoder out of `start`; at `decoder_from` give it weights that carry patches to cells (`guidance.py`)."""
     mark_places: int = 0
+    """Before that, have the tokens say where on the page they are (`mark_places.py`), fitted on so many pages of the
+    smallest mode and fewer of the others; 0 leaves them as they are."""
     guided_length: int = 2048
+    """Stretches longer than this are learned without guidance, whose attentions are kept whole in memory."""
     patch_weight: float = 0.5
+    """Weight of the loss of the head on the patches after `patch_steps`; 0 leaves it out."""
     patch_steps: int = 0
+    """Steps in which only the patches and the head on them learn; then the compressor and the cell reader begin with what
+    that head looks at (`compress.py`), and learn too."""
     decoder_from: int = 0
-    blends: tuple[Blend, ...] = field(default_factory=tuple)
+    """The decoder learns from this step on."""
+    blends: Annotated[tuple[Blend, ...], Field(strict=False)] = ()
     save_every: int = 200
     log_every: int = 20
     evaluate_every: int = 1000
     evaluate_pages: int = 4
+    """Held-out pages of each class, grid and mode that an evaluation reads, also at the end; 0 leaves it out."""
     device: str = "cpu"
     compile: bool = True
     workers: int = 1
+    """Processes that make pages ahead."""
 
 
 def load_config(preset: str, overrides: Sequence[str] = ()) -> TrainConfig:

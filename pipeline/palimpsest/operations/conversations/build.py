@@ -137,7 +137,7 @@ def build(config: MemoryConfig, watch: Watch = lambda counts: None) -> MemoryRes
 
 def sample_fingerprint(config: MemoryConfig, prepared: Prepared) -> str:
     """16 hexadecimal digits over what changes a sample: the fingerprint of its pages, and the settings of conversations."""
-    settings = {**asdict(config.conversations), "block": 0}
+    settings = {**config.conversations.model_dump(), "block": 0}
     what = (SAMPLE_VERSION, prepared.fingerprint, *(f"{name}={value}" for name, value in sorted(settings.items())))
     return hashlib.sha256("\0".join(what).encode()).hexdigest()[:16]
 

@@ -1,50 +1,48 @@
-"""The settings of memory samples, beside those of every job."""
+"""The settings of memory samples: those of every job, and [conversations]."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
-from palimpsest.config import ConfigError, JobConfig, TierConfig
+from pydantic import field_validator, model_validator
+
+from palimpsest.config import JobConfig, TierConfig
+from palimpsest.settings import Count, Settings
 from palimpsest.tiers.clock import parse_as_of, parse_duration
 
-TARGETS = ("all", "last")
 NO_CLOCK = "9999-12-31"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConversationConfig:
-    """How a conversation becomes samples.
+class ConversationConfig(Settings):
+    """How a conversation becomes samples."""
 
-    Attributes:
-        budget: context tokens of a sample, the target left out: text as `text_tokenizer` counts it, visual tokens with their
-            newline and separator rows.
-        targets: "all" replies that have something before them, or only the "last" of each conversation.
-        turn_age: how old a turn counts for each turn after it, where turns have no timestamps.
-        clock_skew: a turn may be dated this much later than one that comes after it.
-        messages_field: of a record, the list of its turns.
-        block: samples that are composed together; pages that they need are encoded together.
-    """
-
-    budget: int = 4096
-    targets: str = "all"
+    budget: Count = 4096
+    """Context tokens of a sample without its target: text as `text_tokenizer` counts it, visual tokens with their newline and
+    separator rows."""
+    targets: Literal["all", "last"] = "all"
+    """"all" replies that have something before them, or only the "last" of each conversation."""
     turn_age: str = "1h"
+    """Age that a turn gains with each later turn, where turns have no timestamps."""
     clock_skew: str = "5min"
+    """A turn may be dated this much later than one that comes after it."""
     messages_field: str = "messages"
-    block: int = 64
+    """Field of a record with the list of its turns."""
+    block: Count = 64
+    """Samples that are composed together; pages that they need are encoded together."""
 
-    def __post_init__(self) -> None:
-        if self.budget < 1:
-            raise ConfigError(f"conversations.budget = {self.budget}: at least 1")
-        if self.block < 1:
-            raise ConfigError(f"conversations.block = {self.block}: at least 1")
-        if self.targets not in TARGETS:
-            raise ConfigError(f"conversations.targets = {self.targets!r}: choose {' or '.join(TARGETS)}")
-        if not self.messages_field:
-            raise ConfigError("conversations.messages_field = '': name the field of the turns")
-        parse_duration(self.turn_age, "conversations.turn_age")
-        parse_duration(self.clock_skew, "conversations.clock_skew")
+    @field_validator("messages_field")
+    @classmethod
+    def _is_named(cls, name: str) -> str:
+        if not name:
+            raise ValueError("name the field of the turns")
+        return name
+
+    @model_validator(mode="after")
+    def _durations(self) -> ConversationConfig:
+        for name in ("turn_age", "clock_skew"):
+            parse_duration(getattr(self, name), name)
+        return self
 
     @property
     def age_per_turn(self) -> timedelta:
@@ -55,17 +53,16 @@ class ConversationConfig:
         return parse_duration(self.clock_skew, "conversations.clock_skew")
 
 
-@dataclass(frozen=True, kw_only=True)
 class MemoryConfig(JobConfig):
     """A job that makes memory samples. Policy "age" unless another is named; `tiers.as_of` says from when on a date is wrong."""
 
-    tiers: TierConfig = field(default_factory=lambda: TierConfig(policy="age"))
-    conversations: ConversationConfig = field(default_factory=ConversationConfig)
+    tiers: TierConfig = TierConfig(policy="age")
+    conversations: ConversationConfig = ConversationConfig()
 
 
 def with_clock(config: Any) -> Any:
     """The configuration with a clock that policies accept; ages are counted from each sample's own time, never from it."""
-    return config if config.tiers.as_of else replace(config, tiers=replace(config.tiers, as_of=NO_CLOCK))
+    return config if config.tiers.as_of else config.replace(tiers=config.tiers.replace(as_of=NO_CLOCK))
 
 
 def latest_date(config: JobConfig) -> datetime:
