@@ -55,7 +55,13 @@ def text_page(name: str, text: str) -> dict[str, Any]:
         "fingerprint",
     )
     row = page(name, text)
-    return {**{column: row[column] for column in kept}, "tier": "text", "status": "text", "reason": "not_covered"}
+    return {
+        **{column: row[column] for column in kept},
+        "num_context_tokens": 200,
+        "tier": "text",
+        "status": "text",
+        "reason": "not_covered",
+    }
 
 
 def corpus(root: Path, pages: Iterable[dict[str, Any]], broken: Iterable[dict[str, Any]] = (), duplicates: int = 0) -> Built:

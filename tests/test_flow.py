@@ -83,7 +83,7 @@ def test_an_output_that_fails_while_running_is_named(job: JobFactory, tmp_path: 
     source.write_text("some text")
     out.mkdir()
     (out / "data").write_text("in the way")
-    (out / "corpus.json").write_text('{"format": "palimpsest corpus", "version": 1}')
+    (out / "corpus.json").write_text('{"format": "palimpsest corpus", "version": 2}')
     with pytest.raises(StoreError, match=r"out/data/tiny/.*a part of the path is a file"):
         run(job(source, out))
     assert latest(LocalStore(out)) is None

@@ -53,7 +53,7 @@ def test_a_page_is_found_by_its_id_or_the_beginning_of_it(mixed: Built) -> None:
     assert exact.decoded == exact.text and all(span.tag == "equal" for span in exact.spans)
     assert page_view(*mixed, "u", stripes).decoded is None
     kept = page_view(*mixed, "t", stripes)
-    assert (kept.image, kept.ratio, kept.token_grid, kept.spans) == (None, None, None, ())
+    assert (kept.image, kept.ratio, kept.token_grid, kept.spans) == (None, 1.0, None, ())
     with pytest.raises(NoSuchPage, match=r"'p' is the beginning of several: p1, p2, p3"):
         page_view(*mixed, "p", stripes)
     with pytest.raises(NoSuchPage, match=r"'zz'.*snapshot 1 has 7 pages"):

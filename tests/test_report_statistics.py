@@ -40,7 +40,7 @@ def test_numbers_by_class_and_mode(mixed: Built) -> None:
     alone = groups["prose", "small"].precision
     assert alone is not None and (alone.n, alone.mean, alone.low) == (1, 0.5, None)
     kept = groups["(none)", "text"]
-    assert (kept.ratio, kept.precision, kept.payload_bytes, kept.payload_bytes_per_text_token) == (None, None, 0, None)
+    assert (kept.ratio, kept.precision, kept.payload_bytes, kept.payload_bytes_per_text_token) == (1.0, None, 0, None)
 
 
 def test_totals_and_counts(mixed: Built) -> None:

@@ -79,10 +79,15 @@ def test_every_page_gets_the_cheapest_mode_that_meets_the_target_or_stays_text(s
         for row in rows
         if row["kind"] == "page" and row["num_text_tokens"] > SHARP.num_context_tokens and row["reason"] != "not_covered"
     ]
-    assert len(full) >= 6 and {(row["tier"], row["reason"]) for row in full} == {("small", "tried:tiny")}
+    assert len(full) >= 6 and {(row["tier"], row["reason"]) for row in full} == {("small", None)}
+    for row in full:
+        assert [(trial["mode"], trial["met"]) for trial in row["tried"]] == [("tiny", False), ("small", True)]
+        assert row["tried"][0]["precision"] < 0.95 and row["tried"][1]["precision"] == row["precision"]
     assert all(row["status"] == "verified" and row["precision"] >= 0.95 and row["image_px"] == SHARP.px for row in full)
     by_text = {row["text"]: row for row in rows}
-    assert (by_text["Short."]["tier"], by_text["Short."]["reason"]) == ("text", "text_is_cheaper")
+    short = by_text["Short."]
+    assert (short["tier"], short["reason"], short["tried"]) == ("text", "text_is_cheaper", [])
+    assert short["num_context_tokens"] == short["num_text_tokens"] > 0
     assert {row["reason"] for row in rows if row["text"] and "船" in row["text"]} == {"not_covered"}
     assert rows[-1]["kind"] == "unit_end" and rows[-1]["tier"] is None
 
@@ -97,12 +102,13 @@ def test_below_every_rung_a_page_is_text(pages: pa.Table) -> None:
     config, policy = job_of(1.0, modes=["tiny"])
     rows = RateControl(config, "f" * 16, GRID, policy)(pages.slice(0, 2)).to_pylist()
     assert {(row["tier"], row["status"], row["reason"], row["tokens"]) for row in rows} == {
-        ("text", "text", "below_every_rung:tiny", None)
+        ("text", "text", "below_every_rung", None)
     }
+    assert {(trial["mode"], trial["met"]) for row in rows for trial in row["tried"]} == {("tiny", False)}
 
 
 def test_a_rung_below_is_tried_where_a_policy_asks_for_it(stage: RateControl, pages: pa.Table) -> None:
-    """What was tried and is sharper met the target, what is blurrier did not: the row's reason tells them apart."""
+    """What was tried and is sharper met the target, what is blurrier did not: the row's trials tell them apart."""
 
     class FromAbove:
         def tier(self, page: PageFacts, proposed: str | None) -> str:
@@ -110,7 +116,7 @@ def test_a_rung_below_is_tried_where_a_policy_asks_for_it(stage: RateControl, pa
 
     own = job_of(0.01)[1]
     rows = judged(stage, pages.slice(0, 1), Policy(**{**vars(own), "parts": (FromAbove(),), "names": ("fidelity",)}))
-    assert (rows[0]["tier"], rows[0]["reason"]) == ("tiny", "tried:small")
+    assert rows[0]["tier"] == "tiny" and [trial["mode"] for trial in rows[0]["tried"]] == ["small", "tiny"]
     readings = readings_of({**rows[0], "status": "verified"}, own)
     assert readings["small"].met and readings["tiny"] == Reading(rows[0]["precision"], True)
 
@@ -126,7 +132,7 @@ def test_the_report_says_what_rate_control_spent(job: JobFactory, tmp_path: Path
     snapshot = latest(store)
     assert snapshot is not None
     summary = summarise(store, snapshot)
-    rate = rate_control(summary.modes, summary.by_reason)
+    rate = rate_control(summary.modes, summary.trials)
     assert rate is not None and rate.best_fixed == "small" and rate.of_best_fixed == 1.0
     visual = summary.by_tier["small"]
     assert rate.encodes_per_page == pytest.approx(2 * visual / rate.pages) and rate.hit_rate == pytest.approx(

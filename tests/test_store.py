@@ -128,7 +128,8 @@ def test_a_corpus_is_created_once_and_nothing_else_is_taken_for_one(tmp_path: Pa
     (tmp_path / "thesis.doc").unlink()
     assert create_corpus(store) == create_corpus(store) == open_corpus(store)
     for body, message in (
-        (b'{"format": "palimpsest corpus", "version": 2}', "upgrade"),
+        (b'{"format": "palimpsest corpus", "version": 3}', "upgrade"),
+        (b'{"format": "palimpsest corpus", "version": 1}', "process the sources again into a new output"),
         (b"{}", "format"),
         (b"\xff", "not JSON"),
     ):

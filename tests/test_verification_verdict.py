@@ -228,3 +228,39 @@ def test_verdicts() -> None:
         judge(["a"], [], [], target_precision=0.5)
     with pytest.raises(ValueError, match="target_precision is 97"):
         judge([], [], [], target_precision=97)
+
+
+@given(
+    reference=st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=40),
+    decoded=st.text("ab \n", max_size=40),
+)
+def test_what_was_misread_is_all_that_differs(reference: str, decoded: str) -> None:
+    """Outside the spans the text is in the output, in order; a page has no spans exactly when it is exact."""
+    spans = fidelity.misread(reference, decoded)
+    assert (spans == []) == (reference == decoded)
+    assert all(0 <= start <= end <= len(reference) for start, end in spans)
+    assert all(end < start for (_, end), (start, _) in itertools.pairwise(spans))
+    edges = [0, *(edge for span in spans for edge in span), len(reference)]
+    at = 0
+    for start, end in zip(edges[::2], edges[1::2], strict=True):
+        at = decoded.index(reference[start:end], at) + end - start
+
+
+def test_the_verdict_tells_where_the_page_was_misread_and_scores_it_three_ways() -> None:
+    wrong, exact, cut = judge(
+        ["one two  three\nfour"] * 3,
+        ["one tvo three four four", "one two  three\nfour", "one"],
+        [
+            Decoded(ids=(), passes=3, disagreements=2, stopped="eos"),
+            Decoded(ids=(), passes=1, disagreements=0, stopped="eos"),
+            Decoded(
+                ids=(), passes=1, disagreements=1, stopped="early", cut=Cut(length=3, reason="early_stop", precision_bound=0.5)
+            ),
+        ],
+        target_precision=0.9,
+    )
+    assert wrong.misread is not None and {"start": 5, "end": 6} in wrong.misread
+    assert wrong.set_precision == pytest.approx(3 / 4) and wrong.word_precision == pytest.approx(3 / 5)
+    assert wrong.folded_precision == pytest.approx(1 - 6 / 23)
+    assert (exact.misread, exact.folded_precision, exact.set_precision) == ([], 1.0, 1.0)
+    assert cut.misread is cut.folded_precision is cut.set_precision is None and cut.precision == 0.5

@@ -27,6 +27,15 @@ CARRIER = pa.schema(
 )
 QUARANTINE_BYTES = 4096
 
+TRIALS = pa.list_(pa.struct([pa.field("mode", pa.string()), pa.field("precision", pa.float32()), pa.field("met", pa.bool_())]))
+"""Modes in which rate control had a page read, in that order: precision of the reading, and whether it met the target."""
+
+SPANS = pa.list_(pa.struct([pa.field("start", pa.int32()), pa.field("end", pa.int32())]))
+"""Half-open character spans of a page's text; empty ones (start == end) mark characters that were read and are not there."""
+
+ERRATA = pa.list_(pa.struct([pa.field("position", pa.int32()), pa.field("read", pa.string()), pa.field("written", pa.string())]))
+"""Corrections of a page: at character `position` of its text, `written` was read as `read`."""
+
 _DOCUMENT = [
     pa.field("doc_id", pa.string()),
     pa.field("source_id", pa.string()),
@@ -35,6 +44,7 @@ _DOCUMENT = [
     pa.field("timestamp", pa.timestamp("us", tz="UTC")),
     pa.field("importance", pa.float32()),
     pa.field("text_class", pa.string()),
+    pa.field("extra", pa.map_(pa.string(), pa.string())),
 ]
 DOCUMENTS = pa.schema([*CARRIER, *_DOCUMENT, pa.field("text", pa.large_string()), pa.field("counts", pa.string())])
 
@@ -53,9 +63,18 @@ _PAGE = [
     pa.field("image_px", pa.int32()),
     pa.field("grid_h", pa.int32()),
     pa.field("grid_w", pa.int32()),
+    pa.field("layout", pa.string()),
+    pa.field("tried", TRIALS),
 ]
 PAGES = pa.schema(
-    [*CARRIER, *_PAGE, pa.field("cells", pa.binary()), pa.field("lines", pa.binary()), pa.field("counts", pa.string())]
+    [
+        *CARRIER,
+        *_PAGE,
+        pa.field("cells", pa.binary()),
+        pa.field("lines", pa.binary()),
+        pa.field("stored_tier", pa.string()),  # of a published page that rate control looks at again
+        pa.field("counts", pa.string()),
+    ]
 )
 IMAGES = pa.schema([*CARRIER, *_PAGE, pa.field("image", pa.large_binary()), pa.field("counts", pa.string())])
 
@@ -75,11 +94,15 @@ TOKENS = pa.schema([*CARRIER, *_PAGE, *_TOKENS, pa.field("counts", pa.string())]
 
 _VERDICT = [
     pa.field("precision", pa.float32()),
+    pa.field("folded_precision", pa.float32()),
+    pa.field("set_precision", pa.float32()),
     pa.field("word_precision", pa.float32()),
     pa.field("exact", pa.bool_()),
     pa.field("decoder_passes", pa.int32()),
     pa.field("blank_precision", pa.float32()),
     pa.field("decoded_text", pa.large_string()),
+    pa.field("misread", SPANS),
+    pa.field("errata", ERRATA),
     pa.field("status", pa.string()),
 ]
 VERDICTS = pa.schema([*CARRIER, *_PAGE, *_TOKENS, *_VERDICT, pa.field("counts", pa.string())])
@@ -87,10 +110,10 @@ VERDICTS = pa.schema([*CARRIER, *_PAGE, *_TOKENS, *_VERDICT, pa.field("counts", 
 # The row contract (docs/architecture.md): this order, and the types that the columns have on their way.
 _SHARD_COLUMNS = (
     *("page_id", "doc_id", "source_uri", "source_version", "source_id", "page_number", "num_pages", "char_start", "char_end"),
-    *("text", "num_text_tokens", "text_tokenizer", "tier", "mode", "image_px", "grid_h", "grid_w"),
+    *("text", "num_text_tokens", "text_tokenizer", "tier", "mode", "image_px", "grid_h", "grid_w", "layout"),
     *(column.name for column in _TOKENS),
-    *("precision", "word_precision", "exact", "decoder_passes", "blank_precision", "decoded_text", "status", "reason"),
-    *("timestamp", "importance", "text_class"),
+    *(column.name for column in _VERDICT),
+    *("reason", "tried", "timestamp", "importance", "text_class", "extra"),
 )
 SHARD = pa.schema([VERDICTS.field(name) for name in _SHARD_COLUMNS])
 

@@ -100,14 +100,14 @@ def run(
 
 def _print_run(result: Any) -> None:
     fresh = result.fresh
-    ratio = fresh.text_tokens / fresh.context_tokens if fresh.context_tokens else 0.0
+    ratio = f"{fresh.ratio or 0:.1f}x over all pages, {fresh.visual_ratio or 0:.1f}x over the visual ones"
     values = {
         "snapshot": result.snapshot,
         "units": f"{result.units_new} new, {result.units_done} were done before",
         "documents": f"{fresh.documents_in:,} in = {fresh.documents_committed:,} committed + "
         f"{fresh.documents_quarantined:,} quarantined + {fresh.duplicates:,} duplicates",
         "pages": f"{fresh.pages_committed:,} of {fresh.pages_in:,}",
-        "tokens": f"{fresh.text_tokens:,} of text in {fresh.context_tokens:,} of context ({ratio:.1f}x)",
+        "tokens": f"{fresh.text_tokens:,} of text in {fresh.context_tokens:,} of context ({ratio})",
         "speed": f"{result.pages_per_second:.1f} pages/s, {result.seconds:.1f} s ({result.total_seconds:.1f} s with start-up)",
     }
     if result.reasons:

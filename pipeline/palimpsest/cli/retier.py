@@ -50,7 +50,7 @@ def retier(
         }
         if not result.dry_run:
             values["tiers now"] = ", ".join(f"{tier} {pages:,}" for tier, pages in result.ended.items())
-            values["visual context tokens"] = "{:,} before, {:,} now".format(*result.context_tokens)
+            values["context tokens"] = "{:,} before, {:,} now".format(*result.context_tokens)
             values["snapshot"] = f"{result.snapshot} (was {result.before})"
             values["time"] = f"{result.seconds:.1f} s ({result.total_seconds:.1f} s with planning)"
         if result.held:

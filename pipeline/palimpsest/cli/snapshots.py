@@ -17,8 +17,8 @@ def snapshots(
 ) -> None:
     """The published versions of a corpus, and what each changed against the one before.
 
-    `visual tokens`: what the pages that are not text cost in a context; `new`: bytes of shards that the one before does not have;
-    `shared`: shards that both have.
+    `context tokens`: the cost of the pages in a context, pages kept as text by their own tokens; `new`: bytes of shards that the
+    version before does not have; `shared`: shards that both have.
 
     palimpsest snapshots corpora/books
 
@@ -37,7 +37,7 @@ def snapshots(
         line(f"nothing is published in {corpus}")
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("", "published, UTC", "units", "added", "dropped", "pages", "visual tokens", "bytes", "new", "shared", "tiers"):
+    for name in ("", "published, UTC", "units", "added", "dropped", "pages", "context tokens", "bytes", "new", "shared", "tiers"):
         table.add_column(name, justify="left" if name in ("published, UTC", "tiers") else "right", no_wrap=True)
     for version in found:
         shared = "?" if version.shards_shared is None else f"{version.shards_shared:,}/{version.shards:,}"

@@ -9,7 +9,7 @@ from palimpsest.storage.stable_json import Damaged, read_json, to_bytes
 
 KEY = "corpus.json"
 FORMAT = "palimpsest corpus"
-VERSION = 1
+VERSION = 2
 
 
 class NotACorpus(ValueError):
@@ -42,7 +42,7 @@ def open_corpus(store: ObjectStore) -> Corpus:
     """The corpus that stands here.
 
     Raises:
-        NotACorpus: there is none, or its format is newer than this version reads.
+        NotACorpus: there is none, or its format is another than this version reads.
     """
     try:
         record = read_json(store, KEY)
@@ -54,5 +54,10 @@ def open_corpus(store: ObjectStore) -> Corpus:
     if record.get("format") != FORMAT or not isinstance(version, int) or version < 1:
         raise NotACorpus(f"{store.uri(KEY)} says {record}; a corpus has format {FORMAT!r} and a version of 1 or more")
     if version > VERSION:
-        raise NotACorpus(f"{store.uri(KEY)} has format version {version}; this program reads up to {VERSION}: upgrade it")
+        raise NotACorpus(f"{store.uri(KEY)} has format version {version}; this program reads {VERSION}: upgrade it")
+    if version < VERSION:
+        raise NotACorpus(
+            f"{store.uri(KEY)} has format version {version}; this program reads {VERSION}, whose pages have other columns: "
+            "process the sources again into a new output (palimpsest run --out …)"
+        )
     return Corpus(format=FORMAT, version=version)

@@ -26,7 +26,10 @@ class NotReconciled(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What went into a unit and what came out. Pages are counted once a document was laid out, so a duplicate has none."""
+    """What went into a unit and what came out. Pages are counted once a document was laid out, so a duplicate has none.
+
+    `context_tokens` counts a page kept as text by its text tokens; `tokens_as_text` are those of such pages alone.
+    """
 
     documents_in: int = 0
     documents_committed: int = 0
@@ -39,6 +42,18 @@ class Counts:
     bytes: int = 0
     text_tokens: int = 0
     context_tokens: int = 0
+    tokens_as_text: int = 0
+
+    @property
+    def ratio(self) -> float | None:
+        """Text tokens per context token of all pages; None where there is none."""
+        return self.text_tokens / self.context_tokens if self.context_tokens else None
+
+    @property
+    def visual_ratio(self) -> float | None:
+        """The same of the pages that are kept as visual tokens."""
+        spent = self.context_tokens - self.tokens_as_text
+        return (self.text_tokens - self.tokens_as_text) / spent if spent else None
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(**{name: value + getattr(other, name) for name, value in asdict(self).items()})

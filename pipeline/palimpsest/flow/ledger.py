@@ -20,7 +20,7 @@ from palimpsest.storage.object_store import ObjectStore, StoreError
 from palimpsest.telemetry import Precision
 
 STORAGE_REASONS = (Reason.VANISHED, Reason.CHANGED, Reason.UNREADABLE)
-PAGE_COUNTS = ("first_pages", "pages_expected", "pages", "text_tokens", "context_tokens")
+PAGE_COUNTS = ("first_pages", "pages_expected", "pages", "text_tokens", "context_tokens", "tokens_as_text")
 
 
 class WorkerFailed(RuntimeError):
@@ -97,6 +97,7 @@ class UnitTally:
             bytes=sum(shard.bytes for shard in shards),
             text_tokens=self.counts["text_tokens"],
             context_tokens=self.counts["context_tokens"],
+            tokens_as_text=self.counts["tokens_as_text"],
         )
         item = planned.unit.object
         record = CommitRecord(

@@ -200,7 +200,7 @@ def _process(
         if row["kind"] == "failed":
             raise StoreError(payload["error"])
         if row["kind"] == "written":
-            unit.counts.update({name: payload[name] for name in ("pages", "text_tokens", "context_tokens")})
+            unit.counts.update({name: payload[name] for name in ("pages", "text_tokens", "context_tokens", "tokens_as_text")})
             written = [ShardRecord.from_json(shard) for shard in payload["shards"]]
             unit.shards += written
             work.done += payload["pages"]
@@ -237,6 +237,7 @@ def _commit_unit(store: ObjectStore, unit: _Progress, run_id: str) -> CommitReco
         bytes=sum(shard.bytes for shard in shards),
         text_tokens=old.counts.text_tokens - planned.text_tokens + unit.counts["text_tokens"],
         context_tokens=old.counts.context_tokens - planned.context_tokens + unit.counts["context_tokens"],
+        tokens_as_text=old.counts.tokens_as_text - planned.tokens_as_text + unit.counts["tokens_as_text"],
     )
     record = replace(
         old,

@@ -34,7 +34,7 @@ from palimpsest.tiers.policy import Policy, policy_of
 
 _COLUMNS = [
     *("page_id", "tier", "mode", "timestamp", "importance", "num_text_tokens", "num_context_tokens"),
-    *("status", "reason", "precision", "codec", "codec_revision"),
+    *("status", "reason", "tried", "precision", "codec", "codec_revision"),
 ]
 ALLOWED = ("tiers.", "placement.")
 
@@ -63,13 +63,14 @@ class UnitPlan:
     Attributes:
         old: its record; `new_id` of the unit in its place.
         touched: its shards of which pages change; none where only the ids it relies on do.
-        text_tokens, context_tokens: of the pages that change, as they are stored.
+        text_tokens, context_tokens, tokens_as_text: of the pages that change, as they are stored.
     """
 
     old: CommitRecord
     touched: list[Touched] = field(default_factory=list)
     text_tokens: int = 0
     context_tokens: int = 0
+    tokens_as_text: int = 0
     new_id: str = ""
     defers_to: tuple[str, ...] = ()
 
@@ -156,6 +157,7 @@ def _look(store: ObjectStore, planned: UnitPlan, recipe: Recipe, plan: RetierPla
             plan.moves[row["tier"], tier] += 1
             planned.text_tokens += row["num_text_tokens"] or 0
             planned.context_tokens += row["num_context_tokens"] or 0
+            planned.tokens_as_text += (row["num_context_tokens"] or 0) if row["tier"] == TEXT_TIER else 0
         if changes:
             planned.touched.append(Touched(unit_id="", shard=shard, changes=changes))
 

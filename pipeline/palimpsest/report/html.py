@@ -53,7 +53,7 @@ def report_html(
             title=title or summary.corpus.replace("\\", "/").rpartition("/")[2] or "corpus",
             run=run,
             cards=cards(summary, run),
-            rate=rate_control(summary.modes, summary.by_reason),
+            rate=rate_control(summary.modes, summary.trials),
             meaning=meaning(summary),
             exhibits=hang(store, snapshot, summary, render_page),
             colours=plots.colours(summary),
@@ -74,7 +74,8 @@ def cards(summary: Summary, run: RunRecord) -> list[tuple[str, str, str]]:
         ("pages", f"{summary.pages:,}", f"{v.pages:,} as visual tokens, {summary.pages - v.pages:,} as text"),
     ]
     if v.ratio and v.paper_ratio:
-        out.append(("compression", f"{v.ratio:.2f}×", f"text per context token; {v.paper_ratio:.2f}× without newline rows"))
+        whole = f"{summary.context_ratio or 0:.2f}× over all pages"
+        out.append(("compression", f"{v.ratio:.2f}×", f"text per context token, visual pages; {whole}"))
     if v.precision:
         p = v.precision
         sure = "one page" if p.low is None else f"95%: {p.low:.2%} to {p.high:.2%}, n = {p.n:,}"

@@ -52,7 +52,7 @@ class PageView:
 
     @property
     def ratio(self) -> float | None:
-        """Text tokens per context token; None for a page kept as text."""
+        """Text tokens per context token, 1 for a page kept as text; None for one without text."""
         spent = self.row["num_context_tokens"]
         return self.row["num_text_tokens"] / spent if spent else None
 

@@ -1,4 +1,4 @@
-"""What rate control spent, and what one mode for all pages would have: from the tiers and reasons of the stored rows alone.
+"""What rate control spent, and what one mode for all pages would have: from the tiers and trials of the stored rows alone.
 
 What a page reads like in a mode in which it is not stored is known only as far as it was tried. The comparison takes a page that
 reads in one mode to read in the sharper ones too; `palimpsest bench tiers` measures instead.
@@ -6,12 +6,14 @@ reads in one mode to read in the sharper ones too; `palimpsest bench tiers` meas
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from palimpsest.corpus.shards import TEXT_TIER
-from palimpsest.tiers.policy import BELOW, CHEAPER, TRIED
 
 
 class ModeSums(Protocol):
@@ -25,6 +27,30 @@ class ModeSums(Protocol):
     def text_tokens(self) -> int: ...
     @property
     def context_tokens(self) -> int: ...
+
+
+@dataclass(kw_only=True)
+class Trials:
+    """Sums over rate-controlled pages.
+
+    Attributes:
+        readings: of these pages, in any mode.
+        first_hit: pages that are stored in the mode that was tried first, or that are text without a reading.
+    """
+
+    pages: int = 0
+    readings: int = 0
+    first_hit: int = 0
+
+    def add(self, rows: pa.Table) -> None:
+        """Take in rows: the columns tier and tried of the row contract."""
+        rows = rows.filter(pc.is_valid(rows["tried"]))
+        lengths = pc.list_value_length(rows["tried"])
+        read = rows.filter(pc.greater(lengths, 0))
+        first = pc.struct_field(pc.list_element(read["tried"], 0), "mode")
+        self.pages += rows.num_rows
+        self.readings += pc.sum(lengths).as_py() or 0
+        self.first_hit += rows.num_rows - read.num_rows + (pc.sum(pc.equal(first, read["tier"])).as_py() or 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,25 +78,15 @@ class RateControlled:
         return self.context_tokens / self.fixed[self.best_fixed] if self.fixed[self.best_fixed] else 1.0
 
 
-def rate_control(modes: Iterable[ModeSums], by_reason: Mapping[str, int]) -> RateControlled | None:
-    """The figures of a corpus of which some page tells that it was rate-controlled; None for others."""
-    kinds = {reason: (reason.partition(":")[0], reason.partition(":")[2]) for reason in by_reason}
-    if not any(kind in (TRIED, BELOW, CHEAPER) for kind, _ in kinds.values()):
+def rate_control(modes: Iterable[ModeSums], trials: Trials) -> RateControlled | None:
+    """The figures of a corpus of which some page was rate-controlled; None for others."""
+    if not trials.pages:
         return None
     groups = list(modes)
     visual = [group for group in groups if group.mode != TEXT_TIER and group.pages]
     if not visual:
         return None
     as_text = sum(group.text_tokens for group in groups if group.mode == TEXT_TIER)
-    more, off, gone = 0, 0, 0  # trials of other modes; pages that rest elsewhere than first tried; pages that became text
-    for reason, pages in by_reason.items():
-        kind, names = kinds[reason]
-        trials = len(names.split(",")) if names else 0
-        if kind in (TRIED, BELOW):
-            more += pages * trials
-            off += pages * (trials > 0)
-        gone += pages * (kind in (BELOW, CHEAPER))
-    stored = sum(group.pages for group in visual)
     cost = {group.mode: group.context_tokens / group.pages for group in visual}
     fixed = {
         mode: round(
@@ -79,10 +95,10 @@ def rate_control(modes: Iterable[ModeSums], by_reason: Mapping[str, int]) -> Rat
         for mode in cost
     }
     return RateControlled(
-        pages=stored + gone,
+        pages=trials.pages,
         context_tokens=as_text + sum(group.context_tokens for group in visual),
         fixed=fixed,
         best_fixed=min(fixed, key=lambda mode: (fixed[mode], mode)),
-        encodes_per_page=(stored + more) / (stored + gone),
-        hit_rate=1 - off / (stored + gone),
+        encodes_per_page=trials.readings / trials.pages,
+        hit_rate=trials.first_hit / trials.pages,
     )

@@ -17,7 +17,7 @@ from palimpsest.corpus.snapshots import Snapshot, iter_tables
 from palimpsest.corpus.units import Counts
 from palimpsest.report.measures import Group, Measures, over
 from palimpsest.report.quarantine import Quarantine, read_quarantine
-from palimpsest.report.rate_control import rate_control
+from palimpsest.report.rate_control import Trials, rate_control
 from palimpsest.storage.object_store import ObjectStore
 
 POINTS = 250  # pages of each class and mode that the plot shows
@@ -25,7 +25,7 @@ MAX_CLASSES = 40  # a corpus whose class column holds something else must not fi
 OTHER = "(other classes)"
 UNNAMED = "(none)"
 _MEASURED = [
-    *("page_id", "text", "text_class", "tier", "mode", "status", "reason", "text_tokenizer"),
+    *("page_id", "text", "text_class", "tier", "mode", "status", "reason", "tried", "text_tokenizer"),
     *("num_text_tokens", "num_context_tokens", "num_vision_tokens", "token_dim"),
     *("codec", "codec_revision", "fingerprint", "token_dtype"),
     *("precision", "word_precision", "exact", "decoder_passes", "blank_precision"),
@@ -97,6 +97,7 @@ class Summary:
     by_status: dict[str, int]
     by_class: dict[str, int]
     by_reason: dict[str, int]
+    trials: Trials
     groups: tuple[Group, ...]
     modes: tuple[Group, ...]
     visual: Group
@@ -113,7 +114,7 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers; without the exhibits and the quarantined records."""
         shown = {name: value for name, value in self.__dict__.items() if name not in ("exhibits", "quarantine")}
-        rate = rate_control(self.modes, self.by_reason)
+        rate = rate_control(self.modes, self.trials)
         return {**_plain(shown), "quarantine": dict(self.quarantine.reasons), "rate_control": rate and asdict(rate)}
 
 
@@ -136,6 +137,7 @@ class _Census:
     def __init__(self) -> None:
         self.counters: dict[str, Counter[str]] = {name: Counter() for name in ("tier", "mode", "status", "text_class", "reason")}
         self.classes: set[str] = set()
+        self.trials = Trials()
         self.tokenizers: Counter[str] = Counter()
         self.makers: Counter[tuple[str, ...]] = Counter()
         self.measures: dict[tuple[str, str], Measures] = {}
@@ -144,6 +146,7 @@ class _Census:
 
     def add(self, table: pa.Table) -> None:
         table = self._labelled(table)
+        self.trials.add(table.select(["tier", "tried"]))
         for name, counter in self.counters.items():
             counter.update(value for value in table[name].to_pylist() if value is not None)
         self.tokenizers.update(value for value in table["text_tokenizer"].to_pylist() if value is not None)
@@ -198,7 +201,6 @@ class _Census:
         keys = sorted(self.measures, key=lambda key: (key[0], modes.index(key[1])))
         everything = sum(by_mode.values(), Measures()).counts
         visual = sum((measures for mode, measures in by_mode.items() if mode != TEXT_TIER), Measures()).group("all", "all")
-        as_text = everything["num_text_tokens"] - visual.text_tokens
         shard_bytes = sum(shard.bytes for unit in snapshot.units for shard in unit.shards)
         extremes = {key: PagePoint(**table.to_pylist()[0]) for key, table in self.extremes.items()}
         return Summary(
@@ -208,11 +210,12 @@ class _Census:
             pages=everything["pages"],
             counts=snapshot.totals,
             **{f"by_{name.removeprefix('text_')}": dict(counter.most_common()) for name, counter in self.counters.items()},
+            trials=self.trials,
             groups=tuple(self.measures[key].group(*key) for key in keys),
             modes=tuple(by_mode[mode].group("all", mode) for mode in modes),
             visual=visual,
             text_tokens=everything["num_text_tokens"],
-            context_ratio=over(everything["num_text_tokens"], visual.context_tokens + as_text),
+            context_ratio=over(everything["num_text_tokens"], everything["num_context_tokens"]),
             shard_bytes=shard_bytes,
             shard_bytes_per_text_token=over(shard_bytes, everything["num_text_tokens"]),
             text_bytes_per_text_token=over(everything["text_bytes"], everything["num_text_tokens"]),

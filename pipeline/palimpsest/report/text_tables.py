@@ -106,7 +106,7 @@ def _counts(summary: Summary) -> Table:
         "quarantine": _listed(summary.quarantine.reasons),
         "stored": f"{summary.shard_bytes:,} bytes, {_number(summary.shard_bytes_per_text_token, 1)} for each text token",
     }
-    rate = rate_control(summary.modes, summary.by_reason)
+    rate = rate_control(summary.modes, summary.trials)
     if rate:
         spent = f"{rate.context_tokens:,} tokens, {rate.of_best_fixed:.3f} of {rate.best_fixed} for all pages"
         lines["rate control"] = f"{spent}; {rate.encodes_per_page:.2f} encodes a page, {rate.hit_rate:.1%} right at first"

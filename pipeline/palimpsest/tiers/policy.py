@@ -27,15 +27,14 @@ from palimpsest.tiers.predictor import Predictor, read_predictor
 BELOW = "below_every_rung"
 CHEAPER = "text_is_cheaper"
 POLICY = "policy"
-TRIED = "tried"
-"""Reasons of rows. `below_every_rung:tiny,small` and `tried:tiny` name modes that were tried, in that order, and not stored."""
+"""Reasons of pages kept as text; the modes that were tried are in the row's `tried`."""
 
 RANKS = {"fixed": 0, "age": 0, "forget": 1, "importance": 2, "fidelity": 3}
 """Policies by name, each the module of this room of that name, and their place in a chain."""
 
 
 class Reading(NamedTuple):
-    """The verdict on a page in one mode: its precision (NaN where only the outcome is known), and whether it met the target."""
+    """The verdict on a page in one mode: its precision, and whether it met the target."""
 
     precision: float
     met: bool
@@ -111,7 +110,7 @@ class Policy:
     def why_text(self, page: PageFacts) -> str:
         """The row's reason of a page that `tier` gives to text."""
         if page.readings:
-            return f"{BELOW}:{','.join(page.readings)}"
+            return BELOW
         if self.climbs:
             before = replace(self, names=self.names[:-1], parts=self.parts[:-1], climbs=False)
             if not before.parts or before.tier(page) != TEXT:

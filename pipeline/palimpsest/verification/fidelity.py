@@ -73,6 +73,11 @@ def fox_precision(references: Sequence[str], decoded: Sequence[str]) -> np.ndarr
     return _over_words(references, decoded, lambda r, d: len(r.keys() & d.keys()) / len(d))
 
 
+def folded_precision(references: Sequence[str], decoded: Sequence[str]) -> np.ndarray:
+    """Character precision after whitespace folding: runs of whitespace become one space, those at the ends go."""
+    return precision([" ".join(text.split()) for text in references], [" ".join(text.split()) for text in decoded])
+
+
 def exact(references: Sequence[str], decoded: Sequence[str]) -> np.ndarray:
     """decoded == reference, bool `[n]`."""
     _same_length(references, decoded)
@@ -92,6 +97,22 @@ def diff_spans(reference: str, decoded: str) -> list[Span]:
     """An alignment with the fewest edits, for display; the spans' texts joined are the two texts again."""
     codes = Levenshtein.opcodes(reference, decoded)
     return [Span(code.tag, reference[code.src_start : code.src_end], decoded[code.dest_start : code.dest_end]) for code in codes]
+
+
+def misread(reference: str, decoded: str) -> list[tuple[int, int]]:
+    """Half-open spans of `reference` that `decoded` does not have as they are, ascending, by an alignment with the fewest edits.
+
+    A span is empty (start == end) where characters were inserted before `start` and none are wrong.
+    """
+    spans: list[tuple[int, int]] = []
+    for code in Levenshtein.opcodes(reference, decoded):
+        if code.tag == "equal":
+            continue
+        if spans and spans[-1][1] == code.src_start:
+            spans[-1] = (spans[-1][0], code.src_end)
+        else:
+            spans.append((code.src_start, code.src_end))
+    return spans
 
 
 def _over_words(references: Sequence[str], decoded: Sequence[str], share: Callable[[Words, Words], float]) -> np.ndarray:

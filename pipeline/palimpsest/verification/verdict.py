@@ -18,23 +18,31 @@ class Verdict:
 
     Attributes:
         precision: character precision; with reason "early_stop" the proven upper bound of it.
-        word_precision: multiset word precision; None with reason "early_stop", where no bound is known.
+        folded_precision: character precision after whitespace folding.
+        set_precision: distinct words of the output that occur in the text.
+        word_precision: multiset word precision.
         exact: the decoded text equals the reference.
         decoder_passes: forward passes.
         blank_precision: precision of what was decoded from an empty page's tokens; None for pages outside the control sample.
         decoded_text: what was read; None when exact.
+        misread: spans of the page's text that were read wrongly, as `fidelity.misread` gives them; empty when exact.
         status: "verified" when the whole output was read and reaches the target, otherwise "below_target".
         reason: why the output was cut ("loop", "length", "early_stop"), or None. A cut page is never verified: its precision
             describes the text up to the cut, not the decoder's whole output.
         detail: the evidence for the reason.
+
+    With reason "early_stop" the rest of the page is unread: all of folded, set and word precision and misread are None.
     """
 
     precision: float
+    folded_precision: float | None
+    set_precision: float | None
     word_precision: float | None
     exact: bool
     decoder_passes: int
     blank_precision: float | None
     decoded_text: str | None
+    misread: list[dict[str, int]] | None
     status: Status
     reason: str | None
     detail: str | None
@@ -75,25 +83,38 @@ def judge(
         )
     )
     scores = zip(
+        references,
+        texts,
+        decoded,
+        blanks,
         fidelity.precision(references, texts),
+        fidelity.folded_precision(references, texts),
+        fidelity.fox_precision(references, texts),
         fidelity.word_precision(references, texts),
         fidelity.exact(references, texts),
         strict=True,
     )
     verdicts = []
-    for text, page, blank, (precision, words, same) in zip(texts, decoded, blanks, scores, strict=True):
+    for reference, text, page, blank, precision, folded, distinct, words, same in scores:
         bound = page.cut.precision_bound if page.cut else None
         verdicts.append(
             Verdict(
                 precision=float(precision) if bound is None else bound,
+                folded_precision=float(folded) if bound is None else None,
+                set_precision=float(distinct) if bound is None else None,
                 word_precision=float(words) if bound is None else None,
                 exact=bool(same) and page.cut is None,
                 decoder_passes=page.passes,
                 blank_precision=None if blank is None else float(next(blank_scores)),
                 decoded_text=None if same and page.cut is None else text,
+                misread=_spans(reference, text) if bound is None else None,
                 status="verified" if page.cut is None and precision >= target_precision else "below_target",
                 reason=page.cut.reason if page.cut else None,
                 detail=page.cut.detail if page.cut else None,
             )
         )
     return verdicts
+
+
+def _spans(reference: str, text: str) -> list[dict[str, int]]:
+    return [{"start": start, "end": end} for start, end in fidelity.misread(reference, text)]

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from palimpsest.flow.stages.model import Model
-from palimpsest.flow.stages.tables import by_mode, page_image, token_columns, with_columns
+from palimpsest.flow.stages.tables import TEXT_TIER, by_mode, page_image, token_columns, with_columns
 from palimpsest.schemas import TOKENS, conform
 
 if TYPE_CHECKING:
@@ -48,6 +48,10 @@ class Encode(Model):
                 }
                 for key, value in values.items():
                     columns[key][place] = value
+        tiers, text_tokens = table["tier"].to_pylist(), table["num_text_tokens"].to_pylist()
+        for place, tier in enumerate(tiers):
+            if tier == TEXT_TIER:
+                columns["num_context_tokens"][place] = text_tokens[place]
         columns["fingerprint"] = [self.fingerprint if kind == "page" else None for kind in table["kind"].to_pylist()]
         tokens = {name: pa.array(values, TOKENS.field(name).type) for name, values in columns.items()}
         return conform(with_columns(table.drop_columns(["image"]), tokens), TOKENS, "encode")

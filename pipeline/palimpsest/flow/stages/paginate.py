@@ -77,7 +77,7 @@ class Paginate:
             }
 
     def _tier(self, page: DocumentPage, document: dict[str, Any]) -> dict[str, Any]:
-        size = {"grid_h": self.grid.rows, "grid_w": self.grid.columns}
+        size = {"grid_h": self.grid.rows, "grid_w": self.grid.columns, "layout": "grid"}
         uncovered = why_not_covered(page, self.grid, self.config.layout.max_escaped_share)
         if uncovered:
             return {"tier": TEXT_TIER, "reason": NOT_COVERED, "detail": uncovered, **size}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,8 +14,10 @@ from palimpsest.flow.stages.render import Render
 from palimpsest.flow.stages.tables import TEXT_TIER, with_columns
 from palimpsest.flow.stages.verify import Verify
 from palimpsest.pages.grid import Grid
-from palimpsest.schemas import VERDICTS, conform
-from palimpsest.tiers.policy import TRIED, PageFacts, Policy, Reading
+from palimpsest.schemas import TRIALS, VERDICTS, conform
+from palimpsest.tiers.policy import PageFacts, Policy, Reading
+
+_LOOKED_AT = ["timestamp", "importance", "num_text_tokens", "text", "stored_tier", "tried"]
 
 
 class RateControl:
@@ -44,7 +45,7 @@ class RateControl:
             wanted = {place: self.policy.tier(known) for place, known in facts.items()}
             for place, tier in wanted.items():
                 if tier in tried[place]:
-                    done[place] = _stored(tried[place][tier], tier, facts.pop(place))
+                    done[place] = _stored(tried[place][tier], facts.pop(place))
             places = list(facts)
             pages = table.take(pa.array(places, pa.int64()))
             judged = self._judge(self._in_tiers(pages, [wanted[place] for place in places], list(facts.values())))
@@ -66,15 +67,14 @@ class RateControl:
         return pa.table([pa.array([], field.type) for field in VERDICTS], schema=VERDICTS)
 
     def _facts(self, table: pa.Table, place: int) -> PageFacts:
-        row = table.slice(place, 1).select(["timestamp", "importance", "num_text_tokens", "text", "detail"]).to_pylist()[0]
-        stored = known(row["detail"])
+        row = table.slice(place, 1).select(_LOOKED_AT).to_pylist()[0]
         return PageFacts(
             age=self.policy.age(row["timestamp"]),
             importance=row["importance"],
             text_tokens=row["num_text_tokens"],
             features=self.policy.features(row["text"]),
-            tier=stored.get("tier"),
-            readings={mode: Reading(*reading) for mode, reading in stored.get("readings", {}).items()},
+            tier=row["stored_tier"],
+            readings=readings(row["tried"]),
         )
 
     def _in_tiers(self, pages: pa.Table, tiers: Sequence[str], facts: Sequence[PageFacts]) -> pa.Table:
@@ -86,23 +86,21 @@ class RateControl:
             "mode": pa.array(modes, pa.string()),
             "image_px": pa.array(sizes, pa.int32()),
             "reason": pa.array(reasons, pa.string()),
-            "detail": pa.nulls(pages.num_rows, pa.string()),
+            "tried": pa.array([trials(fact.readings) for fact in facts], TRIALS),
         }
         return with_columns(pages, columns)
 
 
-def stored_as(tier: str, readings: Mapping[str, Reading]) -> str:
-    """How a page of a published corpus tells RateControl what is known of it, in the column `detail` of PAGES."""
-    return json.dumps({"tier": tier, "readings": readings})
+def trials(readings: Mapping[str, Reading]) -> list[dict[str, Any]]:
+    """Readings as the column `tried` has them."""
+    return [{"mode": mode, **reading._asdict()} for mode, reading in readings.items()]
 
 
-def known(detail: str | None) -> dict[str, Any]:
-    return json.loads(detail) if detail else {}
+def readings(tried: Sequence[Mapping[str, Any]] | None) -> dict[str, Reading]:
+    """The column `tried` of one row as readings by mode, in the order of the trials."""
+    return {trial["mode"]: Reading(trial["precision"], trial["met"]) for trial in tried or ()}
 
 
-def _stored(verdict: pa.Table, tier: str, facts: PageFacts) -> pa.Table:
-    """The row of a page in the mode that it is stored in, with the other modes that were tried as its reason."""
-    others = [mode for mode in facts.readings if mode != tier]
-    if not others:
-        return verdict
-    return with_columns(verdict, {"reason": pa.array([f"{TRIED}:{','.join(others)}"], pa.string())})
+def _stored(verdict: pa.Table, facts: PageFacts) -> pa.Table:
+    """The row of a page in the mode that it is stored in, with all modes that were tried."""
+    return with_columns(verdict, {"tried": pa.array([trials(facts.readings)], TRIALS)})

@@ -25,5 +25,5 @@ class Render:
             pages = [DocumentPage(**row, escaped=0) for row in drawn.to_pylist()]
             for place, image in zip(places, render(pages, self.grid, px), strict=True):
                 images[place] = image.tobytes()
-        table = table.drop_columns(["cells", "lines"]).append_column("image", pa.array(images, pa.large_binary()))
+        table = table.drop_columns(["cells", "lines", "stored_tier"]).append_column("image", pa.array(images, pa.large_binary()))
         return conform(table, IMAGES, "render")

@@ -13,20 +13,20 @@ import pyarrow.compute as pc
 from palimpsest.config import JobConfig
 from palimpsest.corpus.shards import ShardRecord, new_attempt, read_shard, write_shards
 from palimpsest.flow.stages.paginate import NOT_COVERED, why_not_covered
-from palimpsest.flow.stages.rate import stored_as
+from palimpsest.flow.stages.rate import readings, trials
 from palimpsest.flow.stages.tables import TEXT_TIER, table_of
 from palimpsest.pages.grid import Grid, lay_out
 from palimpsest.pages.pagination import DocumentPage, paginate
 from palimpsest.schemas import CARRIER, PAGES
 from palimpsest.storage.opening import open_store
 from palimpsest.tiers.ladder import FORGOTTEN
-from palimpsest.tiers.policy import BELOW, TRIED, PageFacts, Policy, Reading
+from palimpsest.tiers.policy import PageFacts, Policy, Reading
 
 NOT_LAID_OUT = "not_laid_out"
 FORGET = "forgotten"
 STAY_TEXT = (NOT_COVERED, NOT_LAID_OUT, FORGET)
 """Reasons of pages in tier text that no policy can make into pixels."""
-_CARRIED = [name for name in PAGES.names if name not in CARRIER.names and name not in ("cells", "lines", "counts")]
+_CARRIED = [name for name in PAGES.names if name not in CARRIER.names and name not in ("cells", "lines", "stored_tier", "counts")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class Reread:
             return {**page, "reason": NOT_COVERED}
         page |= {"cells": layout.cells, "lines": layout.lines}
         if self.policy.climbs:
-            return {**page, "tier": None, "detail": stored_as(row["tier"], facts.readings)}
+            return {**page, "tier": None, "stored_tier": row["tier"], "tried": trials(facts.readings)}
         return {**page, "tier": tier, "mode": tier, "image_px": self.policy.ladder.mode(tier, "tier").px}
 
 
@@ -111,7 +111,7 @@ def facts_of(row: Mapping[str, Any], policy: Policy) -> PageFacts:
     """What a policy may know of a stored page.
 
     Args:
-        row: the columns tier, timestamp, importance, num_text_tokens, status, reason and precision, and text for a predictor.
+        row: the columns tier, timestamp, importance, num_text_tokens, status, tried and precision, and text for a predictor.
     """
     known = row["tier"] == TEXT_TIER or any(mode.name == row["tier"] for mode in policy.ladder.known)
     return PageFacts(
@@ -125,16 +125,9 @@ def facts_of(row: Mapping[str, Any], policy: Policy) -> PageFacts:
 
 
 def readings_of(row: Mapping[str, Any], policy: Policy) -> dict[str, Reading]:
-    """The verdicts that a row tells of: on modes that were tried before it came to rest, and on its own."""
-    kind, _, names = (row["reason"] or "").partition(":")
-    tried = names.split(",") if kind in (TRIED, BELOW) and names else []
+    """The verdicts that a row tells of, in modes of the policy's ladder: those of rate control, and its own."""
     modes = {mode.name for mode in policy.ladder.known}
-    sharpness = policy.ladder.sharpness
-    readings = {
-        name: Reading(float("nan"), row["tier"] in modes and sharpness(name) > sharpness(row["tier"]))
-        for name in tried
-        if name in modes
-    }
+    known = {mode: reading for mode, reading in readings(row["tried"]).items() if mode in modes}
     if row["tier"] in modes and row["status"] in ("verified", "below_target"):
-        readings[row["tier"]] = Reading(row["precision"], row["status"] == "verified")
-    return readings
+        known[row["tier"]] = Reading(row["precision"], row["status"] == "verified")
+    return known

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from palimpsest.flow.stages.tables import WRITTEN, written
+from palimpsest.flow.stages.tables import TEXT_TIER, WRITTEN, written
 from palimpsest.schemas import SHARD
 
 
@@ -60,10 +60,12 @@ class Write:
 
 def _page_counts(pages: pa.Table) -> dict[str, int]:
     firsts = pages.filter(pc.equal(pages["page_number"], 0))
+    as_text = pages.filter(pc.equal(pages["tier"], TEXT_TIER))
     return {
         "first_pages": firsts.num_rows,
         "pages_expected": pc.sum(firsts["num_pages"]).as_py() or 0,
         "pages": pages.num_rows,
         "text_tokens": pc.sum(pages["num_text_tokens"]).as_py() or 0,
         "context_tokens": pc.sum(pages["num_context_tokens"]).as_py() or 0,
+        "tokens_as_text": pc.sum(as_text["num_context_tokens"]).as_py() or 0,
     }
