@@ -17,6 +17,7 @@ from rich.console import Console
 from tiny_codec import write_tiny_codec
 
 from palimpsest import config as configs
+from palimpsest.cli.verify import result_tables
 from palimpsest.codecs.token_storage import CodecMismatch
 from palimpsest.config import JobConfig
 from palimpsest.corpus.format import create_corpus
@@ -25,7 +26,7 @@ from palimpsest.flow.ledger import Tally
 from palimpsest.flow.plan import document_ids, make_plan
 from palimpsest.flow.stages import UNITS, Encode, Paginate, Read, Render, Verify, Write
 from palimpsest.operations.run import prepare
-from palimpsest.operations.verify import open_and_reverify, result_tables, reverify
+from palimpsest.operations.verify import open_and_reverify, reverify
 from palimpsest.sources.units import Unit
 from palimpsest.storage.opening import open_store
 
