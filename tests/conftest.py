@@ -67,6 +67,14 @@ def mixed_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def retiered_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """See `corpora.write_retiered_corpus`; tests that change it copy it first."""
+    from tests.corpora import write_retiered_corpus
+
+    return write_retiered_corpus(tmp_path_factory.mktemp("retiered"))
+
+
+@pytest.fixture(scope="session")
 def job(tiny_codec: Path) -> JobFactory:
     """`job(sources, out, "key=value", …)`: a small job with the tiny codec, half of its pages verified."""
 

@@ -103,17 +103,6 @@ def test_the_report_is_one_file_without_network(corpus: Path, tmp_path: Path) ->
     assert not re.search(r'(src|href)\s*=\s*["\']?(https?:)?//', html)
 
 
-def test_the_code_of_the_readme_runs(corpus: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    assert len(blocks) == 2
-    code = "\n".join(blocks).replace("demo/corpus", str(corpus))
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": PYTHONPATH}, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert "prose" in done.stdout
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

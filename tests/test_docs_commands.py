@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import typer
 
 from palimpsest.cli.app import app
+from tests.paths import ROOT, SOURCE
 
-ROOT = Path(__file__).parent.parent
 DOCUMENTS = (
     "README.md", "docs/running.md", "docs/architecture.md", "docs/model-card.md", "infra/README.md", "jobs/sample/_README.md"
 )  # fmt: skip
@@ -68,6 +70,15 @@ def test_the_program_takes_what_the_documents_show(document: str, line: str, pro
     if prose and said and said.startswith(("Missing argument", "Missing command")):
         return
     assert said is None, f"{document}: palimpsest {line}: {said}"
+
+
+def test_the_code_of_the_readme_runs(retiered_corpus: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    assert len(blocks) == 2 and len(blocks[0].splitlines()) <= 6
+    code = "\n".join(blocks).replace("demo/corpus", str(retiered_corpus))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=SOURCE, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "tiny" in done.stdout and "(64, 1024) (512, 512) True" in done.stdout
 
 
 def test_there_is_something_to_check() -> None:

@@ -22,6 +22,27 @@ The rooms, in import order. A room imports only rooms above it (tests/test_rooms
     cli/             the commands
 
 `presets/` holds the job presets that come with Palimpsest.
+
+The public names below are imported when they are first used: `import palimpsest` loads neither Ray nor torch.
 """
 
-__version__ = "0.1.0"
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from palimpsest.codecs.adapter import load_codec as load_codec
+    from palimpsest.corpus.reader import Corpus as Corpus
+
+__version__ = "0.1.0"  # the only place: pyproject.toml and `palimpsest --version` read it here
+_PUBLIC = {"Corpus": "palimpsest.corpus.reader", "load_codec": "palimpsest.codecs.adapter"}
+__all__ = ["Corpus", "load_codec"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'palimpsest' has no attribute {name!r}; it has {', '.join(_PUBLIC)}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_PUBLIC]

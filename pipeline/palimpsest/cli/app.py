@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from palimpsest import telemetry
+from palimpsest import __version__, telemetry
 from palimpsest.cli import console
 from palimpsest.cli.bench_gpu import bench_gpu
 from palimpsest.cli.bench_memory import bench_memory
@@ -40,8 +40,17 @@ bench_app = typer.Typer(
 app.add_typer(bench_app, name="bench")
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        line(f"palimpsest {__version__}")
+        raise typer.Exit()
+
+
 @app.callback()
 def _start(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON lines on stderr (or PALIMPSEST_LOG=json).")] = False,
 ) -> None:
     console.quiet_libraries()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from palimpsest.errors import UsageError
 from palimpsest.storage.object_store import NoSuchObject, ObjectStore
 from palimpsest.storage.stable_json import Damaged, read_json, to_bytes
 
@@ -12,7 +13,7 @@ FORMAT = "palimpsest corpus"
 VERSION = 2
 
 
-class NotACorpus(ValueError):
+class NotACorpus(UsageError):
     """The output place holds something else, or a corpus of a format that this version does not know."""
 
 

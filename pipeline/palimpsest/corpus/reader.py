@@ -1,38 +1,169 @@
-"""A published corpus, read."""
+"""`palimpsest.Corpus`: a published corpus, read back.
+
+Reading follows one snapshot, whatever is published meanwhile. Nothing here imports Ray; torch is imported by `Page.decode` only.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
 
-from palimpsest.codecs.presets import find_preset
 from palimpsest.corpus.format import open_corpus
-from palimpsest.corpus.snapshots import Snapshot, latest
-from palimpsest.pages.grid import Grid
-from palimpsest.pages.pagination import paginate, render
+from palimpsest.corpus.page import DOCUMENT_COLUMNS, Document, Page, documents_of
+from palimpsest.corpus.shards import ShardRecord, open_shard, read_shard
+from palimpsest.corpus.snapshots import CHECKED, Snapshot, latest, read_snapshot, snapshot_numbers
+from palimpsest.corpus.where import UnknownColumn, Where, condition
+from palimpsest.errors import UsageError
+from palimpsest.schemas import QUARANTINE, SHARD
 from palimpsest.storage.object_store import ObjectStore
 from palimpsest.storage.opening import open_store
+from palimpsest.storage.stable_json import Damaged
+
+
+class Corpus:
+    """One snapshot of a corpus.
+
+    Args:
+        uri: a directory or `s3://bucket/prefix`.
+        snapshot: its number; the newest where None.
+
+    Every `where` is a condition on the columns of `schema`: SQL, as in `"precision >= 0.97 and tier = 'tiny'"`, or a
+    pyarrow.compute.Expression.
+
+    Raises:
+        UsageError: there is no corpus at `uri`, or nothing is published in it.
+        NoSuchObject: there is no such snapshot; the message lists those that there are.
+    """
+
+    schema: pa.Schema = SHARD
+
+    def __init__(self, uri: str, snapshot: int | None = None) -> None:
+        self.store = open_store(uri)
+        open_corpus(self.store)
+        self.uri = str(uri)
+        if snapshot is None:
+            self.snapshot = _published(self.store, self.uri)
+        else:
+            self.snapshot = read_snapshot(self.store, snapshot)
+
+    def __repr__(self) -> str:
+        return f"<Corpus {self.uri!r}, snapshot {self.snapshot.number}: {len(self):,} pages>"
+
+    def __len__(self) -> int:
+        """How many pages the snapshot has."""
+        return self.snapshot.totals.rows
+
+    @cached_property
+    def _shards(self) -> tuple[ShardRecord, ...]:
+        return tuple(shard for unit in self.snapshot.units for shard in unit.shards)
+
+    def files(self, where: Where | None = None) -> list[str]:
+        """Paths or URIs of the snapshot's shards: for DuckDB, Polars, Spark, `load_dataset` or any other Parquet reader.
+
+        Every page is in them once. A glob over `data/` also matches the shards of older snapshots, and doubles pages.
+
+        Args:
+            where: only shards that can hold such a page, by their Parquet statistics; other pages are in them too.
+        """
+        wanted = condition(where, SHARD)
+        if wanted is None:
+            return [self.store.uri(shard.key) for shard in self._shards]
+        return [self.store.uri(shard.key) for shard in self._shards if next(self._row_groups(shard, wanted), None) is not None]
+
+    def table(self, columns: Sequence[str] | None = None, where: Where | None = None) -> pa.Table:
+        """Pages as one Arrow table, in memory: name the columns that you need, for `tokens` is large.
+
+        Raises:
+            UnknownColumn, UsageError, Damaged.
+        """
+        wanted = condition(where, SHARD)
+        names = SHARD.names if columns is None else list(columns)
+        for name in names:
+            if name not in SHARD.names:
+                raise UnknownColumn(name, SHARD.names)
+        schema = pa.schema([SHARD.field(name) for name in names])
+        return pa.concat_tables([schema.empty_table(), *self._tables(names, wanted)])
+
+    def pages(self, where: Where | None = None) -> Iterator[Page]:
+        """Pages in the order of the snapshot, one row group (about 32 MB) in memory at a time.
+
+        Raises:
+            UnknownColumn, UsageError: at once. Damaged: when the shard is read.
+        """
+        wanted = condition(where, SHARD)
+        return (Page(rows, row) for rows in self._tables(SHARD.names, wanted) for row in range(rows.num_rows))
+
+    def documents(self, where: Where | None = None) -> Iterator[Document]:
+        """Documents, put together again from their pages; the texts of one unit are in memory at a time.
+
+        Args:
+            where: only pages that match are put together.
+        """
+        wanted = condition(where, SHARD)
+        return (
+            document
+            for unit in self.snapshot.units
+            for document in documents_of(
+                rows for shard in unit.shards for rows in self._shard_tables(shard, DOCUMENT_COLUMNS, wanted)
+            )
+        )
+
+    def quarantine(self, where: Where | None = None) -> pa.Table:
+        """What could not be processed, with its reason: rows of `palimpsest.schemas.QUARANTINE`, at most 4 KiB of a record each.
+
+        Args:
+            where: a condition on these columns, as in `"reason = 'invalid_json'"`.
+        """
+        wanted = condition(where, QUARANTINE)
+        tables = (read_shard(self.store, unit.quarantine) for unit in self.snapshot.units if unit.quarantine)
+        found = pa.concat_tables([QUARANTINE.empty_table(), *(table.cast(QUARANTINE) for table in tables)])
+        return found if wanted is None else found.filter(wanted)
+
+    def snapshots(self) -> list[Snapshot]:
+        """All published versions that are still there, oldest first: `number`, `parent`, `run_id`, `totals`."""
+        return [read_snapshot(self.store, number) for number in snapshot_numbers(self.store)]
+
+    def _tables(self, columns: Sequence[str], wanted: pc.Expression | None) -> Iterator[pa.Table]:
+        for shard in self._shards:
+            yield from self._shard_tables(shard, columns, wanted)
+
+    def _shard_tables(self, shard: ShardRecord, columns: Sequence[str], wanted: pc.Expression | None) -> Iterator[pa.Table]:
+        """Rows that match, a row group at a time. Raises NoSuchObject, Damaged."""
+        for group in self._row_groups(shard, wanted):
+            try:
+                rows = group.to_table(schema=SHARD, columns=list(columns), filter=wanted, use_threads=False)
+            except (pa.ArrowException, OSError) as error:
+                raise Damaged(f"{self.store.uri(shard.key)} is not readable as Parquet: {error}") from error
+            if rows.num_rows:
+                yield rows
+
+    def _row_groups(self, shard: ShardRecord, wanted: pc.Expression | None) -> Iterator[pads.Fragment]:
+        """The row groups of a shard that can hold a page that matches."""
+        with open_shard(self.store, shard) as stream:
+            try:
+                groups = CHECKED.make_fragment(stream).split_by_row_group(filter=wanted, schema=SHARD)
+            except (pa.ArrowException, OSError) as error:
+                raise Damaged(f"{self.store.uri(shard.key)} is not readable as Parquet: {error}") from error
+            yield from groups
 
 
 def published(corpus: str) -> tuple[ObjectStore, Snapshot]:
     """The store of a corpus and its newest snapshot.
 
     Raises:
-        ValueError: where there is no corpus, or nothing is published.
+        UsageError: where there is no corpus, or nothing is published.
     """
     store = open_store(corpus)
     open_corpus(store)
+    return store, _published(store, corpus)
+
+
+def _published(store: ObjectStore, uri: str) -> Snapshot:
     snapshot = latest(store)
     if snapshot is None:
-        raise ValueError(f"corpus {corpus!r} has no snapshot yet: run `palimpsest run … --out {corpus}` to its end")
-    return store, snapshot
-
-
-def render_row(row: dict[str, Any]) -> np.ndarray | None:
-    """The image of a stored page, drawn again from its text: uint8 `[px, px]`, or None in tier text."""
-    if row["image_px"] is None:
-        return None
-    grid = Grid(row["grid_w"], row["grid_h"], find_preset(row["codec"]).alphabet)
-    pages = list(paginate(row["text"], grid))
-    return render(pages[:1], grid, row["image_px"])[0]
+        raise UsageError(f"corpus {uri!r} has no snapshot yet: run `palimpsest run … --out {uri}` to its end")
+    return snapshot

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 
 from palimpsest.codecs.token_storage import DamagedTokens, PackedTokens, find_storage, pack, refuse_other_codec, stored_tokens
 from palimpsest.config import JobConfig, parse
-from palimpsest.corpus.reader import published, render_row
+from palimpsest.corpus.page import render_row
+from palimpsest.corpus.reader import published
 from palimpsest.corpus.run_records import read_run
 from palimpsest.corpus.snapshots import Snapshot, iter_tables
 from palimpsest.flow.stages import Encode, Verify

@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from palimpsest.corpus.reader import published, render_row
+from palimpsest.corpus.page import render_row
+from palimpsest.corpus.reader import published
 
 
 @dataclass(frozen=True)

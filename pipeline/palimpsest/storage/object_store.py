@@ -12,10 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from palimpsest.errors import PalimpsestError
+
 Body = bytes | memoryview | Path
 
 
-class StoreError(RuntimeError):
+class StoreError(PalimpsestError):
     """The storage cannot do what was asked; the message names the place and the cause."""
 
 

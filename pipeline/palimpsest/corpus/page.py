@@ -1,0 +1,169 @@
+"""A page and a document of a published corpus, for people who read it back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from palimpsest.codecs.presets import find_preset
+from palimpsest.codecs.token_storage import DamagedTokens, PackedTokens, find_storage, refuse_other_codec, stored_tokens
+from palimpsest.corpus.where import UnknownColumn
+from palimpsest.pages.grid import Grid
+from palimpsest.pages.pagination import paginate, render
+from palimpsest.schemas import SHARD
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from palimpsest.codecs.adapter import Codec
+
+
+class Page:
+    """One row of the row contract: every column is an attribute (`page.text`, `page.tier`, `page.precision`, …).
+
+    The column `tokens` holds the bytes as stored; as an attribute it is the method that unpacks them.
+    """
+
+    __slots__ = ("_row", "_rows")
+
+    def __init__(self, rows: pa.Table, row: int) -> None:
+        self._rows, self._row = rows, row
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name not in SHARD.names:
+            raise AttributeError(str(UnknownColumn(name, SHARD.names)))
+        return self._value(name)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *SHARD.names]
+
+    def __repr__(self) -> str:
+        return f"<Page {self.page_id} ({self.tier}): {self.text[:40]!r}>"
+
+    def _value(self, name: str) -> Any:
+        return self._rows[name][self._row].as_py()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All columns by name, `tokens` as stored bytes."""
+        return {name: self._value(name) for name in SHARD.names}
+
+    def image(self) -> Image | None:
+        """The page image, drawn again from the text: PIL, mode "L", `image_px` square. None for a page kept as text."""
+        from PIL import Image
+
+        pixels = render_row({name: self._value(name) for name in RENDERED})
+        return None if pixels is None else Image.fromarray(pixels)
+
+    def tokens(self) -> np.ndarray | None:
+        """The visual tokens, dequantised: float32 `[num_vision_tokens, token_dim]`. None for a page kept as text.
+
+        numpy has no bfloat16; the values are bfloat16's, so that `torch.from_numpy(page.tokens()).bfloat16()` loses nothing.
+
+        Raises:
+            DamagedTokens: the stored bytes do not have the recorded hash or length.
+        """
+        payload = self._value("tokens")
+        if payload is None:
+            return None
+        found = hashlib.sha256(payload).hexdigest()
+        if found != self.tokens_sha256:
+            raise DamagedTokens(f"page {self.page_id}: its tokens have sha256 {found}, the row says {self.tokens_sha256}")
+        packed = PackedTokens(payload=payload, scales=self.token_scales)
+        bits = find_storage(self.token_dtype).unpack_bits([packed], self.num_vision_tokens, self.token_dim)[0]
+        return (bits.astype(np.uint32) << 16).view(np.float32)
+
+    def decode(self, codec: Codec | None = None) -> str:
+        """The text that the codec reads from the stored tokens; of a page kept as text, that text.
+
+        Args:
+            codec: from `palimpsest.load_codec`. Where None, the codec that comes with Palimpsest: no name or path that a corpus
+                states is ever loaded.
+
+        Raises:
+            CodecMismatch: the tokens are of another codec or revision.
+            DamagedTokens: as `tokens`.
+        """
+        if self._value("tokens") is None:
+            return str(self.text)
+        codec = codec or _embedded()
+        row = self._rows.slice(self._row, 1)
+        refuse_other_codec((self.codec, self.codec_revision), (codec.id, codec.revision))
+        mode, grid = codec.mode(self.mode), (self.grid_w, self.grid_h)
+        tokens = stored_tokens(row, mode, codec)
+        if codec.preset.reader:
+            return codec.decode_ids(codec.read_cells(tokens, grid)[0])
+        longest = 2 * len(codec.encode_text(self.text, mode, grid)) + 64  # a decoder that repeats itself ends here
+        return codec.decode_ids(codec.generate(codec.features(tokens, mode), [codec.prompt_ids(mode, grid)], longest)[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """One document, put together from its pages.
+
+    Attributes:
+        text: the normalised text; without the pages that were forgotten, or that a condition left out.
+        pages: how many of its `num_pages` are in it.
+        num_text_tokens, num_context_tokens: of these pages.
+    """
+
+    doc_id: str
+    source_uri: str
+    source_version: str
+    source_id: str | None
+    timestamp: datetime | None
+    importance: float | None
+    text_class: str
+    num_pages: int
+    pages: int
+    text: str
+    num_text_tokens: int
+    num_context_tokens: int
+
+
+_OF_DOCUMENT = ("doc_id", "source_uri", "source_version", "source_id", "timestamp", "importance", "text_class", "num_pages")
+DOCUMENT_COLUMNS = (*_OF_DOCUMENT, "page_number", "text", "num_text_tokens", "num_context_tokens")
+
+
+def documents_of(tables: Iterable[pa.Table]) -> Iterator[Document]:
+    """The documents whose pages are in these rows (of DOCUMENT_COLUMNS), in the order of their first pages there."""
+    pages: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for table in tables:
+        for row in table.to_pylist():
+            pages[row["doc_id"]].append(row)
+    for rows in pages.values():
+        rows.sort(key=lambda row: row["page_number"])
+        yield Document(
+            **{name: rows[0][name] for name in _OF_DOCUMENT},
+            pages=len(rows),
+            text="".join(row["text"] for row in rows),
+            num_text_tokens=sum(row["num_text_tokens"] or 0 for row in rows),
+            num_context_tokens=sum(row["num_context_tokens"] or 0 for row in rows),
+        )
+
+
+RENDERED = ("text", "image_px", "grid_w", "grid_h", "codec")
+
+
+def render_row(row: Mapping[str, Any]) -> np.ndarray | None:
+    """The image of a stored page, drawn again from its text: uint8 `[px, px]`, or None in tier text."""
+    if row["image_px"] is None:
+        return None
+    grid = Grid(row["grid_w"], row["grid_h"], find_preset(row["codec"]).alphabet)
+    return render(list(paginate(row["text"], grid))[:1], grid, row["image_px"])[0]
+
+
+@lru_cache(maxsize=1)
+def _embedded() -> Codec:
+    from palimpsest.codecs.adapter import load_codec
+
+    return load_codec("embedded", parts="decoder")

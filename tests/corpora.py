@@ -1,0 +1,37 @@
+"""A small published corpus of the codec that ships, re-tiered once: for tests of what reads a corpus."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from palimpsest.config import JobConfig, parse
+from palimpsest.operations.retier import retier
+from palimpsest.operations.run import run
+from tests.flow_in_process import without_ray
+from tests.mixed_sources import prose
+
+DATES = {"old": "2024-01-01T00:00:00Z", "older": "2023-01-01T00:00:00Z", "new": "2025-12-31T23:30:00Z"}
+
+
+def write_retiered_corpus(base: Path) -> Path:
+    """`base/corpus`: three documents, five pages and one quarantined record; snapshot 1 sharp, snapshot 2 a year later."""
+    (base / "in").mkdir()
+    lines = [
+        json.dumps({"id": name, "text": prose(2600, seed), "timestamp": date}) for seed, (name, date) in enumerate(DATES.items())
+    ]
+    (base / "in" / "chats.jsonl").write_text("\n".join([*lines, "{no JSON"]) + "\n")
+    settings = {
+        "sources": [str(base / "in")],
+        "out": str(base / "corpus"),
+        "verification": {"reader": "cells", "share": 1.0, "control_share": 0.0, "target_precision": 0.0},
+        "placement": {"threads_per_worker": 1},
+    }
+    config: JobConfig = parse(settings, ("limits.quarantine_share=0.9", "tiers.policy=age", "tiers.as_of=2024-01-01T01:00:00Z"))
+    with pytest.MonkeyPatch.context() as patch:
+        without_ray(patch)
+        run(config)
+        retier(config.out, as_of="2026-01-01T00:00:00Z")
+    return base / "corpus"
