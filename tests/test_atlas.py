@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from palimpsest.pages.atlas import PAPER, Atlas, atlas
-from palimpsest.pages.fonts import FONTS, font_bytes
+from palimpsest.pages.characters import LATIN, NARROW, WIDE, cell_widths
+from palimpsest.pages.fonts import FONTS, font_bytes, unifont
 from palimpsest.pages.grid import Grid, lay_out
 
 MODES_PX = (512, 640, 1024, 1280)
@@ -67,6 +68,27 @@ def test_rendering_into_a_buffer_is_the_same_and_two_pages_do_not_mix() -> None:
     assert atlas(grid, 512).render(cells, out) is out
     assert np.array_equal(out, atlas(grid, 512).render(cells))
     assert np.array_equal(out[1], atlas(grid, 512).render(cells[1])[0])
+
+
+def test_no_covered_character_is_cut_or_blank() -> None:
+    """Ink of every glyph against the whole bitmap, or the whole outline."""
+    widths, pages = cell_widths(), Atlas(Grid(80, 40), 640)
+    codes, bits = unifont()
+    bitmaps = dict(zip(codes.tolist(), np.unpackbits(bits, axis=1).reshape(-1, 16, 16), strict=True))
+    height, width = pages.height, pages.width
+    for code in np.flatnonzero((widths == NARROW) | (widths == WIDE))[1:].tolist():
+        drawn = PAPER - pages._draw(code, width * int(widths[code])).astype(float)
+        assert drawn.max() > 50, f"{code:x} is blank"
+        if code in bitmaps:
+            side = 16 if widths[code] == WIDE else 8
+            scale = (height / 16) * (drawn.shape[1] / side)
+            assert drawn.sum() == pytest.approx(255 * bitmaps[code].sum() * scale, rel=0.06), f"{code:x} is cut"
+        elif chr(code) not in LATIN:
+            left, top, right, bottom = pages._font.getbbox(chr(code), anchor="ls")
+            whole = np.asarray(pages._font.getmask(chr(code)), np.uint8).astype(float).sum()
+            wide = max(right, width) - min(left, 0)
+            high = max(bottom + pages._baseline, height) - min(top + pages._baseline, 0)
+            assert drawn.sum() > 0.88 * width / wide * height / high * whole, f"{code:x} is cut"
 
 
 def test_cells_too_small_to_read_are_refused() -> None:

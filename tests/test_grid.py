@@ -41,6 +41,20 @@ def test_a_wide_character_never_straddles_two_rows(text: str, grid: Grid) -> Non
         assert WIDE_TAIL not in page.cells.reshape(grid.rows, grid.columns)[:, 0]
 
 
+@pytest.mark.parametrize("grid", [Grid(16, 8), Grid(16, 128), Grid(17, 40)], ids=str)
+@given(text=st.text("世世世a", min_size=100, max_size=3000))
+def test_a_page_full_of_wide_characters_is_whole_and_self_contained(text: str, grid: Grid) -> None:
+    for page in lay_out(text, grid):
+        assert WIDE_TAIL not in page.cells.reshape(grid.rows, grid.columns)[:, 0]
+        (alone,) = lay_out(text[page.char_start : page.char_end], grid)
+        assert np.array_equal(alone.cells, page.cells)
+
+
+def test_a_last_page_tears_no_wide_character() -> None:
+    (page,) = lay_out("世a世世世世a世a世世世世世世世a世", Grid(16, 8))
+    assert WIDE_TAIL not in page.cells.reshape(8, 16)[:, 0]
+
+
 @given(_TEXTS, st.integers(1, 60))
 def test_pages_do_not_depend_on_how_much_is_measured_at_a_time(text: str, chunk: int) -> None:
     grid = Grid(16, 8)

@@ -21,6 +21,13 @@ def test_each_class_is_told_from_the_others(name: str) -> None:
     assert classify(SAMPLES[name]) == name
 
 
+@pytest.mark.parametrize(
+    "text", ["ɛ gbɔ amesiwo katã ɖe ablɔɖe me ", "Ọmọ ènìyàn ni a bí ní òmìnira ", "ŋutinya aɖe ʋuʋu ƒe dɔ "]
+)
+def test_letters_of_the_phonetic_alphabet_are_latin(text: str) -> None:
+    assert classify(text * 20) == "latin"
+
+
 def test_degenerate_texts_have_a_class() -> None:
     assert classify("") == "prose" and classify("\n \t") == "prose" and classify("\ud800\x00") in TEXT_CLASSES
 

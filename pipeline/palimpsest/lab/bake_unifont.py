@@ -16,10 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
+from palimpsest.pages import fonts
 from palimpsest.pages.characters import ESCAPE, NARROW, WIDE
 from palimpsest.pages.scripts import SHAPED
 
-FONTS = Path(__file__).parent / "fonts"
+FONTS = Path(fonts.__file__).parent / "fonts"
+
+BLANK_IN_MONO = 0xFFFC  # OBJECT REPLACEMENT CHARACTER: DejaVu Sans Mono has it, without ink
 
 
 def bake(unifont: Path) -> None:
@@ -42,6 +45,10 @@ def bake(unifont: Path) -> None:
         cell = Image.new("1", (16, 16))
         ImageDraw.Draw(cell).text((0, 0), chr(code), fill=1, font=font)
         bitmaps[slot] = np.asarray(cell)
+    drawn = {code: bitmap for code, bitmap in zip(codes, bitmaps, strict=True)}
+    for code, bitmap in drawn.items():  # the glyph decides: one that needs both halves takes two cells, one without ink none
+        widths[code] = ESCAPE if not bitmap.any() else WIDE if bitmap[:, 8:].any() else widths[code]
+    widths[BLANK_IN_MONO] = ESCAPE
     (FONTS / "cell_widths.z").write_bytes(zlib.compress(widths.tobytes(), 9))
     packed = np.asarray(codes, "<u2").tobytes() + np.packbits(bitmaps).tobytes()
     (FONTS / "unifont.xz").write_bytes(lzma.compress(len(codes).to_bytes(4, "little") + packed, preset=9))

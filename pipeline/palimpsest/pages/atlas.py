@@ -13,13 +13,27 @@ from functools import lru_cache
 
 import numpy as np
 
-from palimpsest.pages.characters import BLANK, END, ESC, MARK_BASE, NEWLINE, PAD, RUN, TAB, WIDE, WIDE_TAIL, cell_widths
+from palimpsest.pages.characters import (
+    BLANK,
+    END,
+    ESC,
+    LATIN,
+    MARK_BASE,
+    NEWLINE,
+    PAD,
+    RUN,
+    TAB,
+    WIDE,
+    WIDE_TAIL,
+    cell_widths,
+)
 from palimpsest.pages.fonts import font_bytes, unifont_bitmap
 from palimpsest.pages.grid import Grid
 
-RENDER_VERSION = "r1"
+RENDER_VERSION = "r2"
 PAPER = 255
 _ADVANCE = 1233 / 2048  # em, DejaVu Sans Mono
+_CUT = 0.04  # of a glyph's ink: more than this outside its cell, and the glyph is squeezed
 _LINE_HEIGHT = (1901 + 483) / 2048  # em, ascender + descender
 # Gray level and the part of the cell (top, left, bottom, right) that a mark inks.
 _MARK_INK = {
@@ -157,17 +171,28 @@ class Atlas:
         return cell
 
     def _draw(self, code: int, width: int) -> np.ndarray:
-        """Rasterise one character into uint8 `[height, width]`."""
-        from PIL import Image, ImageDraw
+        """Rasterise one character into uint8 `[height, width]`.
+
+        An outline that leaves the cell (a Greek capital with its accent before it, say) is squeezed into it. The embedded codec's
+        alphabet is drawn as its weights were trained, where the worst loss is the last row of a cedilla.
+        """
+        from PIL import Image, ImageChops, ImageDraw
 
         bitmap = unifont_bitmap(code)
         if bitmap is not None:
             bitmap = bitmap[:, : 16 if width > self.width else 8]
             image = Image.fromarray((PAPER - PAPER * bitmap).astype(np.uint8))
             return np.asarray(image.resize((width, self.height), Image.Resampling.BOX))
-        image = Image.new("L", (width, self.height), PAPER)
-        ImageDraw.Draw(image).text((0, self._baseline), chr(code), fill=0, font=self._font, anchor="ls")
-        return np.asarray(image)
+        reach = max(width, self.height)  # how far beyond the cell an outline can go
+        image = Image.new("L", (width + 2 * reach, self.height + 2 * reach), PAPER)
+        ImageDraw.Draw(image).text((reach, reach + self._baseline), chr(code), fill=0, font=self._font, anchor="ls")
+        ink = PAPER - np.asarray(image).astype(np.int64)
+        cell = slice(reach, reach + self.height), slice(reach, reach + width)
+        if chr(code) in LATIN or ink[cell].sum() >= (1 - _CUT) * ink.sum():
+            return np.asarray(image)[cell]
+        left, top, right, bottom = ImageChops.invert(image).getbbox() or (0, 0, 0, 0)
+        box = (min(left, reach), min(top, reach), max(right, reach + width), max(bottom, reach + self.height))
+        return np.asarray(image.crop(box).resize((width, self.height), Image.Resampling.BILINEAR))
 
 
 @lru_cache(maxsize=32)

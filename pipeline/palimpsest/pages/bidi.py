@@ -10,11 +10,11 @@ The base direction is given, never guessed from a paragraph, or a page could not
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
+import unicodedata2
 
 _LETTERS = {"L": "L", "R": "R", "AL": "A", "EN": "E", "AN": "N", "ES": "S", "ET": "T", "CS": "C", "NSM": "M", "BN": "M", "": "L"}
 _BRACKETS = "()[]{}⁅⁆⁽⁾₍₎⌈⌉⌊⌋〈〉⟦⟧⟨⟩⟪⟫⦃⦄「」『』【】〔〕"
@@ -30,7 +30,7 @@ _PLAIN_LTR = re.compile("[\0-\u058e\u0900-\u1fff\u2010-\u2027\u2030-\ud7ff]*")
 
 class _Classes(dict[int, str]):
     def __missing__(self, code: int) -> str:
-        letter = self[code] = _LETTERS.get(unicodedata.bidirectional(chr(code)), "O")
+        letter = self[code] = _LETTERS.get(unicodedata2.bidirectional(chr(code)), "O")
         return letter
 
 
@@ -53,7 +53,7 @@ def is_rtl(text: str) -> bool:
 def _strength() -> np.ndarray:
     """uint8 `[65537]`: 1 for characters that run from right to left, 2 for left to right, 0 for others and beyond the BMP."""
     strong = {"R": 1, "AL": 1, "L": 2}
-    return np.array([*(strong.get(unicodedata.bidirectional(chr(code)), 0) for code in range(0x10000)), 0], np.uint8)
+    return np.array([*(strong.get(unicodedata2.bidirectional(chr(code)), 0) for code in range(0x10000)), 0], np.uint8)
 
 
 def levels(paragraph: str, rtl: bool) -> bytes:

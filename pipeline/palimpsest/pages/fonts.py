@@ -41,7 +41,7 @@ FONTS = {
         "cells per character (bake.py)",
         "Apache-2.0",
         "this project",
-        "077bfd7a7372bcfe0ee78bb70751669fdfdb043b4ce649c0d185ab20ad0da851",
+        "6ff2386f3240888d09d6741dcf8cbbdfd79cc1c4c440f626d60a85a223224839",
     ),
     "NotoNaskhArabic-Regular.ttf": Font(
         "Noto Naskh Arabic 2.004",

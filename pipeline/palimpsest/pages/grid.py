@@ -41,7 +41,7 @@ from palimpsest.pages.characters import (
     cell_widths,
 )
 
-LAYOUT_VERSION = "g1"
+LAYOUT_VERSION = "g2"
 _RUN_CELLS = np.frombuffer(RUN_DIGITS.encode(), np.uint8)
 _HEX_CELLS = np.frombuffer(b"0123456789abcdef", np.uint8)
 _CHUNK = 1 << 16  # characters whose cells are computed at a time; pages do not depend on it
@@ -212,9 +212,11 @@ def _pages(codes: np.ndarray, grid: Grid) -> Iterator[Page]:
 
 
 def _straddling(stream: np.ndarray, base: int, grid: Grid) -> list[int]:
-    """Where in the page that begins at `base` of the stream a PAD keeps a row from beginning with WIDE_TAIL."""
+    """Positions, in the page that begins at `base` of the stream, where a PAD keeps a row from beginning with WIDE_TAIL."""
     pads: list[int] = []
-    for boundary in range(base + grid.columns, min(base + grid.cells, len(stream)), grid.columns):
+    for boundary in range(base + grid.columns, base + grid.cells, grid.columns):
+        if boundary - len(pads) >= len(stream):
+            break
         if stream[boundary - len(pads)] == WIDE_TAIL:
             pads.append(boundary - base - 1 - len(pads))
     return pads

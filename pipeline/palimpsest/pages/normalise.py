@@ -1,4 +1,4 @@
-"""The written, versioned rule that says what each class of character becomes before it is laid out.
+"""The written, versioned rule for what each class of character becomes before layout.
 
 | class | becomes |
 |---|---|
@@ -6,20 +6,22 @@
 | CR LF, CR, VT, FF, NEL, LINE SEPARATOR, PARAGRAPH SEPARATOR | LINE FEED |
 | NO-BREAK SPACE and every other space separator (Zs) | SPACE |
 | byte-order mark, ZERO WIDTH SPACE, SOFT HYPHEN, WORD JOINER, bidi controls, variation selectors | deleted |
-| ZERO WIDTH JOINER and NON-JOINER | kept between two characters of Arabic, Indic and like scripts or emoji, else deleted |
-| TAB | kept: the layout has a mark for it |
+| ZERO WIDTH JOINER and NON-JOINER | kept between two characters of emoji or of scripts that use them, else deleted |
+| TAB | kept: each layout draws it |
 | other control, private-use, unassigned characters and lone surrogates | kept: the layout writes them as escapes |
 
-Normalising is idempotent. The raw text stays at `source_uri` and `source_version`.
+Normalising is idempotent. The Unicode data are those of a pinned package, not of the Python version. The raw text stays at
+`source_uri` and `source_version`.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from itertools import chain, groupby
 
-NORMALISE_VERSION = "n1"
+import unicodedata2
+
+NORMALISE_VERSION = f"n2 {unicodedata2.unidata_version}"
 
 _LINE_ENDS = "\r\x0b\x0c\x85\u2028\u2029"
 _SPACES = "\xa0\u1680\u2000-\u200a\u202f\u205f\u3000"
@@ -27,10 +29,18 @@ _DELETED = "\ufeff\u200b\xad\u2060\u200e\u200f\u202a-\u202e\u2066-\u2069\u061c\u
 _LINE_END, _SPACE = re.compile(f"[{_LINE_ENDS}]"), re.compile(f"[{_SPACES}]")
 _CHANGES = re.compile(f"[{_LINE_ENDS}{_SPACES}{_DELETED}]")
 _JOINERS = re.compile("[\u200c\u200d]+")
-# Arabic to Sinhala and Myanmar..Khmer, Mongolian, and the emoji blocks, in which a joiner changes what is read.
-_JOINED = re.compile(
-    "[\u0600-\u08ff\u0900-\u0dff\u1000-\u109f\u1780-\u18af\u2600-\u27bf\ufb50-\ufdff\ufe70-\ufeff\U0001f000-\U0001faff]"
+# Blocks of scripts in which a joiner changes what is read: Arabic to N'Ko, Indic to Sinhala, Tibetan and Myanmar, Philippine
+# scripts to Mongolian, Tai Tham to Vedic (Balinese, Sundanese, ...), Syloti Nagri to Meetei Mayek (Javanese, ...), Arabic forms,
+# and beyond the BMP Kharoshthi, Manichaean, Brahmi and its relatives, Adlam.
+_SCRIPTS = (
+    "\u0600-\u08ff\u0900-\u0dff\u0f00-\u109f\u1700-\u18af\u1900-\u194f\u1a00-\u1cff\ua800-\uaaff\uabc0-\uabff\ufb50-\ufdff\ufe70-\ufeff"
+    "\U00010a00-\U00010aff\U00010d00-\U00010fff\U00011000-\U00011fff\U0001e900-\U0001e95f"
 )
+_EMOJI = (  # and the arrows, squares and signs that emoji sequences are made of
+    "\xa9\xae\u203c\u2049\u20e3\u2122\u2139\u2190-\u21ff\u2300-\u23ff\u2460-\u24ff\u25a0-\u27bf\u2900-\u297f\u2b00-\u2bff"
+    "\u3030\u303d\u3297\u3299\U0001f000-\U0001faff\U000e0020-\U000e007f"
+)
+_JOINED = re.compile(f"[{_SCRIPTS}{_EMOJI}]")
 _SUSPECT = re.compile("[\r\x0b\x0c\x80-\uffff\U00010000-\U0010ffff]")
 _LONG_MARKS = re.compile(r"[^\w\s]{64,}")
 
@@ -45,8 +55,7 @@ def normalise(text: str) -> str:
         text = _CHANGES.sub(_change, text.replace("\r\n", "\n"))
         if "\u200c" in text or "\u200d" in text:
             text = _JOINERS.sub(_keep_joiners, text)
-        if not unicodedata.is_normalized("NFC", text):
-            text = unicodedata.normalize("NFC", _LONG_MARKS.sub(_order_marks, text))
+        text = unicodedata2.normalize("NFC", _LONG_MARKS.sub(_order_marks, text))
     return text
 
 
@@ -70,9 +79,9 @@ def _keep_joiners(run: re.Match[str]) -> str:
 
 def _order_marks(run: re.Match[str]) -> str:
     """The canonical order of a long run of combining marks: NFC sorts by insertion, which takes minutes for a million of them."""
-    decomposed = "".join(unicodedata.normalize("NFD", char) for char in run[0])
+    decomposed = "".join(unicodedata2.normalize("NFD", char) for char in run[0])
     ordered = (
-        sorted(group, key=unicodedata.combining) if combining else group
-        for combining, group in groupby(decomposed, lambda char: unicodedata.combining(char) > 0)
+        sorted(group, key=unicodedata2.combining) if combining else group
+        for combining, group in groupby(decomposed, lambda char: unicodedata2.combining(char) > 0)
     )
     return "".join(chain.from_iterable(ordered))
