@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palimpsest.config import ConfigError, JobConfig, fingerprint, load, parse, presets_folder, to_json, to_toml
+from palimpsest.cli.presets import commented, settings_page
+from palimpsest.config import (
+    ConfigError,
+    JobConfig,
+    fingerprint,
+    load,
+    parse,
+    preset_names,
+    presets_folder,
+    read_preset,
+    to_json,
+    to_toml,
+)
+from palimpsest.operations.conversations.settings import MemoryConfig
 from palimpsest.settings import Settings
+from tests.paths import ROOT
 
 CHANGED: dict[str, Any] = {
     "sources": ("elsewhere",),
@@ -267,3 +282,21 @@ def test_any_text_and_share_survive_being_written_as_toml(text: str, share: floa
 def test_a_file_name_that_is_not_utf8_can_be_written_as_toml() -> None:
     toml = to_toml(JobConfig(sources=("a\udcffb",)))
     assert parse(tomllib.loads(toml.encode().decode())).sources == ("a\\udcffb",)
+
+
+def test_the_settings_page_is_the_one_that_the_models_print() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    assert page == settings_page(), "palimpsest presets --reference > docs/settings.md"
+    assert all(f"`{name.rpartition('.')[2]}`" in page for name in names(MemoryConfig))
+
+
+@pytest.mark.parametrize("preset", [name for name in preset_names() if not name.startswith("codec-")])
+def test_a_preset_with_comments_is_the_preset(preset: str) -> None:
+    table, _ = read_preset(preset)
+    kind = MemoryConfig if preset == "conversations" else JobConfig
+    text = commented(table, kind)
+    assert load(preset, (), kind) == parse(tomllib.loads(text), (), kind)
+    settings_ = re.sub(r"^#(\w+ = )", r"\1", text, flags=re.MULTILINE)
+    everything = parse(tomllib.loads(re.sub(r'^(path|revision|content_hash) = ""$', "", settings_, flags=re.MULTILINE)), (), kind)
+    assert everything == load(preset, (), kind), "the commented settings are the defaults"
+    assert {name.rpartition(".")[2] for name in names(kind)} <= set(re.findall(r"^#?(\w+) = ", text, re.MULTILINE))

@@ -57,6 +57,12 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
+    @classmethod
+    def sections(cls) -> dict[str, type[Settings]]:
+        """The models of the sections, by name."""
+        found = {name: field.annotation for name, field in cls.model_fields.items()}
+        return {name: model for name, model in found.items() if isinstance(model, type) and issubclass(model, Settings)}
+
     def replace(self, **changes: Any) -> Self:
         """The same settings with some changed, checked again.
 

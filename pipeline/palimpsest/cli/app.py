@@ -19,6 +19,7 @@ from palimpsest.cli.conversations import conversations
 from palimpsest.cli.ingest import ingest
 from palimpsest.cli.options import Corpus, Json, Out, Preset, Set, Sources
 from palimpsest.cli.plan import plan
+from palimpsest.cli.presets import presets
 from palimpsest.cli.retier import retier
 from palimpsest.cli.snapshots import snapshots
 from palimpsest.cli.status import status
@@ -228,17 +229,6 @@ def gc(
     out.print(f"{len(removals)} objects{'' if delete else ' (dry run; --delete removes them)'}")
 
 
-@app.command()
-def presets(as_json: Json = False) -> None:
-    """List the presets that come with Palimpsest."""
-    from palimpsest.config import presets_folder
-
-    found = {}
-    for path in sorted(presets_folder().glob("*.toml")):
-        found[path.stem] = path.read_text("utf-8").partition("\n")[0].lstrip("# ")
-    print_json(found) if as_json else out.print(pairs("presets", found))
-
-
 @app.command("train-codec")
 def train_codec(
     preset: Preset = "codec-cpu",
@@ -274,6 +264,7 @@ app.command("status")(status)
 app.command("retier")(retier)
 app.command("conversations")(conversations)
 app.command("plan")(plan)
+app.command("presets")(presets)
 bench_app.command("render")(bench_render)
 bench_app.command("encode")(bench_encode)
 bench_app.command("verify")(bench_verify)
