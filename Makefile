@@ -1,4 +1,4 @@
-# make demo: two minutes of installing, then the main job on the sample corpus. make test: everything a bare machine can check.
+# make demo: installs Palimpsest, then runs the main job on the sample corpus. make test: everything a bare machine can check.
 # make chaos: at least a thousand faults over many ingestions, half an hour; CHAOS="--seed 2 --faults 5000 --write docs/results"
 PYTHON ?= python3
 VENV ?= .venv
@@ -6,14 +6,18 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test chaos check bench install clean
 
-install: $(VENV)/installed
+install: $(VENV)/installed-dev
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
-demo: install
+demo: $(VENV)/installed
 	$(BIN)/palimpsest run demo
 	$(BIN)/palimpsest inspect demo/corpus
 	$(BIN)/palimpsest report demo/corpus --out demo/report.html

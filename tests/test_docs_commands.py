@@ -19,7 +19,7 @@ from palimpsest.cli.app import app
 from tests.paths import ROOT, SOURCE
 
 DOCUMENTS = (
-    "README.md", "docs/running.md", "docs/architecture.md", "docs/model-card.md", "infra/README.md", "jobs/sample/_README.md"
+    "README.md", "docs/running.md", "docs/architecture.md", "docs/model-card.md", "infra/README.md", "pipeline/palimpsest/presets/sample/_README.md"
 )  # fmt: skip
 PROGRAM = re.compile(r"(?:\.venv/bin/)?palimpsest\s+([a-z-].*)")
 

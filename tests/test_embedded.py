@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +30,7 @@ from palimpsest.codecs.embedded.vocabulary import (
     vocabulary_size,
 )
 from palimpsest.codecs.modes import MODES
+from palimpsest.config import presets_folder
 from palimpsest.lab.training.guidance import FREE, HEADS, places_to_look
 from palimpsest.lab.training.ideal_reading import looks_at_image, read_ideally
 from palimpsest.pages.characters import LATIN
@@ -213,7 +213,7 @@ def test_the_codec_that_ships_reads_what_it_stores_and_not_an_empty_page() -> No
 
     codec = load_codec("embedded")
     mode, grid = codec.mode("tiny"), Grid(64, 32, "latin")
-    prose = normalise((Path(__file__).parents[1] / "jobs/sample/austen.txt").read_text())
+    prose = normalise((presets_folder() / "sample" / "austen.txt").read_text())
     noise = "".join(
         np.random.default_rng(5).choice(list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789#$%&;:?"), 1500)
     )

@@ -145,7 +145,8 @@ def fingerprints(preset: str, *overrides: str) -> dict[str, str]:
 def test_the_presets_have_their_names_settings_and_fingerprints(pin: Pin) -> None:
     pin("preset_names", sorted(path.stem for path in presets_folder().glob("*.toml")))
     kinds: dict[str, Any] = {"conversations": {"kind": MemoryConfig}}
-    pin("preset_settings", {name: to_json(load(name, **kinds.get(name, {}))) for name in PRESETS})
+    settings = json.dumps({name: to_json(load(name, **kinds.get(name, {}))) for name in PRESETS})
+    pin("preset_settings", json.loads(settings.replace(f"{presets_folder()}/", "")))
     pin("preset_fingerprints", {name: fingerprints(name) for name in PRESETS})
 
 

@@ -291,15 +291,21 @@ def load(preset: str, overrides: Sequence[str] = (), kind: type[Any] = JobConfig
 
 
 def read_preset(preset: str) -> tuple[dict[str, Any], str]:
-    """The tables of a preset and its text. Raises ConfigError like `load`."""
+    """The tables of a preset and its text. Raises ConfigError like `load`.
+
+    Relative sources of a preset that comes with Palimpsest are in the folder of the presets.
+    """
     path = Path(preset) if preset.endswith(".toml") else presets_folder() / f"{preset}.toml"
     if not path.is_file():
         raise ConfigError(f"preset {preset!r}: no such file; presets that come with Palimpsest: {', '.join(preset_names())}")
     try:
         text = path.read_text("utf-8")
-        return tomllib.loads(text), text
+        table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"preset {path}: {error}") from error
+    if not preset.endswith(".toml") and "sources" in table:
+        table["sources"] = [str(presets_folder() / source) for source in table["sources"]]
+    return table, text
 
 
 def presets_folder() -> Path:

@@ -29,7 +29,7 @@ from palimpsest.cli.verify import verify
 app = typer.Typer(
     name="palimpsest",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Text corpora in, verified visual-token training data out.\n\n"
@@ -39,6 +39,7 @@ bench_app = typer.Typer(
     no_args_is_help=True, help="Measure this machine and this codec: render, encode, verify, run, fidelity, gpu."
 )
 app.add_typer(bench_app, name="bench")
+bench_app.callback()(console.needs_lab)
 
 
 def _show_version(asked: bool) -> None:
@@ -47,8 +48,15 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit()
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"palimpsest {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _start(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
     ] = False,
@@ -244,6 +252,7 @@ def train_codec(
 
     palimpsest train-codec codec-cpu --set out=training/codec --export pipeline/palimpsest/codecs/embedded/weights
     """
+    console.needs_lab()
     from palimpsest.lab.training.train_codec import load_config, train
 
     with explained():

@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import typer
@@ -41,6 +42,13 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks")  # a small corpus is no mistake
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
+
+
+def needs_lab() -> None:
+    """End with exit code 2 where the packages of the extra `lab` are not installed, and say how to install them."""
+    if find_spec("matplotlib") is None:
+        err.print("error: benchmarks and training need an extra: pip install 'palimpsest[lab]'", markup=False, soft_wrap=True)
+        raise typer.Exit(USAGE)
 
 
 @contextmanager

@@ -83,7 +83,8 @@ def settings_page() -> str:
         "`palimpsest presets --reference`; change the models, not the page. A preset is a TOML file with any of them, and",
         "`--set section.key=value` overrides one. Sizes in bytes may have a unit: `64KB` is 64,000 bytes, `64KiB` 65,536.",
         "",
-        "`[limits]`, `[placement]` and `[ingest]` do not change a byte of a corpus; the other sections are part of its fingerprint.",
+        "`[limits]`, `[placement]` and `[ingest]` do not change a byte of a corpus; the other sections are part of its",
+        "fingerprint.",
         "",
     ]
     sections: dict[str, type[Settings]] = {"": JobConfig, **JobConfig.sections(), **MemoryConfig.sections()}
