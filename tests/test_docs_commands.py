@@ -19,8 +19,14 @@ from palimpsest.cli.app import app
 from tests.paths import ROOT, SOURCE
 
 DOCUMENTS = (
-    "README.md", "docs/running.md", "docs/architecture.md", "docs/model-card.md", "infra/README.md", "pipeline/palimpsest/presets/sample/_README.md"
-)  # fmt: skip
+    "README.md",
+    "docs/running.md",
+    "docs/architecture.md",
+    "docs/model-card.md",
+    "docs/settings.md",
+    "infra/README.md",
+    "pipeline/palimpsest/presets/sample/_README.md",
+)
 PROGRAM = re.compile(r"(?:\.venv/bin/)?palimpsest\s+([a-z-].*)")
 
 

@@ -48,15 +48,8 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit()
 
 
-def _version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"palimpsest {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
 def _start(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)] = False,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
     ] = False,
