@@ -156,7 +156,7 @@ def test_flops_are_those_that_pytorch_counts_where_nothing_is_wasted() -> None:
     codec = random_codec(config, "cpu", torch.float32)
     side = 32
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # the CPU's fused attention is not counted
-        codec._encode_plainly(noise(1, 512), codec.mode("tiny"))
+        codec.encoder.plain_tokens(noise(1, 512), codec.mode("tiny"))
     sam = config.vision_config.sam_config
     terms = 4 * side**2 * sam.hidden_size * (2 * 8 + side)  # position terms: two blocks with windows, one without
     channels = 2 * 2 * side**2 * sam.patch_size**2 * sam.hidden_size  # the second and third channel

@@ -27,8 +27,8 @@ def copy(zoo: Callable[[str], Path], tmp_path: Path) -> Path:
 
 def test_pixel_statistics_come_from_the_checkpoint_where_the_preset_says_so(copy) -> None:
     (copy / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}))
-    stated = load_codec(ZOO["deepseek-ocr"][1], copy)._pixel_table
-    found = load_codec(replace(ZOO["deepseek-ocr"][1], image_mean=None), copy)._pixel_table
+    stated = load_codec(ZOO["deepseek-ocr"][1], copy).encoder.pixel_table
+    found = load_codec(replace(ZOO["deepseek-ocr"][1], image_mean=None), copy).encoder.pixel_table
     assert stated[:, 255].tolist() == [1.0, 1.0, 1.0]
     torch.testing.assert_close(found[:, 255].float(), torch.tensor([3.0, 2.0, 4 / 3]), atol=0.01, rtol=0)
 

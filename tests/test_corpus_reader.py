@@ -16,7 +16,8 @@ import pyarrow.dataset as pads
 import pytest
 
 import palimpsest
-from palimpsest.codecs.token_storage import CodecMismatch, DamagedTokens
+from palimpsest.codecs.token_storage import DamagedTokens
+from palimpsest.codecs.token_storage.rows import CodecMismatch
 from palimpsest.corpus.format import create_corpus
 from palimpsest.corpus.page import Page
 from palimpsest.corpus.snapshots import publish

@@ -250,5 +250,5 @@ def test_the_generative_decoder_that_ships_reads_what_it_stores() -> None:
     written = codec.generate(features, [prompt], limit)[0]
     assert precision([noise], [codec.decode_ids(written)])[0] > 0.9
     drafted = DraftedPage(features=features[0], prompt_ids=prompt, draft_ids=wanted, max_new_tokens=limit)
-    read = decode(codec, [drafted], image_inputs=codec.image_inputs, bidirectional_images=codec.bidirectional_images)[0]
+    read = decode(codec, [drafted])[0]
     assert list(read.ids) == written and read.passes < len(written) / 4

@@ -212,8 +212,8 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     assert unfit(eager) == "the encoder was not loaded"
     path = write_tiny_codec(tmp_path)
     codec = load_codec("embedded", path)
-    assert codec.encoder_path.startswith("fast (attention")
-    assert load_codec("embedded", path, fast="off").encoder_path == "transformers (codec.fast is off)"
+    assert codec.encoder.description.startswith("fast (attention")
+    assert load_codec("embedded", path, fast="off").encoder.description == "transformers (codec.fast is off)"
     decoder = load_codec("embedded", path, parts="decoder", fast="on")
     with pytest.raises(ValueError, match="codec.fast = 'on': .* the encoder was not loaded"):
         decoder.encode(probe_page(512), decoder.mode("tiny"))
@@ -224,7 +224,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
 def test_an_encoder_that_errs_is_not_trusted(tmp_path: Path) -> None:
     """The comparison that a GPU makes before it encodes: right weights pass, a wrong one does not."""
     codec = load_codec("embedded", write_tiny_codec(tmp_path))
-    mode, fast = codec.mode("tiny"), codec.fast_encoder
+    mode, fast = codec.mode("tiny"), codec.encoder.fast_encoder
     assert fast is not None
     page = probe_page(mode.px)
     expected = load_codec("embedded", tmp_path, fast="off").encode(page, mode)
@@ -232,4 +232,4 @@ def test_an_encoder_that_errs_is_not_trusted(tmp_path: Path) -> None:
     fast.gpu, fast.trusted = True, set()
     fast.encode = lambda images, px: torch.flip(expected, [1])  # type: ignore[method-assign]
     assert torch.equal(codec.encode(page, mode), expected)
-    assert codec.encoder_path.startswith("transformers (its tokens differ by")
+    assert codec.encoder.description.startswith("transformers (its tokens differ by")

@@ -18,7 +18,7 @@ from tiny_codec import write_tiny_codec
 
 from palimpsest import config as configs
 from palimpsest.cli.verify import result_tables
-from palimpsest.codecs.token_storage import CodecMismatch
+from palimpsest.codecs.token_storage.rows import CodecMismatch
 from palimpsest.config import JobConfig
 from palimpsest.corpus.format import create_corpus
 from palimpsest.corpus.snapshots import Snapshot, latest, publish

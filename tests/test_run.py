@@ -171,7 +171,8 @@ def test_stored_tokens_are_those_of_the_page_drawn_again(
     import torch
 
     from palimpsest.codecs.adapter import load_codec
-    from palimpsest.codecs.token_storage import pack, stored_tokens
+    from palimpsest.codecs.token_storage import pack
+    from palimpsest.codecs.token_storage.rows import stored_tokens
     from palimpsest.pages.pagination import paginate, render
 
     prepared = prepare(job(mixed_sources, corpus[0]))

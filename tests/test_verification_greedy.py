@@ -22,7 +22,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from palimpsest.verification import greedy
 from palimpsest.verification.control import blanked
 from palimpsest.verification.early_stop import EarlyStop
-from palimpsest.verification.greedy import decode, image_list, image_tensor
+from palimpsest.verification.greedy import decode
 from palimpsest.verification.loops import LoopWatch
 from palimpsest.verification.reading import Decoded, DraftedPage
 from palimpsest.verification.verdict import judge
@@ -38,6 +38,21 @@ class Tiny:
     model: PreTrainedModel
     eos_ids: set[int]
     image_token_id: int = IMAGE
+
+    @property
+    def bidirectional_images(self) -> bool:
+        return isinstance(self.model, Gemma3ForConditionalGeneration)
+
+    def image_inputs(self, features: list[torch.Tensor]) -> dict[str, object]:
+        output = torch.cat(features) if self.bidirectional_images else features
+        return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=output)}}
+
+    def positions(self, prompt: Sequence[int]) -> torch.Tensor | None:
+        if not isinstance(self.model, Qwen2_5_VLForConditionalGeneration):
+            return None
+        ids = torch.tensor([prompt])
+        image = ids == IMAGE
+        return self.model.model.get_rope_index(ids, image.int(), torch.tensor([[1, 4, int(image.sum())]]))[0][:, 0]
 
 
 TEXT = dict(vocab_size=VOCAB, hidden_size=DIM, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
@@ -135,19 +150,11 @@ def plain(name: str, features: torch.Tensor, length: int = LENGTH) -> list[int]:
 
 
 def drafted(name: str, features: torch.Tensor, draft: Sequence[int], length: int = LENGTH, **more: object) -> DraftedPage:
-    ids = torch.tensor([prompt(len(features))])
-    positions = None
-    if name == "qwen":
-        grid = arguments(name, features, ids)
-        positions = tiny(name).model.model.get_rope_index(ids, grid["mm_token_type_ids"], grid["image_grid_thw"])[0][:, 0]
-    return DraftedPage(
-        features=features, prompt_ids=ids[0].tolist(), draft_ids=draft, positions=positions, max_new_tokens=length, **more
-    )
+    return DraftedPage(features=features, prompt_ids=prompt(len(features)), draft_ids=draft, max_new_tokens=length, **more)
 
 
 def read(name: str, pages: list[DraftedPage], **options: object) -> list[Decoded]:
-    way = dict(image_inputs=image_tensor, bidirectional_images=True) if name == "gemma" else dict(image_inputs=image_list)
-    return decode(tiny(name), pages, **{**way, **options})
+    return decode(tiny(name), pages, **options)
 
 
 def planted(right: list[int], places: Sequence[int]) -> list[int]:
@@ -365,7 +372,6 @@ def test_early_stop_gives_the_verdict_of_full_decoding(target: float) -> None:
         (dict(prompt_ids=[0, IMAGE, 7]), "1 image ids for 4 visual tokens"),
         (dict(draft_ids=[11, IMAGE]), "image id 3"),
         (dict(max_new_tokens=0), "max_new_tokens is 0"),
-        (dict(positions=torch.arange(3)), "3 positions for a prompt of 7"),
     ],
 )
 def test_bad_pages_are_refused(change: dict[str, object], message: str) -> None:

@@ -2,14 +2,15 @@
 
     modes.py          the resolutions at which a page is seen
     presets.py        the codecs, found by name: checkpoint, revision, prompt, pixels
-    checkpoint.py     finds, pins and loads weights; refuses what is not exactly there
-    families.py       what architectures of transformers want besides pixels and ids
+    checkpoint.py     finds, pins and loads weights; refuses a checkpoint that is not complete
+    families.py       the arguments that architectures of transformers take besides pixels and ids
     target.py         what a decoder is expected to write for a page
+    dialects.py       what a decoder writes around the text, undone before scoring
+    image_encoder.py  images -> tokens
     fast/             DeepSeek-OCR's encoder, faster than in transformers and equal up to rounding
     adapter.py        `Codec`: images -> tokens -> features -> text
-    token_storage.py  tokens <-> bytes: bf16, int8
+    token_storage/    tokens <-> bytes, one file per storage: bf16, int8
     text_tokens.py    counting text tokens, the other side of the compression ratio
-    full_size.py      a codec of full DeepSeek-OCR size with random weights, to measure with
     embedded/         the codec that ships inside the package
 
 `modes`, `presets`, `target`, `token_storage` and `text_tokens` import neither torch nor transformers.

@@ -8,13 +8,12 @@ fast encoder takes the place of transformers' (`codecs.fast`).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import cached_property
 from importlib import import_module
 from math import isqrt
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,18 +23,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from palimpsest.codecs.checkpoint import Checkpoint, Parts, load_checkpoint
 from palimpsest.codecs.families import family_of, image_brackets
-from palimpsest.codecs.fast.deepencoder import DeepEncoder, unfit
-from palimpsest.codecs.fast.runner import FastEncoder, probe_page
+from palimpsest.codecs.image_encoder import Fast, ImageEncoder
 from palimpsest.codecs.modes import Mode, find_mode
 from palimpsest.codecs.presets import CodecPreset, find_preset, image_statistics
 from palimpsest.codecs.target import PlainTarget, TargetFormat, named_target, read_tokenizer
-
-_log = logging.getLogger(__name__)
-
-Fast = Literal["auto", "on", "off"]
-CHECKED = (
-    0.05  # mean error of the fast encoder's tokens over their mean size, against transformers' (measured: 0.005 in bfloat16)
-)
 
 
 class Codec:
@@ -46,15 +37,14 @@ class Codec:
         modes: the resolutions it knows.
         token_dim: width of a token.
         model: the transformers model; a half that was not loaded is None in it.
+        encoder: images -> tokens.
         image_token_id: stands for one visual token in a prompt.
         eos_ids: ids that end the output.
-        fast: "auto" takes the fast encoder where the architecture fits, "on" refuses where it does not, "off" never takes it.
+        bidirectional_images: visual tokens of one image see each other in the decoder.
     """
 
     def __init__(self, preset: CodecPreset, checkpoint: Checkpoint, fast: Fast = "auto") -> None:
-        if fast not in get_args(Fast):
-            raise ValueError(f"codec.fast = {fast!r}: choose one of {', '.join(get_args(Fast))}")
-        self.preset, self.checkpoint, self.fast = preset, checkpoint, fast
+        self.preset, self.checkpoint = preset, checkpoint
         self.model: Any = checkpoint.model
         self.id, self.revision = checkpoint.id, checkpoint.revision
         self.config = self.model.config
@@ -63,6 +53,8 @@ class Codec:
         self.token_dim: int = text.hidden_size
         self.image_token_id: int = self.config.image_token_id
         self.eos_ids = _eos_ids(self.model)
+        self.bidirectional_images = self.family.bidirectional_images
+        self.encoder = ImageEncoder(self.id, self.model, self.family, self._image_statistics(), fast)
         self._container = self.family.container
         self._forget_generation_settings()
         self.modes = preset.modes or self.family.modes(self.config) or (self._measured_mode(),)
@@ -79,89 +71,11 @@ class Codec:
         """
         return find_mode(name, self.modes)
 
-    @property
-    def bidirectional_images(self) -> bool:
-        """Whether visual tokens of one image see each other in the decoder."""
-        return self.family.bidirectional_images
-
     # images -> tokens -> features
 
-    @torch.no_grad()
     def encode(self, images: np.ndarray, mode: Mode) -> Tensor:
-        """Visual tokens of page images.
-
-        Args:
-            images: gray, uint8 `[n, px, px]`, white is 255; all of `mode`.
-
-        Returns:
-            bfloat16 `[n, mode.num_vision_tokens, token_dim]` on the codec's device, newline and separator rows left out.
-
-        Raises:
-            ValueError: for another dtype or size, or a mode in which the model gives another number of tokens.
-        """
-        if images.dtype != np.uint8 or images.shape[1:] != (mode.px, mode.px):
-            raise ValueError(
-                f"images are {images.dtype} {list(images.shape)}, mode {mode.name!r} takes uint8 [n, {mode.px}, {mode.px}]"
-            )
-        if not len(images):
-            return torch.empty(0, mode.num_vision_tokens, self.token_dim, dtype=torch.bfloat16, device=self.device)
-        if encoder := self._trusted_encoder(mode):
-            tokens = encoder.encode(images, mode.px).to(torch.bfloat16)
-            self._expect(tokens.shape[1], mode.num_vision_tokens, "tokens", mode)
-            return tokens
-        return self._encode_plainly(images, mode)
-
-    def _encode_plainly(self, images: np.ndarray, mode: Mode) -> Tensor:
-        rows = torch.stack(list(self._image_rows(images)))
-        self._expect(rows.shape[1], mode.num_context_tokens, "rows", mode)
-        if self.family.separator:
-            rows = rows[:, :-1]
-        if self.family.newline:
-            rows = rows.unflatten(1, (mode.grid, mode.grid + 1))[:, :, :-1].flatten(1, 2)
-        return rows.to(torch.bfloat16)
-
-    def _expect(self, found: int, promised: int, what: str, mode: Mode) -> None:
-        if found != promised:
-            raise ValueError(f"codec {self.id!r} gives {found} {what} in mode {mode.name!r}, which promises {promised}")
-
-    @cached_property
-    def fast_encoder(self) -> FastEncoder | None:
-        """The fast encoder, or None where transformers' encodes.
-
-        Raises:
-            ValueError: where `fast` is "on" and the architecture does not fit.
-        """
-        reason = "codec.fast is off" if self.fast == "off" else unfit(self.model)
-        if reason is None:
-            mean, std = self._statistics
-            encoder = FastEncoder(DeepEncoder(self.model, tuple(mean), tuple(std)))
-            _log.info("codec %s encodes with the encoder %s", self.id, encoder.description)
-            return encoder
-        self._give_up(reason)
-        return None
-
-    @property
-    def encoder_path(self) -> str:
-        """One line for people: which encoder is at work, and why."""
-        return encoder.description if (encoder := self.fast_encoder) else f"transformers ({self._plain_reason})"
-
-    def _trusted_encoder(self, mode: Mode) -> FastEncoder | None:
-        """The fast encoder, compared with transformers' on one page before its first use in a mode on a GPU: a kernel may be
-        wrong on a device that nobody tried, and nobody would notice noise in place of tokens."""
-        encoder = self.fast_encoder
-        if encoder is not None and encoder.gpu and mode.px not in encoder.trusted:
-            page = probe_page(mode.px)
-            error = encoder.trust(page, mode.px, self._encode_plainly(page, mode))
-            if error > CHECKED:
-                self._give_up(f"its tokens differ by {error:.3g} in mode {mode.name!r}, {encoder.description}")
-                self.fast_encoder = None
-        return self.fast_encoder
-
-    def _give_up(self, reason: str) -> None:
-        if self.fast == "on":
-            raise ValueError(f"codec.fast = 'on': codec {self.id!r} cannot take the fast encoder: {reason}")
-        self._plain_reason = reason
-        _log.info("codec %s encodes with transformers: %s", self.id, reason)
+        """Visual tokens of page images; see `ImageEncoder.encode` for shapes and errors."""
+        return self.encoder.encode(images, mode)
 
     def features(self, tokens: Tensor, mode: Mode) -> list[Tensor]:
         """What the decoder gets for stored tokens: the constant rows put back.
@@ -239,7 +153,7 @@ class Codec:
 
     def image_inputs(self, features: list[Tensor]) -> dict[str, Any]:
         """Features of several pages as an argument of `model.forward` and `model.generate`."""
-        pooled: Any = torch.stack(features) if self._container == "tensor" else features
+        pooled: Any = torch.cat(features) if self._container == "tensor" else features
         return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=pooled)}}
 
     def decoder_inputs(self, features: list[Tensor], prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
@@ -317,36 +231,22 @@ class Codec:
 
     # what the checkpoint says about itself
 
-    def _image_rows(self, images: np.ndarray) -> Sequence[Tensor]:
-        """`get_image_features(…).pooler_output` of gray images `[n, px, px]`."""
-        pixels = self._pixel_table[:, torch.from_numpy(images).to(self.device).int()].transpose(0, 1)
-        output = self.model.get_image_features(**self.family.vision_inputs(pixels, self.config), return_dict=True)
-        return output.pooler_output
-
-    @cached_property
-    def _pixel_table(self) -> Tensor:
-        """Normalised value of each gray level in each channel, `[3, 256]` in the model's dtype."""
-        mean, std = self._statistics
-        gray = (torch.arange(256) / 255 - torch.tensor(mean)[:, None]) / torch.tensor(std)[:, None]
-        return gray.to(self.device, self.model.dtype)
-
-    @property
-    def _statistics(self) -> tuple[Sequence[float], Sequence[float]]:
-        mean, std = self.preset.image_mean, self.preset.image_std
-        return image_statistics(self.checkpoint.directory) if mean is None or std is None else (mean, std)
-
     @torch.no_grad()
     def _measured_mode(self) -> Mode:
-        """The one mode of an architecture that `families` does not know: its configured image size, tried out."""
+        """The one mode of an architecture that `families` does not know: one white page of its configured size is encoded."""
         px = getattr(self.config.vision_config, "image_size", None)
         if not isinstance(px, int):
             raise ValueError(
                 f"model_type {self.config.model_type!r}: its image size cannot be found; add it to codecs/families.py"
             )
-        rows = self._image_rows(np.full((1, px, px), 255, np.uint8))
+        rows = self.encoder.image_rows(np.full((1, px, px), 255, np.uint8))
         self._container = "tensor" if isinstance(rows, Tensor) else "list"
         count = len(rows[0])
         return Mode("base", px, isqrt(count), count, count)
+
+    def _image_statistics(self) -> tuple[Sequence[float], Sequence[float]]:
+        mean, std = self.preset.image_mean, self.preset.image_std
+        return image_statistics(self.checkpoint.directory) if mean is None or std is None else (mean, std)
 
     @property
     def _pad_id(self) -> int:

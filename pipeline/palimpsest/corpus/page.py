@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from palimpsest.codecs.presets import find_preset
-from palimpsest.codecs.token_storage import DamagedTokens, PackedTokens, find_storage, refuse_other_codec, stored_tokens
+from palimpsest.codecs.token_storage import DamagedTokens, PackedTokens, find_storage
+from palimpsest.codecs.token_storage.rows import refuse_other_codec, stored_tokens
 from palimpsest.corpus.where import UnknownColumn
 from palimpsest.pages.grid import Grid
 from palimpsest.pages.pagination import paginate, render

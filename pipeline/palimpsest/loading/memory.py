@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from palimpsest.codecs.token_storage import stored_tokens
+from palimpsest.codecs.token_storage.rows import stored_tokens
 from palimpsest.corpus.sample_sets import MemoryUnit, newest_set, open_set, read_set, read_unit
 from palimpsest.corpus.shards import open_shard
 from palimpsest.pages.grid import Grid, lay_out

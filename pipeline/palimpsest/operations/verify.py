@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from palimpsest.codecs.token_storage import DamagedTokens, PackedTokens, find_storage, pack, refuse_other_codec, stored_tokens
+from palimpsest.codecs.token_storage import DamagedTokens, PackedTokens, find_storage, pack
+from palimpsest.codecs.token_storage.rows import refuse_other_codec, stored_tokens
 from palimpsest.config import JobConfig, parse
 from palimpsest.corpus.page import render_row
 from palimpsest.corpus.reader import published

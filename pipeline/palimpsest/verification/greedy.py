@@ -17,7 +17,7 @@ right one: plain bfloat16 `generate` depends on its batch in the same way. Decod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from palimpsest.verification.drafting import Drafter
 from palimpsest.verification.masks import Masks
@@ -40,7 +39,7 @@ NEAR_TIE_HALF = 8  # … in half precision, whose sums are kept in float32, 3
 
 
 class Decoder(Protocol):
-    """What decoding needs of a codec."""
+    """The decoder half of a codec, with the traits of its architecture, so that no caller can forget one."""
 
     @property
     def model(self) -> PreTrainedModel:
@@ -54,18 +53,15 @@ class Decoder(Protocol):
     def eos_ids(self) -> set[int]:
         """Ids that end the output."""
 
+    @property
+    def bidirectional_images(self) -> bool:
+        """Visual tokens of one image see each other (Gemma 3), as in the model's own masks."""
 
-ImageInputs = Callable[[list[Tensor]], dict[str, Any]]
+    def image_inputs(self, features: list[Tensor]) -> dict[str, Any]:
+        """Stored visual tokens of several pages, each `[T, D]`, as arguments of the model's forward."""
 
-
-def image_list(features: list[Tensor]) -> dict[str, Any]:
-    """Stored visual tokens as forward arguments; the list that UnlimitedOcr, Qwen-VL and most architectures expect."""
-    return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=features)}}  # type: ignore[arg-type]
-
-
-def image_tensor(features: list[Tensor]) -> dict[str, Any]:
-    """The same as one tensor `[sum T, D]`, for architectures that do not take a list (Gemma 3)."""
-    return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=torch.cat(features))}}
+    def positions(self, prompt: Sequence[int]) -> Tensor | None:
+        """Rotary positions `[axes, len(prompt)]` of a prompt with one image; None for 0 … len(prompt) − 1."""
 
 
 @torch.inference_mode()
@@ -73,8 +69,6 @@ def decode(
     decoder: Decoder,
     pages: Sequence[DraftedPage],
     *,
-    image_inputs: ImageInputs = image_list,
-    bidirectional_images: bool = False,
     head_bytes: int | None = None,
     first_tokens: int | None = None,
     pass_cost: int | None = None,
@@ -83,10 +77,8 @@ def decode(
     """Greedy output of every page of one batch, in order.
 
     Args:
-        decoder: model and special ids.
+        decoder: the model and the traits of its architecture.
         pages: a batch whose keys and values fit into memory together.
-        image_inputs: how this architecture's forward takes stored visual tokens.
-        bidirectional_images: visual tokens of one image see each other (Gemma 3), as the model's own masks do.
         head_bytes: bound of the logits in memory at once, by default the device's; changes nothing else.
         first_tokens: bound of the tokens in one first pass, padding included; by default the device's.
         pass_cost: price of a pass in drafted tokens, which bounds the drafts; by default the device's.
@@ -102,13 +94,16 @@ def decode(
         _check(page, number, decoder)
     kind = "cpu" if decoder.model.device.type == "cpu" else "cuda"
     cost, most, held = pass_cost or PASS_COST[kind], first_tokens or FIRST_TOKENS[kind], head_bytes or HEAD_BYTES[kind]
-    rows = [_Row(page, number, Drafter(page.draft_ids, pass_cost=cost, revise=revise)) for number, page in enumerate(pages)]
+    rows = [
+        _Row(page, number, decoder.positions(page.prompt_ids), Drafter(page.draft_ids, pass_cost=cost, revise=revise))
+        for number, page in enumerate(pages)
+    ]
     rows.sort(key=lambda row: -row.length)  # stable: pages of one length stay in order
-    batch = _Batch(decoder, rows, bidirectional_images, held)
+    batch = _Batch(decoder, rows, held)
     start = 0
     while start < len(rows):
         stop = min(len(rows), start + max(1, most // rows[start].length))
-        batch.first(start, stop, image_inputs([row.page.features for row in rows[start:stop]]))
+        batch.first(start, stop, decoder.image_inputs([row.page.features for row in rows[start:stop]]))
         start = stop
     while any(row.live for row in batch.rows):
         batch.compact()
@@ -122,6 +117,7 @@ class _Row:
 
     page: DraftedPage
     number: int
+    positions: Tensor | None  # rotary positions of the prompt; the output continues at their maximum plus one
     drafter: Drafter
     stored: int = 0  # places of the page that the cache holds
     passes: int = 0
@@ -182,14 +178,14 @@ class _Row:
 class _Batch:
     """The pages in flight: one cache, one row per page that is still in it."""
 
-    def __init__(self, decoder: Decoder, rows: list[_Row], bidirectional_images: bool, head_bytes: int) -> None:
+    def __init__(self, decoder: Decoder, rows: list[_Row], head_bytes: int) -> None:
         self.model, self.image_id, self.eos = decoder.model, decoder.image_token_id, np.array(sorted(decoder.eos_ids))
-        self.device, self.head_bytes, self.bidirectional = self.model.device, head_bytes, bidirectional_images
+        self.device, self.head_bytes, self.bidirectional = self.model.device, head_bytes, decoder.bidirectional_images
         self.masks, self.rows = Masks(self.model), rows
         self.slots = Slots(len(rows), rows[0].length + GROWTH)
         self.cache = self.slots.cache()
         self.prompts = torch.tensor([[len(row.page.prompt_ids)] for row in rows], device=self.device)
-        stated = [(row.page.positions, len(row.page.prompt_ids)) for row in rows]
+        stated = [(row.positions, len(row.page.prompt_ids)) for row in rows]
         starts = [[0 if positions is None else int(positions.max()) + 1 - length] for positions, length in stated]
         self.shifts = torch.tensor(starts, device=self.device)
         self.packs = self.masks.packs and not any(positions is not None for positions, _ in stated)
@@ -210,7 +206,7 @@ class _Batch:
             mask = self.masks.build(queries, places, self.prompts[start:stop], blocks)
         positions = self._positions(places.expand(len(rows), -1), start, stop)
         for number, row in enumerate(rows):
-            if (prompt := row.page.positions) is not None:
+            if (prompt := row.positions) is not None:
                 positions[..., number, : prompt.shape[-1]] = prompt.to(self.device)
         self.slots.filling = (start, stop)
         for row in rows:
@@ -301,7 +297,7 @@ class _Batch:
     def _positions(self, places: Tensor, start: int, stop: int) -> Tensor:
         """Rotary positions `[rows, n]`, or `[axes, rows, n]` where a page states its prompt's own."""
         positions = places + self.shifts[start:stop]
-        stated = [row.page.positions for row in self.rows[start:stop]]
+        stated = [row.positions for row in self.rows[start:stop]]
         axes = next((p.shape[0] for p in stated if p is not None and p.ndim == 2), None)
         return positions if axes is None else positions.expand(axes, -1, -1).clone()
 
@@ -346,5 +342,3 @@ def _check(page: DraftedPage, number: int, decoder: Decoder) -> None:
         raise ValueError(f"page {number}: the draft contains the image id {decoder.image_token_id}; a reference text has none")
     if page.limit < 1:
         raise ValueError(f"page {number}: max_new_tokens is {page.limit}; it must be at least 1")
-    if page.positions is not None and page.positions.shape[-1] != len(page.prompt_ids):
-        raise ValueError(f"page {number}: {page.positions.shape[-1]} positions for a prompt of {len(page.prompt_ids)} tokens")

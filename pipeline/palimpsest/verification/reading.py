@@ -47,8 +47,6 @@ class DraftedPage:
         prompt_ids: the prompt, with exactly T image token ids.
         draft_ids: token ids of the reference text, the end-of-sequence id last; may be empty or wrong, then decoding is slower.
         max_new_tokens: limit of the output; by default 1.25 times the draft plus 32, at most MAX_NEW_TOKENS.
-        positions: rotary positions of the prompt, `[P]`, or `[axes, P]` for models with multi-axis rotary embeddings
-            (Qwen-VL's `get_rope_index`); by default 0 … P − 1. The output continues at their maximum plus one.
         watches: may end the page early.
     """
 
@@ -56,7 +54,6 @@ class DraftedPage:
     prompt_ids: Sequence[int]
     draft_ids: Sequence[int]
     max_new_tokens: int | None = None
-    positions: Tensor | None = None
     watches: tuple[Watch, ...] = ()
 
     @property

@@ -14,7 +14,7 @@
 Rows of a kind other than "page" (quarantined records, duplicates, ends of units) pass through every stage untouched.
 """
 
-from palimpsest.codecs.token_storage import stored_tokens
+from palimpsest.codecs.token_storage.rows import stored_tokens
 from palimpsest.flow.stages.encode import Encode
 from palimpsest.flow.stages.model import Model, codec_options
 from palimpsest.flow.stages.paginate import Paginate

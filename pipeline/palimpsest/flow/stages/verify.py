@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from palimpsest.codecs.token_storage import stored_tokens
+from palimpsest.codecs.token_storage.rows import stored_tokens
 from palimpsest.flow.stages.model import Model, codec_options
 from palimpsest.flow.stages.tables import TEXT_TIER, by_mode, verdict_columns, with_columns
 from palimpsest.schemas import VERDICTS, conform
@@ -88,15 +88,12 @@ class Verify(Model):
             watches: tuple[Any, ...] = (LoopWatch(draft),)
             if settings.early_stop and settings.target_precision:
                 watches += (EarlyStop(text, settings.target_precision, lambda ids: stable_prefix(codec.decode_ids(ids))),)
-            positions = codec.positions(prompt)
-            pages.append(DraftedPage(features=features, prompt_ids=prompt, draft_ids=draft, positions=positions, watches=watches))
+            pages.append(DraftedPage(features=features, prompt_ids=prompt, draft_ids=draft, watches=watches))
         controls = []
         for place in controlled:
             watch = LoopWatch(pages[place].draft_ids)
             controls.append(blanked(pages[place], codec.features(self._blank(mode), mode)[0], (watch,)))
-        read = decode(
-            codec, [*pages, *controls], image_inputs=codec.image_inputs, bidirectional_images=codec.bidirectional_images
-        )
+        read = decode(codec, [*pages, *controls])
         return read[: len(pages)], read[len(pages) :]
 
     def _read_cells(

@@ -71,14 +71,14 @@ def bench_encode(
                     "pages_per_second": rate,
                     "render_pages_per_second": batch / render_seconds,
                     "render_share": render_seconds / (render_seconds + encode_seconds),
-                    "fast_ratio": plain_seconds / encode_seconds if codec.fast_encoder else 1.0,
+                    "fast_ratio": plain_seconds / encode_seconds if codec.encoder.fast_encoder else 1.0,
                     "gflop_per_page": flop / 1e9,
                     "matmul_share": rate * flop / (described["bf16_matmul_tflops"] * 1e12),
                 }
             )
     return {
         "codec": f"{codec.id} {codec.revision}",
-        "encoder": codec.encoder_path,
+        "encoder": codec.encoder.description,
         "dtype": config.codec.dtype,
         "device": str(codec.device),
         "grid": str(grid),

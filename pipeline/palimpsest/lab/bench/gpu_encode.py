@@ -68,17 +68,17 @@ def encode(bench: Bench) -> dict[str, Any]:
             with at_most(limit if rows else 0.6 * limit):
                 rows.append(_encode_mode(bench, codec.mode(name)))
         except OutOfTime:
-            if rows or codec.fast_encoder is None or not codec.fast_encoder.compiled:
+            if rows or codec.encoder.fast_encoder is None or not codec.encoder.fast_encoder.compiled:
                 raise
             bench.notes.append(f"mode {name} was not compiled within {0.6 * limit:.0f} s: measured without compiling")
-            codec.fast_encoder.give_up_compiling()
+            codec.encoder.fast_encoder.give_up_compiling()
             rows.append(_encode_mode(bench, codec.mode(name)))
         except Exception as error:  # the other modes are worth having
             bench.notes.append(f"mode {name} was not encoded: {said(error)}")
-        bench.keep({"encode": rows, "encoder": codec.encoder_path})
+        bench.keep({"encode": rows, "encoder": codec.encoder.description})
     if not rows:
         raise RuntimeError(f"no mode could be encoded: {bench.notes[-1]}")
-    return {"encode": rows, "encoder": codec.encoder_path}
+    return {"encode": rows, "encoder": codec.encoder.description}
 
 
 def _encode_mode(bench: Bench, mode: Any) -> dict[str, Any]:
@@ -86,9 +86,9 @@ def _encode_mode(bench: Bench, mode: Any) -> dict[str, Any]:
 
     codec = bench.codec
     started = time.perf_counter()
-    fast = codec.fast_encoder
+    fast = codec.encoder.fast_encoder
     if fast is None:
-        raise RuntimeError(f"no fast encoder: {codec.encoder_path}")
+        raise RuntimeError(f"no fast encoder: {codec.encoder.description}")
     flop = sum(useful_flop(codec.config, mode.px).values())
 
     one = noise(1, mode.px)
@@ -98,11 +98,11 @@ def _encode_mode(bench: Bench, mode: Any) -> dict[str, Any]:
     batch = fast.batch(mode.px) if bench.gpu else 2
     images = noise(batch * (BATCHES if bench.gpu else 1), mode.px)
     fast_seconds = bench.timed(partial(fast.encode, images, mode.px), 0.1 if bench.tiny else 2.5)[0] / len(images)
-    plain_one, plain_tokens = bench.timed(partial(codec._encode_plainly, one, mode), 0.1 if bench.tiny else 1.5)
+    plain_one, plain_tokens = bench.timed(partial(codec.encoder.plain_tokens, one, mode), 0.1 if bench.tiny else 1.5)
 
     def plain_batch(count: int) -> float:
         some = noise(count, mode.px)
-        return bench.timed(lambda: codec._encode_plainly(some, mode), 0.0 if bench.tiny else 1.5)[0] / count
+        return bench.timed(lambda: codec.encoder.plain_tokens(some, mode), 0.0 if bench.tiny else 1.5)[0] / count
 
     plain_count, plain_seconds = bench.fitting(min(batch, 8), plain_batch, f"transformers in mode {mode.name}, pages,")
     fast_tokens, exact = fast.encode(one, mode.px).float(), _in_float32(codec, one, mode)
@@ -133,15 +133,15 @@ def _in_float32(codec: Any, page: Any, mode: Any) -> Any:
     """What transformers' encoder makes of a page with the same weights in float32: what both sides round."""
     from copy import deepcopy
 
-    base, table = codec.model.base_model, codec._pixel_table
+    base, table = codec.model.base_model, codec.encoder.pixel_table
     kept = base.vision_tower, base.multi_modal_projector
     try:
         base.vision_tower, base.multi_modal_projector = (deepcopy(part).float() for part in kept)
-        codec._pixel_table = table.float()
-        return codec._encode_plainly(page, mode).float()
+        codec.encoder.pixel_table = table.float()
+        return codec.encoder.plain_tokens(page, mode).float()
     finally:
         base.vision_tower, base.multi_modal_projector = kept
-        codec._pixel_table = table
+        codec.encoder.pixel_table = table
 
 
 def attention(bench: Bench) -> dict[str, Any]:

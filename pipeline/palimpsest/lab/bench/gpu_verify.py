@@ -72,7 +72,7 @@ def _drafted(
         DraftedPage(features=f, prompt_ids=p, draft_ids=d, max_new_tokens=length)
         for f, p, d in zip(features, prompts, drafts, strict=True)
     ]
-    work = partial(decode, bench.codec, batch, image_inputs=bench.codec.image_inputs, revise=revise)
+    work = partial(decode, bench.codec, batch, revise=revise)
     return bench.timed(work, 0.0 if bench.tiny else 0.5)
 
 

@@ -27,7 +27,9 @@ def overlapped(bench: Any) -> dict[str, Any]:
     """
     codec = bench.codec
     mode = codec.mode("tiny" if bench.tiny else "small")
-    most, length = (2, 24) if bench.tiny else (2 * (codec.fast_encoder.batch(mode.px) if codec.fast_encoder else 32), 480)
+    most, length = (
+        (2, 24) if bench.tiny else (2 * (codec.encoder.fast_encoder.batch(mode.px) if codec.encoder.fast_encoder else 32), 480)
+    )
 
     def prepared(step: int) -> tuple[Any, str, Any, Any, Any]:
         """Everything once in this thread: whatever is compiled or captured is, before others use the device."""
@@ -152,7 +154,7 @@ def _verified(codec: Any, features: list[Any], prompts: list[Any], drafts: list[
         DraftedPage(features=f, prompt_ids=p, draft_ids=d, max_new_tokens=length)
         for f, p, d in zip(features, prompts, drafts, strict=True)
     ]
-    return decode(codec, pages, image_inputs=codec.image_inputs)
+    return decode(codec, pages)
 
 
 def _drafts(bench: Any, mode: Any, count: int, length: int) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:

@@ -146,14 +146,11 @@ class _Reader:
         from palimpsest.verification.greedy import decode
         from palimpsest.verification.reading import DraftedPage
 
-        codec, read = self.codec, []
+        read: list[Decoded] = []
         for some in self._slices(self.draft_batch):
             inputs = zip(self.features[some], self.prompts[some], drafts[some], strict=True)
-            batch = [
-                DraftedPage(features=f, prompt_ids=p, draft_ids=d, max_new_tokens=self.limit, positions=codec.positions(p))
-                for f, p, d in inputs
-            ]
-            read += decode(codec, batch, image_inputs=codec.image_inputs, bidirectional_images=codec.bidirectional_images)
+            batch = [DraftedPage(features=f, prompt_ids=p, draft_ids=d, max_new_tokens=self.limit) for f, p, d in inputs]
+            read += decode(self.codec, batch)
         return read
 
     def _slices(self, step: int) -> list[slice]:

@@ -8,7 +8,7 @@ from math import ceil
 from typing import Any
 
 from palimpsest.codecs.modes import Mode
-from palimpsest.codecs.token_storage import STORAGES
+from palimpsest.codecs.token_storage import STORAGES, find_storage
 from palimpsest.config import ConfigError
 from palimpsest.lab.forecast.rates import Rate
 from palimpsest.lab.forecast.workload import TEXT, Workload
@@ -119,9 +119,9 @@ def estimate(work: Workload, speeds: Speeds, terms: Terms, modes: Mapping[str, M
     total = sum(hours.values()) * (1 + terms.retries) / (1 - terms.interrupted) / terms.utilisation
     busy_rate = sum(work.encodes.values()) / sum(seconds.values()) if sum(seconds.values()) else 0.0
     stored = {
-        name: sum(pages * modes[tier].num_vision_tokens * storage.bytes_per_token(token_dim)
+        name: sum(pages * modes[tier].num_vision_tokens * find_storage(name).bytes_per_token(token_dim)
                   for tier, pages in work.tiers.items() if tier != TEXT)
-        for name, storage in STORAGES.items()
+        for name in STORAGES
     }  # fmt: skip
     cost = total * terms.price if terms.price else None
     return Estimate(

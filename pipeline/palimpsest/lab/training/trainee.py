@@ -10,7 +10,7 @@ from palimpsest.codecs.embedded.architecture import PATCH_DIM, TOKEN_DIM, fresh_
 from palimpsest.codecs.embedded.cell_reader import CellHead, CellReader, cell_places
 from palimpsest.codecs.embedded.vocabulary import BOS, FIRST_CELL, FIRST_GRID, GRIDS, SYMBOLS
 from palimpsest.codecs.modes import MODES
-from palimpsest.codecs.token_storage import INT8_STEPS
+from palimpsest.codecs.token_storage.int8 import INT8_STEPS
 from palimpsest.lab.training.guidance import BEGINS, evenly, guided_forward, kinds_of, places_to_look
 from palimpsest.lab.training.ideal_reading import looks_at_image, read_ideally
 from palimpsest.lab.training.painting import Painter
