@@ -25,7 +25,7 @@ DOCUMENTS = (
     "docs/model-card.md",
     "docs/settings.md",
     "infra/README.md",
-    "pipeline/palimpsest/presets/sample/_README.md",
+    "pipeline/palimpsest/presets/sample/README.md",
 )
 PROGRAM = re.compile(r"(?:\.venv/bin/)?palimpsest\s+([a-z-].*)")
 

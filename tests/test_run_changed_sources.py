@@ -148,7 +148,7 @@ def test_a_source_that_cannot_be_read_at_all_is_named_in_every_run(job: JobFacto
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     write_lines(folder / "a.jsonl", "a")
-    os.symlink(folder / "nowhere", folder / "b.jsonl")
+    os.mkfifo(folder / "b.jsonl")
     for _ in range(2):
         result = run(job(folder, out))
         assert [Path(source.source_uri).name for source in result.unread] == ["b.jsonl"]

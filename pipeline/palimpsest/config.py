@@ -47,8 +47,9 @@ FORMATS = get_args(Format)
 class SourceConfig(Settings):
     """Where the fields of a record are, and the limits.
 
-    A record must have its text field. The other fields are optional: absent or null is null; a value that cannot be used
-    quarantines the record.
+    A record must have its text. The other fields are optional: absent, null, "" or NaN is null, and `bad_metadata` says what
+    happens to a value that cannot be used. A field `doc.text` is the field `text` of the object `doc`, and a folder
+    `dt=2024-01-01/` gives the records below it a field `dt`.
     """
 
     text_field: str = "text"
@@ -62,13 +63,15 @@ class SourceConfig(Settings):
     class_field: str = "text_class"
     """Field with the text class, which reports are split by."""
     encoding: str = "utf-8"
-    """Encoding of text files and JSON lines; one in which a line feed is the byte 0x0A."""
+    """Encoding of text files, JSON and CSV; one in which a line feed is the byte 0x0A."""
     format: Format = "auto"
     """"auto" goes by the file name; any other treats every object as that format."""
     unit_bytes: Size = 64 * MIB
     """Size of the slices of a big object, in its stored bytes."""
     max_document_chars: Count = 256 * MIB
     """A longer document is quarantined as "too_large" without being read into memory, in characters."""
+    follow_symlinks: bool = False
+    """Read also what symbolic links below a folder or in a glob lead to; a link that a source names is always followed."""
 
     @field_validator("encoding")
     @classmethod
@@ -328,7 +331,7 @@ def fingerprint(config: JobConfig, layout: str, codec: str, revision: str) -> st
     what = to_json(config.replace(sources=(), out=""))
     for how in ("limits", "placement", "ingest"):
         del what[how]
-    for how in ("unit_bytes", "max_document_chars"):
+    for how in ("unit_bytes", "max_document_chars", "follow_symlinks"):
         del what["source"][how]
     what["codec"] = {"id": codec, "revision": revision, "dtype": config.codec.dtype, "fast": config.codec.fast}
     what["layout"] = {"fingerprint": layout, "max_escaped_share": config.layout.max_escaped_share}

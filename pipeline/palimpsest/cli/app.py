@@ -103,6 +103,7 @@ def run(
         _print_run(result)
     elif not result.unread:
         line(f"Nothing to do: all {result.units_done} units are in snapshot {result.snapshot} of {result.out}.")
+    console.passed_over(result.passed_over)
     for lost in result.unread:
         line(f"not read: {lost.source_uri}: {lost.reason}: {lost.detail}; the next run tries again")
     if result.units_waiting:

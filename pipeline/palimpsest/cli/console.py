@@ -82,6 +82,14 @@ def line(text: str) -> None:
     out.print(text, markup=False, soft_wrap=True)
 
 
+def passed_over(passed: Mapping[str, Any]) -> None:
+    """A line about the names that a listing passed over, if there are any."""
+    from palimpsest.sources.names import passed_over_line
+
+    if passed:
+        line(passed_over_line(passed))
+
+
 def print_json(value: Any) -> None:
     """One JSON value to stdout."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")

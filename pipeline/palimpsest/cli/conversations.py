@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from palimpsest.cli.console import FINDINGS, err, explained, line, out, pairs, print_json
+from palimpsest.cli.console import FINDINGS, err, explained, line, out, pairs, passed_over, print_json
 
 
 def conversations(
@@ -57,6 +57,7 @@ def conversations(
         if result.reasons:
             values["quarantine"] = ", ".join(f"{reason} {count}" for reason, count in sorted(result.reasons.items()))
         out.print(pairs(f"memory samples in {result.out}", values))
+        passed_over(result.passed_over)
         for lost in result.unread:
             line(f"not read: {lost}; the next call tries again")
     if result.findings:

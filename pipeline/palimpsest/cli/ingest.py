@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from palimpsest.cli.console import FINDINGS, RunProgress, explained, line, out, pairs, print_json
+from palimpsest.cli.console import FINDINGS, RunProgress, explained, line, out, pairs, passed_over, print_json
 
 if TYPE_CHECKING:
     from palimpsest.operations.ingest import IngestResult
@@ -70,6 +70,7 @@ def _print(result: IngestResult) -> None:
         values["quarantine"] = ", ".join(f"{reason} {count}" for reason, count in sorted(result.reasons.items()))
     values["seconds"] = ", ".join(f"{name} {seconds}" for name, seconds in result.seconds.items())
     out.print(pairs("changes (nothing was written)" if result.dry_run else f"ingestion {result.run_id}", values))
+    passed_over(result.passed_over)
     if changes["other_settings"]:
         line(
             f"{changes['other_settings']:,} objects are published under other settings and stay: "

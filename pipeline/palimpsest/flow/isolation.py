@@ -258,7 +258,7 @@ def _unreadable(piece: Unit, before: int, how: str) -> Rejected:
 
 def slices(unit: Unit, config: SourceConfig) -> list[Unit]:
     """The unit in up to 8 slices, in order; none where its format or its size allows no cut."""
-    source = format_of(unit.object, config)
+    source = format_of(unit.object.uri, config)
     if unit.span is None:
         finer = source.plan(unit.object, config.replace(unit_bytes=max(1, unit.object.size // _SLICES))) if source else []
         return finer if len(finer) > 1 else []

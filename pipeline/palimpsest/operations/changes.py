@@ -12,7 +12,9 @@ from typing import IO
 from palimpsest.corpus.manifest import read_columns, read_segment
 from palimpsest.corpus.snapshots import Snapshot
 from palimpsest.corpus.units import CommitRecord
-from palimpsest.sources.inventory import Listed, covers, from_line, to_line
+from palimpsest.sources.bucket_listing import from_line, to_line
+from palimpsest.sources.inventory import covers
+from palimpsest.sources.objects import Listed
 from palimpsest.storage.object_store import ObjectStore
 
 _COLUMNS = ["source_uri", "source_version", "fingerprint"]

@@ -26,7 +26,8 @@ from palimpsest.operations.changes import Spill, State, compare, published_sourc
 from palimpsest.operations.ingest_batch import Batcher, Blocked, Outcome
 from palimpsest.operations.ingest_cache import Memory, VersionWriter
 from palimpsest.operations.run import Prepared, Progress, RunFailed, Work, identify, located, prepare, started
-from palimpsest.sources.inventory import Inventory, Listed, versions
+from palimpsest.sources.inventory import Inventory, versions
+from palimpsest.sources.objects import Listed
 from palimpsest.sources.units import Unit
 from palimpsest.storage.object_store import ObjectStore
 from palimpsest.storage.opening import open_store
@@ -49,6 +50,7 @@ class IngestResult:
         elsewhere: sources that another pass published meanwhile.
         unread: could not be read; tried again by the next pass. given_up: tried for the last time in this version.
         blocked: rewritten or vanished sources that stay published as they were.
+        passed_over: names that are no sources, by rule (sources/names.py).
         seconds: by phase, and in all.
     """
 
@@ -70,6 +72,7 @@ class IngestResult:
     blocked: tuple[Blocked, ...] = ()
     fresh: Counts = field(default_factory=Counts)
     reasons: dict[str, int] = field(default_factory=dict)
+    passed_over: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     dry_run: bool = False
 
@@ -124,7 +127,7 @@ def ingest(
     run_id = new_run_id()
     telemetry.set_context(run_id=run_id)
     with ExitStack() as stack:
-        inventory = stack.enter_context(Inventory(config.sources))
+        inventory = stack.enter_context(Inventory(config.sources, config.source, config.out))
         base = latest(store)
         phases.end("list")
         memory = Memory(store, config)
@@ -349,6 +352,7 @@ def _result(
         blocked=tuple(outcome.blocked),
         fresh=sum((record.counts for record in outcome.work.records), Counts()),
         reasons=dict(outcome.work.reasons),
+        passed_over=inventory.passed_over.to_json(),
         seconds=phases.total(),
         dry_run=dry_run,
     )

@@ -23,8 +23,7 @@ from palimpsest.flow.plan import PlannedUnit, assign, held_documents, publishabl
 from palimpsest.operations.changes import State, dependents, units_of_sources
 from palimpsest.operations.run import Prepared, Progress, Work, process
 from palimpsest.schemas import QUARANTINE
-from palimpsest.sources.inventory import Listed
-from palimpsest.sources.objects import local_object
+from palimpsest.sources.objects import Listed, local_object
 from palimpsest.sources.tables import plan_units
 from palimpsest.sources.units import Unit
 from palimpsest.storage.object_store import ObjectStore

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from palimpsest.config import JobConfig
-from palimpsest.sources.inventory import Listed
+from palimpsest.sources.objects import Listed
 from palimpsest.storage.object_store import NoSuchObject, ObjectStore
 from palimpsest.storage.stable_json import Damaged, read_json, to_bytes
 

@@ -36,7 +36,7 @@ from palimpsest.flow.plan import Plan, PlannedUnit, make_plan, publishable, sett
 from palimpsest.flow.supply import supply
 from palimpsest.pages.grid import Grid
 from palimpsest.pages.pagination import layout_fingerprint
-from palimpsest.sources.listing import expand
+from palimpsest.sources.listing import list_sources
 from palimpsest.sources.tables import plan_units
 from palimpsest.sources.units import Unit
 from palimpsest.storage.object_store import ObjectStore
@@ -90,6 +90,7 @@ class RunResult:
         unread: sources that could not be read as they were listed; the next run tries them again.
         counts: of all units that this run's sources hold.
         fresh: of the units processed now.
+        passed_over: names that are no sources, by rule (sources/names.py).
         seconds: wall time of the processing, Ray's start and planning left out; `total_seconds` has them.
     """
 
@@ -105,6 +106,7 @@ class RunResult:
     reasons: dict[str, int]
     seconds: float
     total_seconds: float
+    passed_over: dict[str, Any] = field(default_factory=dict)
 
     @property
     def pages_per_second(self) -> float:
@@ -174,12 +176,14 @@ def plan_only(config: JobConfig) -> dict[str, Any]:
     """What `run` would do, as names and values; nothing is written, and Ray is not started."""
     config = located(config)
     prepared = prepare(config)
-    items = expand(config.sources, config.source)
+    listing = list_sources(config.sources, config.source, config.out)
+    items = listing.objects
     units = [unit for item in items for unit in plan_units(item, config.source)]
     held = _published(config.out)
     known = sum((source_uri(unit), unit.object.version, unit.slice, prepared.fingerprint) in held for unit in units)
     return {
         "sources": len(items),
+        "passed over": str(listing.passed_over) or "no name",
         "bytes": sum(item.size for item in items),
         "units": len(units),
         "published already": known,
@@ -227,7 +231,8 @@ def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: 
     """
     began = time.monotonic()
     config = located(config)
-    found = expand(config.sources, config.source)
+    listing = list_sources(config.sources, config.source, config.out)
+    found = listing.objects
     prepared = identify(config)
     store = open_store(config.out)
     run_id = new_run_id()
@@ -278,6 +283,7 @@ def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: 
         counts=sum_counts(record.counts for record in (*plan.done, *work.records)),
         fresh=fresh,
         reasons=dict(work.reasons),
+        passed_over=listing.passed_over.to_json(),
         seconds=round(progress.seconds, 3),
         total_seconds=round(time.monotonic() - began, 3),
     )

@@ -209,7 +209,7 @@ def status_of(
         quarantine=_quarantine(store, snapshot) if snapshot else {},
         tries={str(times): count for times, count in sorted(Counter(tried.values()).items())},
         runs=runs[:RUNS],
-        lag=_lag(store, snapshot, sources) if sources else None,
+        lag=_lag(corpus, store, snapshot, sources) if sources else None,
     )
 
 
@@ -266,11 +266,11 @@ def _quarantine(store: ObjectStore, snapshot: Snapshot) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def _lag(store: ObjectStore, snapshot: Snapshot | None, sources: Sequence[str]) -> Lag:
+def _lag(corpus: str, store: ObjectStore, snapshot: Snapshot | None, sources: Sequence[str]) -> Lag:
     kinds: Counter[str] = Counter()
     moments: list[float] = []
     size = 0
-    with Inventory(sources) as inventory:
+    with Inventory(sources, out=corpus) as inventory:
         listing = versions(inventory, ())
         fingerprint = ""  # which settings made a page is not asked here
         for change in compare(

@@ -5,18 +5,17 @@ from __future__ import annotations
 from palimpsest.config import SourceConfig
 from palimpsest.sources import jsonl, parquet, text
 from palimpsest.sources.decompression import COMPRESSIONS
-from palimpsest.sources.objects import SourceObject
 from palimpsest.sources.streams import compression
 from palimpsest.sources.units import Source
 
 SOURCES: dict[str, Source] = {"text": text.TextSource(), "jsonl": jsonl.JsonlSource(), "parquet": parquet.ParquetSource()}
 
 
-def format_of(item: SourceObject, config: SourceConfig) -> Source | None:
-    """The format that the settings or the object's name tell; None where they tell none."""
+def format_of(uri: str, config: SourceConfig) -> Source | None:
+    """The format that the settings or the name of an object tell; None where they tell none."""
     if config.format != "auto":
         return SOURCES[config.format]
-    name = item.uri.lower().removesuffix(compression(item.uri))
+    name = uri.lower().removesuffix(compression(uri))
     return next((source for source in SOURCES.values() if name.endswith(source.extensions)), None)
 
 

@@ -6,7 +6,6 @@ its status (size, times, inode) until somebody asks for its version; `versions` 
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import heapq
 import json
@@ -14,36 +13,19 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
-from palimpsest.sources.listing import walk
-from palimpsest.sources.objects import MAGIC, UNREAD, SourceObject, is_hidden, local_object
-from palimpsest.sources.s3_listing import glob_pattern, stream_s3
-from palimpsest.storage.s3_client import redacted
+from palimpsest.config import SourceConfig
+from palimpsest.sources.bucket_listing import from_line, to_line
+from palimpsest.sources.listing import find
+from palimpsest.sources.names import PassedOver, is_hidden
+from palimpsest.sources.objects import MAGIC, UNREAD, Listed, SourceObject, glob_pattern, local_object
 
 RUN_OBJECTS = 50_000  # sorted in memory at a time
 SETTLED_SECONDS = 2.0  # a file that was changed less than this before it was read may change again under the same status
 _GLOB = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listed:
-    """One object of an inventory.
-
-    Attributes:
-        name: its URI as rows and records have it; the inventory is sorted by it.
-        item: the object; its version is "" where it was not asked for yet.
-        status: of a local file, what says that it is unchanged; "" in a bucket, whose listing tells the version.
-        modified: when it was last changed, Unix time.
-    """
-
-    name: str
-    item: SourceObject
-    status: str
-    modified: float
 
 
 class Inventory:
@@ -53,19 +35,26 @@ class Inventory:
         count, bytes: its objects, and their sizes added up.
         newest: when the last of them was changed, Unix time.
         digest: the same for the same names, sizes, versions or statuses, and times.
+        passed_over: what the listing passed over.
+
+    Args:
+        out: the output of the job, which is never a source.
 
     Raises:
         ValueError: a URI of an unknown kind, a folder that cannot be listed, or a path that does not exist.
         S3Error: the service refuses.
     """
 
-    def __init__(self, uris: Iterable[str]) -> None:
+    def __init__(self, uris: Iterable[str], config: SourceConfig | None = None, out: str = "") -> None:
+        config = config or SourceConfig()
+        self.passed_over = PassedOver()
         self.count = self.bytes = 0
         self.newest = 0.0
         digest = hashlib.sha256()
         self._file: IO[str] = tempfile.TemporaryFile("w+", encoding="ascii")  # noqa: SIM115
         previous = ""
-        for name, line in sorted_lines((listed.name, to_line(listed)) for uri in uris for listed in _list(uri)):
+        found = (listed for uri in uris for listed in find(uri, config, out, self.passed_over))
+        for name, line in sorted_lines((listed.name, to_line(listed)) for listed in found):
             if name == previous:  # two of the URIs name it
                 continue
             previous = name
@@ -129,7 +118,7 @@ def covers(uri: str, name: str) -> bool:
         uri = scheme[1].lower() + uri[len(scheme[1]) :]
     plain = uri if scheme and scheme[1].lower() != "file" else os.path.normpath(uri)
     if name == plain or name.startswith(plain.rstrip("/") + "/"):
-        return not is_hidden(name[len(plain) :], "")
+        return not is_hidden(name[len(plain) :])
     if plain in (".", "./"):
         return not name.startswith("/") and "://" not in name
     return bool(MAGIC.search(plain)) and glob_pattern(plain).fullmatch(name) is not None and not is_hidden(name, plain)
@@ -160,65 +149,6 @@ def _run(file: IO[str]) -> Iterator[tuple[str, str]]:
         yield json.loads(key), line
 
 
-def _list(uri: str) -> Iterator[Listed]:
-    scheme = _GLOB.match(uri)
-    if scheme and scheme[1].lower() == "s3":
-        for item, modified in stream_s3("s3://" + uri[scheme.end() :]):
-            yield Listed(name=_name(item.uri), item=item, status="", modified=modified)
-        return
-    if scheme and scheme[1].lower() != "file":
-        raise ValueError(
-            f"source {redacted(uri)!r} has the unknown scheme {scheme[1]!r}; give a path, file:///path or s3://bucket/key"
-        )
-    path = unquote(urlsplit(uri.replace("?", "%3F").replace("#", "%23")).path) if scheme else uri
-    for found in _local_paths(path, uri):
-        yield _local(found)
-
-
-def _local_paths(path: str, uri: str) -> Iterator[str]:
-    if os.path.isdir(path):
-        yield from walk(os.path.normpath(path), uri)
-    elif os.path.lexists(path):
-        yield os.path.normpath(path)
-    elif MAGIC.search(path):
-        for match in glob.iglob(path, recursive=True):
-            if not is_hidden(match, path) and not os.path.isdir(match):
-                yield os.path.normpath(match)
-    else:
-        raise ValueError(
-            f"source {uri!r} does not exist; give a path, file:///path or s3://bucket/key, each a file, a folder or a glob"
-        )
-
-
-def _local(path: str) -> Listed:
-    try:
-        status = os.stat(path)
-        size, modified = status.st_size, status.st_mtime
-        said = f"{size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_dev} {status.st_ino}"
-    except OSError:
-        size, modified, said = 0, 0.0, "unread"
-    return Listed(
-        name=_name(path),
-        item=SourceObject(uri=path, key=os.path.abspath(path), size=size, version=""),
-        status=said,
-        modified=modified,
-    )
-
-
-def _name(uri: str) -> str:
-    return uri.encode("utf-8", "backslashreplace").decode()
-
-
 def _with_version(listed: Listed, size: int, version: str) -> Listed:
     item = SourceObject(uri=listed.item.uri, key=listed.item.key, size=size, version=version)
     return Listed(name=listed.name, item=item, status=listed.status, modified=listed.modified)
-
-
-def to_line(listed: Listed) -> str:
-    """One line of ASCII, which `from_line` reads back."""
-    return json.dumps([listed.name, asdict(listed.item), listed.status, listed.modified])
-
-
-def from_line(line: str) -> Listed:
-    name, item, status, modified = json.loads(line)
-    return Listed(name=name, item=SourceObject(**item), status=status, modified=modified)

@@ -1,4 +1,4 @@
-"""The objects that a listing finds, and which names a listing passes over."""
+"""Source objects: what a listing finds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 UNREAD = "unread"  # the version of an object that could not be read when it was listed
 MAGIC = re.compile(r"[*?\[]")  # the first character that makes a name a glob
+_GLOB_TOKEN = re.compile(
+    r"(?P<folders>(?:(?<=/)|^)\*\*/)|(?P<star>\*+)|(?P<one>\?)|\[(?P<negated>!?)(?P<set>\]?[^\]]*)\]|.", re.DOTALL
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,43 @@ def _content(path: str) -> tuple[int, str]:
         return file.tell(), f"sha256:{digest}"
 
 
-def is_hidden(name: str, asked: str) -> bool:
-    """Whether a step of the path `name` begins with "." or "_" (markers such as `_SUCCESS`), unless `asked` spells it out."""
-    spelled = {"", ".", "..", *asked.split("/")}
-    return any(step.startswith((".", "_")) and step not in spelled for step in name.split("/"))
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """One object of a listing.
+
+    Attributes:
+        name: its URI as rows and records have it.
+        item: the object; its version is "" where nobody asked for it yet.
+        status: of a local file, what shows that it is unchanged; "" in a bucket, whose listing gives the version.
+        modified: when it was last changed, Unix time.
+    """
+
+    name: str
+    item: SourceObject
+    status: str
+    modified: float
+
+
+def record_name(uri: str) -> str:
+    """A URI as rows and records have it: a file name need not be UTF-8."""
+    return uri.encode("utf-8", "backslashreplace").decode()
+
+
+def glob_pattern(pattern: str) -> re.Pattern[str]:
+    """The rules of a local glob for keys: `*` and `?` stay within a folder, `**/` crosses any number of them. What lies below a
+    folder that matches matches too; a pattern that ends in "/" matches folders only."""
+
+    def rule(token: re.Match[str]) -> str:
+        if token["folders"]:
+            return "(?:[^/]+/)*"
+        if token["star"]:
+            return "[^/]*"
+        if token["one"]:
+            return "[^/]"
+        if token["set"]:
+            characters = re.sub(r"([\\\[\]^&~|])", r"\\\1", token["set"])
+            return f"[{'^/' if token['negated'] else ''}{characters}]"
+        return re.escape(token[0])
+
+    below = "/.*" if pattern.endswith("/") else "(?:/.*)?"
+    return re.compile(_GLOB_TOKEN.sub(rule, pattern.rstrip("/")) + below, re.DOTALL)

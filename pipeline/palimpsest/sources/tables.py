@@ -21,13 +21,13 @@ from palimpsest.sources.units import Unit
 
 def plan_units(item: SourceObject, config: SourceConfig) -> list[Unit]:
     """The units of an object."""
-    source = format_of(item, config)
+    source = format_of(item.uri, config)
     return source.plan(item, config) if source else [Unit(object=item)]
 
 
 def read_unit(unit: Unit, config: SourceConfig) -> Iterator[Document | Rejected]:
     """The records of a unit, in order, streamed; repeated documents are not left out."""
-    source = format_of(unit.object, config)
+    source = format_of(unit.object.uri, config)
     if source:
         yield from source.read(unit, config)
     else:

@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from palimpsest.config import ConfigError
@@ -26,7 +26,7 @@ from palimpsest.operations.run import Prepared, RunFailed, located, prepare
 from palimpsest.sources.documents import Reason
 from palimpsest.sources.formats import format_of
 from palimpsest.sources.jsonl import JsonlSource
-from palimpsest.sources.listing import expand
+from palimpsest.sources.listing import list_sources
 from palimpsest.sources.objects import UNREAD
 from palimpsest.sources.units import Unit
 from palimpsest.storage.object_store import ObjectStore
@@ -46,6 +46,7 @@ class MemoryResult:
         number: of the newest published set.
         units_new, units_done: made now, and found committed.
         counts, reasons: of all units of these sources; see `MemoryUnit`.
+        passed_over: names that are no sources, by rule (sources/names.py).
         unread: sources that could not be read as they were listed; the next call tries them again.
     """
 
@@ -59,6 +60,7 @@ class MemoryResult:
     reasons: dict[str, int]
     unread: tuple[str, ...]
     seconds: float
+    passed_over: dict[str, Any] = field(default_factory=dict)
 
     @property
     def findings(self) -> bool:
@@ -84,8 +86,9 @@ def build(config: MemoryConfig, watch: Watch = lambda counts: None) -> MemoryRes
     """
     began = time.monotonic()
     config = located(with_clock(config))
-    items = expand(config.sources, config.source)
-    other = [item.uri for item in items if not isinstance(format_of(item, config.source), JsonlSource)]
+    listing = list_sources(config.sources, config.source, config.out)
+    items = listing.objects
+    other = [item.uri for item in items if not isinstance(format_of(item.uri, config.source), JsonlSource)]
     if other:
         raise ConfigError(f"source {other[0]!r} is not JSON lines; conversations are read from .jsonl or .ndjson files")
     prepared = prepare(config)
@@ -131,6 +134,7 @@ def build(config: MemoryConfig, watch: Watch = lambda counts: None) -> MemoryRes
         counts=dict(counts),
         reasons=dict(reasons),
         unread=tuple(unread),
+        passed_over=listing.passed_over.to_json(),
         seconds=round(time.monotonic() - began, 3),
     )
 
