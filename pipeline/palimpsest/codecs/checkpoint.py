@@ -6,6 +6,7 @@ of noise. So every weight that the half in use needs must come from the file, wi
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ SCALE, COLUMN, ROW, ZEROS = ".int8_scale", ".beside_column", ".beside_row", ".ze
 COARSE = 0.015  # of a matrix's norm; rounding to int8 costs 0.008 where no number is much larger than the others
 PARTING_ROUNDS = 4  # of taking out a product and rounding the rest; they settle in three
 ROWS_OF_A_MATRIX = 32  # what has fewer is a position or a constant, and stays as it is
+REVISION = "revision.json"
 SHOWN = 12  # weight names in an error
 _TALKATIVE = ("modeling_utils", "configuration_utils", "distributed.tensor_parallel")
 
@@ -48,7 +50,8 @@ class Checkpoint:
     Attributes:
         model: in eval mode, without gradients; the half that `parts` leaves out is None.
         id: the preset's name.
-        revision: the hub commit where it is known, else "sha256:" and the first 16 digits of the content hash.
+        revision: of the tokens that it makes: the hub commit where it is known, else what `revision.json` says as long as the
+            weights that it names are unchanged, else "sha256:" and the first 16 digits of the content hash.
         content_hash: see `hash_weights`.
         directory: where config, weights and tokenizer lie.
     """
@@ -101,7 +104,7 @@ def identify(
     revision = revision or (preset.revision if path is None else None)
     directory = locate(preset, path, revision)
     found_hash = hash_weights(directory)
-    found_revision = commit_of(directory) or f"sha256:{found_hash[:16]}"
+    found_revision = commit_of(directory) or kept_revision(directory) or f"sha256:{found_hash[:16]}"
     for setting, wanted, found in (
         ("codec.revision", revision, found_revision),
         ("codec.content_hash", content_hash or preset.content_hash, found_hash),
@@ -144,6 +147,27 @@ def hash_weights(directory: Path) -> str:
         stat = path.stat()
         listing.update(f"{_file_hash(path, stat.st_size, stat.st_mtime_ns)}  {path.name}\n".encode())
     return listing.hexdigest()
+
+
+def kept_revision(directory: Path) -> str | None:
+    """The revision in `revision.json`, as long as every weight file that it names has the hash it names; else None.
+
+    A second reader of the same tokens (`cell_reader.safetensors`) may change without making them another codec's
+    (docs/decisions/0039-reader-alone.md).
+    """
+    path = directory / REVISION
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        revision, weights = record["revision"], record["weights"].items()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: expected {{'revision': …, 'weights': {{file: sha256}}}}: {error!r}") from error
+    for name, expected in weights:
+        file = directory / name
+        if not file.is_file() or _file_hash(file, (stat := file.stat()).st_size, stat.st_mtime_ns) != expected:
+            return None
+    return revision
 
 
 @lru_cache(maxsize=1024)

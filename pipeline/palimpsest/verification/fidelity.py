@@ -78,6 +78,11 @@ def folded_precision(references: Sequence[str], decoded: Sequence[str]) -> np.nd
     return precision([" ".join(text.split()) for text in references], [" ".join(text.split()) for text in decoded])
 
 
+def words_of(text: str) -> list[tuple[int, int]]:
+    """Spans of the words of a text."""
+    return [match.span() for match in _WORD.finditer(text)]
+
+
 def exact(references: Sequence[str], decoded: Sequence[str]) -> np.ndarray:
     """decoded == reference, bool `[n]`."""
     _same_length(references, decoded)

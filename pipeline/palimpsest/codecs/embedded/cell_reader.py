@@ -59,6 +59,8 @@ class CellReader(nn.Module):
         # begins as the inverse of the compressor, see architecture.fresh_model
         nn.init.eye_(self.spread.weight)
         nn.init.zeros_(self.spread.bias)
+        self.temperature: Tensor
+        self.register_buffer("temperature", torch.ones(1))
 
     def unpacked(self, tokens: Tensor) -> Tensor:
         """Visual tokens `[N, G * G, token_dim]` -> patch features `[N, 16 * G * G, token_dim / 16]`, row by row of the page."""
@@ -70,6 +72,17 @@ class CellReader(nn.Module):
 
     def forward(self, tokens: Tensor, index: Tensor, waves: Tensor) -> Tensor:
         return self.head(self.unpacked(tokens), index, waves)
+
+    @torch.no_grad()
+    def confidence(self, tokens: Tensor, columns: int, rows: int) -> Tensor:
+        """How likely each cell's most likely symbol is, float32 `[N, rows * columns]`.
+
+        Calibrated by `temperature`, which training fits on pages that it did not learn from.
+        """
+        index, waves = cell_places(Grid(columns, rows), math.isqrt(tokens.shape[1]))
+        dtype = self.spread.weight.dtype
+        logits = self(tokens.to(dtype), index.to(tokens.device), waves.to(tokens.device, dtype)).float()
+        return (logits / self.temperature.float()).softmax(-1).amax(-1)
 
     @torch.no_grad()
     def read(self, tokens: Tensor, columns: int, rows: int) -> list[list[int]]:
@@ -96,20 +109,20 @@ class CellReader(nn.Module):
         return [page if length == len(index) else [*page, FIRST_CELL + _END] for page, length in zip(pages, lengths, strict=True)]
 
 
-def load_reader(folder: Path, dtype: torch.dtype, device: str | torch.device) -> CellReader:
-    """The reader that lies beside a checkpoint.
+def load_reader(path: Path, dtype: torch.dtype, device: str | torch.device) -> CellReader:
+    """The reader in the folder of a checkpoint, or in a file of its own.
 
     Raises:
         ValueError: when there is none, or it does not fit.
     """
     from palimpsest.codecs.checkpoint import read_weights
 
-    path = folder / FILE
-    if not path.is_file():
-        raise ValueError(f"verification.reader = 'cells': the checkpoint in {folder} has no {FILE}; choose 'generative'")
-    weights = read_weights(path)
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"verification.reader = 'cells': the checkpoint in {path} has no {FILE}; choose 'generative'")
+    weights = read_weights(file)
     reader = CellReader(weights["spread.weight"].shape[0])
-    reader.load_state_dict(weights)
+    reader.load_state_dict({"temperature": torch.ones(1), **weights})  # older files have none
     return reader.to(device, dtype).eval().requires_grad_(False)
 
 

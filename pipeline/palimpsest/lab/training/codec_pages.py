@@ -9,13 +9,14 @@ import json
 import lzma
 import random
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from palimpsest.codecs.embedded.target import ALPHABET, template
 from palimpsest.codecs.embedded.vocabulary import EOS, FIRST_CELL, FIRST_TOKEN, SYMBOLS, cell_ids
+from palimpsest.lab.training.writing import KINDS, Writer
 from palimpsest.pages.characters import BLANK, END, LATIN
 from palimpsest.pages.grid import Grid, lay_out
 from palimpsest.pages.normalise import normalise
@@ -23,6 +24,10 @@ from palimpsest.pages.normalise import normalise
 _ASCII = string.ascii_letters + string.digits + string.punctuation
 _BEYOND_ASCII = "".join(c for c in LATIN if not c.isascii())
 SHARES = {"prose": 0.28, "code": 0.14, "latin": 0.14, "tables": 0.16, "random": 0.28}
+# what the cell reader is tuned on: all of the above, and kinds of writing that documentation lacks (`writing.py`)
+BALANCED = {"prose": 0.1, "code": 0.1, "latin": 0.08, "tables": 0.08, "random": 0.1} | {
+    "chat": 0.12, "log": 0.07, "names": 0.05, "markup": 0.07, "typography": 0.1, "identifiers": 0.06, "alphabet": 0.07
+}  # fmt: skip
 PARTIAL_SHARE = 0.35  # pages that end early
 HELD_OUT = 0.02  # of each class's text, for evaluation
 PAPER = len(SYMBOLS)  # the symbol of a cell behind the end of a page
@@ -61,10 +66,11 @@ class PageSampler:
         path: JSON lines with `text` and `text_class` (prose, code, latin), as `jobs/gather_codec_text.py` writes them.
         seed: of everything random here.
         held_out: draw from the last HELD_OUT of each class's text, which the others never see.
+        shares: how often each class is drawn.
     """
 
-    def __init__(self, path: str, seed: int, held_out: bool = False) -> None:
-        self._random = random.Random(seed)
+    def __init__(self, path: str, seed: int, held_out: bool = False, shares: Mapping[str, float] = SHARES) -> None:
+        self._random, self._shares = random.Random(seed), dict(shares)
         texts: dict[str, list[str]] = {}
         with (lzma.open if path.endswith(".xz") else open)(path, "rt", encoding="utf-8") as lines:
             for line in lines:
@@ -76,23 +82,33 @@ class PageSampler:
         missing = {"prose", "code", "latin"} - self._texts.keys()
         if missing:
             raise ValueError(f"{path}: no text of class {', '.join(sorted(missing))}")
+        self._writer = Writer(self._random, lambda length: self.text(self._random.choice(("prose", "code", "latin")), length))
 
     def reseed(self, seed: int) -> None:
         """Draw from here on what a sampler of that seed draws from the start."""
         self._random.seed(seed)
+        self._writer.forget()
 
     def batch(self, grid: Grid, mode: str, pages: int, stretch: int, classes: Sequence[str] = ()) -> Batch:
         """`pages` fresh pages and a stretch of `stretch` ids from each page's target; of `classes`, or of random ones.
 
         A `stretch` of 0 is the whole target of each page, from its beginning.
         """
-        classes = classes or self._random.choices(list(SHARES), list(SHARES.values()), k=pages)
-        cells = np.stack([self._cells(name, grid) for name in classes])
+        classes = classes or self.classes(pages)
+        cells = self.cells(grid, classes)
         blank = cells == BLANK
         ids = cell_ids(np.where(blank, END, cells))
         stretches, starts = self._stretches(ids, (~blank).sum(1), grid, mode, stretch)
         drawn = np.where(blank, PAPER, ids - FIRST_CELL).astype(np.int16)
         return Batch(grid, mode, drawn, stretches, starts, classes)
+
+    def cells(self, grid: Grid, classes: Sequence[str]) -> np.ndarray:
+        """A fresh page of each of `classes`, uint32 `[n, rows * columns]`."""
+        return np.stack([self._cells(name, grid) for name in classes])
+
+    def classes(self, count: int) -> list[str]:
+        """`count` classes, drawn by their shares."""
+        return self._random.choices(list(self._shares), list(self._shares.values()), k=count)
 
     def _cells(self, name: str, grid: Grid) -> np.ndarray:
         text = self.text(name, grid.cells + grid.cells // 2 + 200)
@@ -101,7 +117,9 @@ class PageSampler:
         return next(lay_out(normalise(text), Grid(grid.columns, grid.rows, ALPHABET))).cells
 
     def text(self, name: str, length: int) -> str:
-        """At least `length` characters of a class of SHARES, or all there are."""
+        """At least `length` characters of a class of SHARES or BALANCED, or all there are."""
+        if name in KINDS:
+            return self._writer.write(name, length)
         if name == "tables":
             return _tables(self._random, length)
         if name == "random":
