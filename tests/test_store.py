@@ -126,7 +126,11 @@ def test_a_corpus_is_created_once_and_nothing_else_is_taken_for_one(tmp_path: Pa
     with pytest.raises(NotACorpus, match=r"thesis\.doc is in the way"):
         create_corpus(store)
     (tmp_path / "thesis.doc").unlink()
-    assert create_corpus(store) == create_corpus(store) == open_corpus(store)
+    create_corpus(store)
+    create_corpus(store)
+    assert open_corpus(store) == "pages"
+    with pytest.raises(NotACorpus, match="this corpus holds pages, not samples; choose another output"):
+        create_corpus(store, "samples")
     for body, message in (
         (b'{"format": "palimpsest corpus", "version": 3}', "upgrade"),
         (b'{"format": "palimpsest corpus", "version": 1}', "process the sources again into a new output"),

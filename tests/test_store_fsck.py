@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
@@ -51,6 +52,19 @@ def _change_digit(store: LocalStore) -> None:
     store.put(key, re.sub(rb'("documents_in": )\d', rb"\g<1>9", store.read(key)))
 
 
+def _link_folder(store: LocalStore) -> None:
+    """Move data/ out of the corpus, and leave a link to it."""
+    outside = store.root.parent / "outside"
+    (store.root / "data").rename(outside)
+    (store.root / "data").symlink_to(outside)
+
+
+def _link_shard(store: LocalStore) -> None:
+    path = store.root / _shard(store)
+    path.rename(store.root.parent / "outside.parquet")
+    path.symlink_to(store.root.parent / "outside.parquet")
+
+
 def _edit_units(store: LocalStore, change: Callable[[list[CommitRecord]], list[CommitRecord]]) -> None:
     """Let the newest snapshot name a manifest with other records."""
     snapshot = latest(store)
@@ -90,6 +104,33 @@ DAMAGE: dict[str, tuple[Callable[[LocalStore], object], str]] = {
         lambda s: _edit(s, "_snapshots/", lambda r: r["segments"][0].update(last="x")),
         "is not what its snapshot says of it",
     ),
+    "deep nesting": (
+        lambda s: s.put(next(s.list("_units/")).key, b'{"a":' * 10_000),
+        "_units/.* is JSON that is nested too deeply",
+    ),
+    "deep snapshot": (
+        lambda s: s.put("_snapshots/00000001.json", b"[" * 10_000),
+        "00000001.json is JSON that is nested too deeply",
+    ),
+    "no number": (lambda s: s.put("_snapshots/00000001.json", b'{"a": NaN, "record_sha256": ""}'), "00000001.json is not JSON"),
+    "key outside": (
+        lambda s: _edit(s, "_units/", lambda r: r["shards"][0].update(key="../../secret")),
+        r"_units/.* is no commit record of this format: shards\.0: .*'\.\./\.\./secret' must be relative",
+    ),
+    "unit outside": (lambda s: _edit(s, "_units/", lambda r: r.update(unit_id="../../x")), "_units/.* is no commit record"),
+    "segment outside": (
+        lambda s: _edit(s, "_snapshots/", lambda r: r["segments"][0].update(key="/etc/passwd")),
+        "'/etc/passwd' must be relative",
+    ),
+    "a number as text": (lambda s: _edit(s, "_units/", lambda r: r["shards"][0].update(rows="4")), r"shards\.0\.rows: .*integer"),
+    "unknown field": (lambda s: _edit(s, "_units/", lambda r: r.update(hook="x")), "no commit record of this format: hook"),
+    "linked folder": (_link_folder, "is a symbolic link: a corpus has none, and none is followed"),
+    "linked shard": (_link_shard, "is a symbolic link"),
+    "deleted format": (
+        lambda s: s.put("_snapshots/00000001.json", b'{"number": 1, "parent": null, "run_id": "r", "units": [], "totals": {}}'),
+        "snapshot format 1 is not read any more: process the sources again into a new output",
+    ),
+    "newer format": (lambda s: s.put("_snapshots/00000001.json", b'{"format": 9}'), "newer than this program.*upgrade"),
     "odd name": (lambda s: s.put("_snapshots/latest.json", b"{}"), "not named like a snapshot"),
 }
 
@@ -180,6 +221,30 @@ def test_gc_removes_what_is_expired_and_keeps_what_anyone_needs(tmp_path: Path) 
     assert store.exists(unpublished.shards[0].key)
     with pytest.raises(StoreError, match=r"the corpus has \[2\]"):
         read_snapshot(store, 1)
+
+
+def test_gc_follows_no_link_out_of_the_corpus(store: LocalStore, tmp_path: Path) -> None:
+    """Directory links in every folder that gc lists, and one in place of `.unfinished`."""
+    precious = tmp_path / "precious"
+    (precious / "deep").mkdir(parents=True)
+    for name in ("a.parquet", "deep/b.parquet"):
+        (precious / name).write_bytes(b"mine")
+    shutil.rmtree(store.root / ".unfinished")
+    for folder in ("data/base/out", "quarantine/out", "_manifests/out", "_documents/out", "_units/out", "_probe", ".unfinished"):
+        (store.root / folder).symlink_to(precious)
+    later = datetime.now(UTC) + timedelta(days=99)
+    for folder in ("_probe", ".unfinished"):
+        with pytest.raises(StoreError, match=f"{folder} is a symbolic link"):
+            gc(store, now=later, delete=True)
+        assert any(folder in finding.what for finding in fsck(store) if finding.severity == "error")
+        (store.root / folder).unlink()
+    assert gc(store, now=later, delete=True) == []
+    assert [finding for finding in fsck(store) if finding.severity == "error"] == []
+    assert sorted(path.name for path in precious.rglob("*")) == ["a.parquet", "b.parquet", "deep"]
+    with pytest.raises(StoreError, match="is a symbolic link"):
+        store.delete("data/base/out/a.parquet")
+    with pytest.raises(StoreError, match="is a symbolic link"):
+        store.put("data/base/out/x", b"")
 
 
 def test_gc_cut_short_anywhere_is_finished_by_the_next(tmp_path: Path) -> None:

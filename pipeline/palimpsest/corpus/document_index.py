@@ -13,11 +13,12 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import ConfigDict
 
 from palimpsest.corpus.manifest import parquet_bytes
 from palimpsest.corpus.shards import PROVEN_BYTES, ShardRecord, new_attempt, read_proven
@@ -36,14 +37,11 @@ SCHEMA = pa.schema([pa.field("doc_id", pa.string(), nullable=False), pa.field("u
 class DocumentSegment:
     """One piece of the index, with `documents` pairs."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     key: str
     documents: int
     bytes: int
     sha256: str
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> DocumentSegment:
-        return cls(**record)
 
 
 def extend(
@@ -120,7 +118,7 @@ def _within(group: Any, wanted: Sequence[str]) -> bool:
 
 def _pieces(store: ObjectStore, added: Sequence[CommitRecord]) -> Iterable[pa.Table]:
     """The documents of units, in tables of bounded size."""
-    shards = [(record.unit_id, shard) for record in added for shard in record.shards]
+    shards = [(record.unit_id, shard) for record in added if record.holds == "pages" for shard in record.shards]
     waiting: list[pa.Table] = []
     with ThreadPoolExecutor(READERS) as pool:
         for start in range(0, len(shards), 64):

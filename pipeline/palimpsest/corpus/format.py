@@ -1,8 +1,6 @@
-"""`corpus.json`: this prefix is a corpus, in this format."""
+"""`corpus.json`: this place is a corpus, in this format."""
 
 from __future__ import annotations
-
-from dataclasses import asdict, dataclass
 
 from palimpsest.errors import UsageError
 from palimpsest.storage.object_store import NoSuchObject, ObjectStore
@@ -11,54 +9,56 @@ from palimpsest.storage.stable_json import Damaged, read_json, to_bytes
 KEY = "corpus.json"
 FORMAT = "palimpsest corpus"
 VERSION = 2
+REBUILD = "process the sources again into a new output (palimpsest run --out …)"
+_SAMPLES_BEFORE = "memory.json"  # of sets of memory samples, before they were corpora
 
 
 class NotACorpus(UsageError):
-    """The output place holds something else, or a corpus of a format that this version does not know."""
+    """The place holds something else, or a corpus of a format that this version does not read."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Corpus:
-    """The content of `corpus.json`."""
-
-    format: str = FORMAT
-    version: int = VERSION
-
-
-def create_corpus(store: ObjectStore) -> Corpus:
-    """Make the place a corpus, or open the one that is there: safe to call by many writers at once.
+def create_corpus(store: ObjectStore, holds: str = "pages") -> None:
+    """Make the place a corpus of "pages" or memory "samples", or open the one that is there; many writers may call it at once.
 
     Raises:
         NotACorpus: the place holds other objects already, or a corpus that this version cannot write.
     """
     if not store.exists(KEY):
         other = next((info.key for info in store.list() if info.key != KEY and not info.key.startswith("_probe/")), None)
+        if other == _SAMPLES_BEFORE:
+            raise _deleted(store.uri(other), "memory samples of format 1")
         if other is not None and not store.exists(KEY):  # another writer may have made it, and more, while we looked
             raise NotACorpus(f"{store.uri(other)} is in the way: the output must be empty or a corpus (with a {KEY})")
-        store.create(KEY, to_bytes(asdict(Corpus())))
-    return open_corpus(store)
+        store.create(KEY, to_bytes({"format": FORMAT, "version": VERSION, "holds": holds}))
+    found = open_corpus(store)
+    if found != holds:
+        raise NotACorpus(f"{store.uri(KEY)}: this corpus holds {found}, not {holds}; choose another output")
 
 
-def open_corpus(store: ObjectStore) -> Corpus:
-    """The corpus that stands here.
+def open_corpus(store: ObjectStore) -> str:
+    """What the corpus here holds: "pages" or "samples".
 
     Raises:
-        NotACorpus: there is none, or its format is another than this version reads.
+        NotACorpus: there is none, or its format is not the one that this version reads; the message says what to do.
     """
+    uri = store.uri(KEY)
     try:
         record = read_json(store, KEY)
     except NoSuchObject:
-        raise NotACorpus(f"{store.uri(KEY)} does not exist: this place is not a corpus") from None
+        if store.exists(_SAMPLES_BEFORE):
+            raise _deleted(store.uri(_SAMPLES_BEFORE), "memory samples of format 1") from None
+        raise NotACorpus(f"{uri} does not exist: this place is not a corpus") from None
     except Damaged as error:
         raise NotACorpus(str(error)) from error
-    version = record.get("version")
-    if record.get("format") != FORMAT or not isinstance(version, int) or version < 1:
-        raise NotACorpus(f"{store.uri(KEY)} says {record}; a corpus has format {FORMAT!r} and a version of 1 or more")
+    version, holds = record.get("version"), record.get("holds", "pages")
+    if record.get("format") != FORMAT or not isinstance(version, int) or version < 1 or holds not in ("pages", "samples"):
+        raise NotACorpus(f"{uri} says {str(record)[:200]}; a corpus has format {FORMAT!r} and a version of 1 or more")
     if version > VERSION:
-        raise NotACorpus(f"{store.uri(KEY)} has format version {version}; this program reads {VERSION}: upgrade it")
+        raise NotACorpus(f"{uri} has format version {version}; this program reads version {VERSION}: upgrade it")
     if version < VERSION:
-        raise NotACorpus(
-            f"{store.uri(KEY)} has format version {version}; this program reads {VERSION}, whose pages have other columns: "
-            "process the sources again into a new output (palimpsest run --out …)"
-        )
-    return Corpus(format=FORMAT, version=version)
+        raise _deleted(uri, f"a corpus of format version {version}")
+    return str(holds)
+
+
+def _deleted(uri: str, what: str) -> NotACorpus:
+    return NotACorpus(f"{uri}: {what}, which is not read any more; {REBUILD}")

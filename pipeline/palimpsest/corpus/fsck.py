@@ -19,6 +19,7 @@ from palimpsest.corpus.manifest import PREFIX as MANIFESTS
 from palimpsest.corpus.manifest_check import check_index, check_manifest
 from palimpsest.corpus.shard_check import CodecRegister, check_shard
 from palimpsest.corpus.snapshots import Snapshot, read_snapshot, snapshot_key, snapshot_numbers
+from palimpsest.corpus.units import PREFIX as UNITS
 from palimpsest.corpus.units import CommitRecord, NotReconciled, committed_units, read_unit, unit_key
 from palimpsest.storage.object_store import ObjectInfo, ObjectStore, StoreError, Unavailable
 
@@ -73,6 +74,24 @@ def findings(store: ObjectStore) -> Iterator[Finding]:
                     keys.update(shard.key for shard in unit.objects)
                     yield from _check_unit(store, unit, CodecRegister())
         yield from _check_records(store, item, records)
+    yield from _reported(UNITS, _unpublished(store, checked, keys))
+    for prefix in DATA_PREFIXES:
+        yield from _reported(prefix, _orphans(store, prefix, keys))
+    yield from _reported("unfinished writes", _unfinished(store))
+
+
+def _reported(key: str, found: Iterator[Finding]) -> Iterator[Finding]:
+    """`found`; an error of the store that is about the corpus ends it as a finding."""
+    try:
+        yield from found
+    except Unavailable:
+        raise
+    except StoreError as error:
+        yield Finding("error", key, str(error))
+
+
+def _unpublished(store: ObjectStore, checked: set[str], keys: set[str]) -> Iterator[Finding]:
+    """Committed units that are not in `checked`; the keys of their objects are added to `keys`."""
     for unit_id in committed_units(store):
         if unit_id not in checked:
             try:
@@ -84,7 +103,6 @@ def findings(store: ObjectStore) -> Iterator[Finding]:
                 continue
             keys.update(shard.key for shard in unit.objects)
             yield from _check_unit(store, unit, CodecRegister())
-    yield from _leftovers(store, keys)
 
 
 def _snapshots(store: ObjectStore) -> Iterator[Snapshot | Finding]:
@@ -175,11 +193,13 @@ def _check_unit(
             yield Finding("error", unit.quarantine.key, what)
 
 
-def _leftovers(store: ObjectStore, known: set[str]) -> Iterator[Finding]:
-    for prefix in DATA_PREFIXES:
-        for info in store.list(prefix):
-            if info.key not in known:
-                yield Finding("warning", info.key, f"orphan of {info.size} bytes, {_touched(info)}: in no commit record")
+def _orphans(store: ObjectStore, prefix: str, known: set[str]) -> Iterator[Finding]:
+    for info in store.list(prefix):
+        if info.key not in known:
+            yield Finding("warning", info.key, f"orphan of {info.size} bytes, {_touched(info)}: in no commit record")
+
+
+def _unfinished(store: ObjectStore) -> Iterator[Finding]:
     for info in store.unfinished():
         size = f" of {info.size} bytes" if info.size else ""
         yield Finding("warning", info.key, f"unfinished write{size}, {_touched(info)}")

@@ -9,32 +9,48 @@ what another publisher is about to refer to.
 from __future__ import annotations
 
 import hashlib
-import json
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ConfigDict
 
-from palimpsest.corpus.shards import new_attempt
+from palimpsest.corpus.shards import ShardRecord, new_attempt
 from palimpsest.corpus.units import CommitRecord, Counts
-from palimpsest.storage.object_store import ObjectStore
+from palimpsest.storage.object_store import BadKey, ObjectStore
 from palimpsest.storage.stable_json import Damaged, read_promised
 
 PREFIX = "_manifests/"
 SEGMENT_UNITS = 8192  # about 1.5 MB
 SMALL_UNITS = SEGMENT_UNITS // 4
+_OBJECT = pa.struct(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("tier", pa.string(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+    ]
+)
+_COUNTS = pa.struct([pa.field(count.name, pa.int64(), nullable=False) for count in fields(Counts)])
 SCHEMA = pa.schema(
     [
         pa.field("unit_id", pa.string(), nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("attempt", pa.string(), nullable=False),
         pa.field("source_uri", pa.string(), nullable=False),
         pa.field("source_version", pa.string(), nullable=False),
         pa.field("slice", pa.string(), nullable=False),
         pa.field("fingerprint", pa.string(), nullable=False),
+        pa.field("holds", pa.string(), nullable=False),
+        pa.field("shards", pa.list_(_OBJECT), nullable=False),
+        pa.field("samples", _OBJECT),
+        pa.field("quarantine", _OBJECT),
+        pa.field("counts", _COUNTS, nullable=False),
         pa.field("defers_to", pa.list_(pa.string()), nullable=False),
-        pa.field("record", pa.string(), nullable=False),  # the whole commit record as JSON, whatever fields it has by now
     ]
 )
 
@@ -49,6 +65,7 @@ class Segment:
         totals: the counts of its units added up.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     key: str
     units: int
     bytes: int
@@ -58,10 +75,6 @@ class Segment:
     defers: int
     totals: Counts
 
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Segment:
-        return cls(**{**record, "totals": Counts(**record["totals"])})
-
 
 def order(record: CommitRecord) -> tuple[str, str, str]:
     """The order of the units of a snapshot."""
@@ -70,9 +83,7 @@ def order(record: CommitRecord) -> tuple[str, str, str]:
 
 def write_segment(store: ObjectStore, records: Sequence[CommitRecord]) -> Segment:
     """Write units that are in `order`."""
-    columns: dict[str, list[Any]] = {name: [getattr(record, name) for record in records] for name in SCHEMA.names[:-1]}
-    columns["record"] = [json.dumps(asdict(record), sort_keys=True, separators=(",", ":")) for record in records]
-    body = parquet_bytes(pa.table({column.name: pa.array(columns[column.name], column.type) for column in SCHEMA}), len(records))
+    body = parquet_bytes(pa.Table.from_pylist([asdict(record) for record in records], SCHEMA), len(records))
     digest = hashlib.sha256(body).hexdigest()
     key = f"{PREFIX}{digest[:16]}-{new_attempt()}.parquet"
     store.put(key, body)
@@ -96,18 +107,30 @@ def read_columns(store: ObjectStore, segment: Segment, columns: Sequence[str]) -
     """
     body = read_promised(store, segment.key, segment.sha256)
     try:
-        return pq.ParquetFile(pa.BufferReader(body)).read(columns=list(columns), use_threads=False)
+        return pq.ParquetFile(pa.BufferReader(body)).read(columns=list(columns), use_threads=False).select(list(columns))
     except (pa.ArrowException, OSError) as error:
         raise Damaged(f"{store.uri(segment.key)} is not readable as Parquet: {error}") from error
 
 
 def read_segment(store: ObjectStore, segment: Segment) -> list[CommitRecord]:
     """The units of a segment. Raises NoSuchObject, Damaged."""
-    texts = read_columns(store, segment, ["record"])["record"].to_pylist()
+    table = read_columns(store, segment, SCHEMA.names)
+    uri = store.uri(segment.key)
+    if table.schema != SCHEMA:
+        raise Damaged(f"{uri} is no manifest segment of this format: its columns are {table.schema.to_string()}")
     try:
-        return [CommitRecord.from_json(json.loads(text)) for text in texts]
-    except (TypeError, KeyError, ValueError) as error:
-        raise Damaged(f"{store.uri(segment.key)} is no manifest segment of this format: {error}") from error
+        return [_record(row) for row in table.to_pylist()]
+    except (BadKey, TypeError) as error:
+        raise Damaged(f"{uri} is no manifest segment of this format: {error}") from error
+
+
+def _record(row: dict[str, Any]) -> CommitRecord:
+    def one(part: dict[str, Any] | None) -> ShardRecord | None:
+        return None if part is None else ShardRecord(**part)
+
+    parts: dict[str, Any] = {name: one(row[name]) for name in ("samples", "quarantine")}
+    parts["shards"] = tuple(ShardRecord(**part) for part in row["shards"])
+    return CommitRecord(**{**row, **parts, "counts": Counts(**row["counts"]), "defers_to": tuple(row["defers_to"])})
 
 
 class Units(Collection[CommitRecord]):
@@ -216,7 +239,7 @@ def holds(store: ObjectStore, segment: Segment, unit_ids: Collection[str]) -> bo
 
 def sum_counts(counts: Iterable[Counts]) -> Counts:
     """The same as `sum`, without an object for each addend."""
-    totals = dict.fromkeys(Counts.__dataclass_fields__, 0)
+    totals = dict.fromkeys((count.name for count in fields(Counts)), 0)
     for count in counts:
         for name, value in vars(count).items():
             totals[name] += value

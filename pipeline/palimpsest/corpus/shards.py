@@ -11,15 +11,16 @@ import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import ConfigDict
 
 from palimpsest.schemas import QUARANTINE, QUARANTINE_BYTES, SHARD, conform
-from palimpsest.storage.object_store import ObjectStore
+from palimpsest.storage.object_store import ObjectStore, check_key
 from palimpsest.storage.stable_json import Damaged
 
 STATUSES = ("verified", "below_target", "unverified", "text")
@@ -36,13 +37,17 @@ _ROW_OVERHEAD = 256  # bytes of the short columns of one row, about
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """One Parquet object: `bytes` is its size, `sha256` the hash of all of them."""
+    """One Parquet object: `bytes` is its size, `sha256` the hash of all of them. Raises BadKey."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     key: str
     tier: str
     rows: int
     bytes: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        check_key(self.key)
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> ShardRecord:

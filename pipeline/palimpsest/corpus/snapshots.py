@@ -3,32 +3,34 @@
 `_snapshots/00000007.json` is version 7: it names the manifest segments that hold the commit records of its units (manifest.py),
 and the segments of its document index (document_index.py), so that a reader opens these and then only shards, and never lists
 `data/`. A publish writes the segments that it touches and shares the others with its parent; then it creates the snapshot, only
-if absent: of two publishers one gets the number, and the other puts its units on top of what won. Snapshots of format 1, which
-held the records of all units themselves, stay readable; the first publish on top of one turns it into segments.
+if absent: of two publishers one gets the number, and the other puts its units on top of what won.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
+from pydantic import ConfigDict
 
 from palimpsest.corpus import document_index
 from palimpsest.corpus.document_index import DocumentSegment
+from palimpsest.corpus.format import REBUILD
 from palimpsest.corpus.manifest import Merged, Segment, Units, merge, read_columns, sum_counts, write
-from palimpsest.corpus.shards import open_shard
+from palimpsest.corpus.shards import ShardRecord, open_shard
 from palimpsest.corpus.units import CommitRecord, Counts
 from palimpsest.schemas import SHARD
 from palimpsest.storage.object_store import NoSuchObject, ObjectStore, StoreError
-from palimpsest.storage.stable_json import Damaged, read_json, to_bytes
+from palimpsest.storage.stable_json import Damaged, decoded, read_json, to_bytes
 
 PREFIX = "_snapshots/"
-FORMAT = 2
+FORMAT = 3
 PUBLISH_TRIES = 32  # every lost race is somebody else's published snapshot
 CHECKED = pads.ParquetFileFormat(default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True))
 
@@ -38,36 +40,49 @@ class PublishConflict(StoreError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SnapshotRecord:
+    """`_snapshots/<number>.json`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    number: int
+    parent: int | None
+    run_id: str
+    num_units: int
+    totals: Counts
+    segments: tuple[Segment, ...]
+    documents: tuple[DocumentSegment, ...]
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """One version.
 
     Attributes:
         parent: the number of the version that it was built on, None for the first.
-        units: in the order of `manifest.order`; read from the store each time they are gone through.
-        documents: the segments of its document index; None where a snapshot of format 1 has no index.
+        units: in the order of `manifest.order`; read from the store each time they are iterated.
+        documents: the segments of its document index.
     """
 
     number: int
     parent: int | None
     run_id: str
-    units: Collection[CommitRecord]
-    documents: tuple[DocumentSegment, ...] | None = None
+    units: Units
+    documents: tuple[DocumentSegment, ...]
 
     @property
     def segments(self) -> tuple[Segment, ...]:
-        """The segments of its manifest; none in a snapshot of format 1."""
-        return self.units.segments if isinstance(self.units, Units) else ()
+        """The segments of its manifest."""
+        return self.units.segments
 
     @property
     def totals(self) -> Counts:
-        if isinstance(self.units, Units):
-            return sum_counts(segment.totals for segment in self.units.segments)
-        return sum_counts(unit.counts for unit in self.units)
+        return sum_counts(segment.totals for segment in self.segments)
 
     @property
     def pieces(self) -> tuple[Segment | DocumentSegment, ...]:
-        """The objects beside its units' own that it needs: the segments of its manifest and of its index."""
-        return (*self.segments, *(self.documents or ()))
+        """The objects that it needs besides those of its units: the segments of its manifest and of its index."""
+        return (*self.segments, *self.documents)
 
     @property
     def keys(self) -> list[str]:
@@ -75,37 +90,17 @@ class Snapshot:
         return [segment.key for segment in self.pieces]
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "number": self.number,
-            "parent": self.parent,
-            "run_id": self.run_id,
-            "num_units": len(self.units),
-            "totals": asdict(self.totals),
-            "segments": [asdict(segment) for segment in self.segments],
-            "documents": [asdict(segment) for segment in self.documents or ()],
-        }
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any], store: ObjectStore) -> Snapshot:
-        """The inverse of `to_json`, of this format or the first.
-
-        Raises TypeError or KeyError for another format, ValueError for totals that are no sums.
-        """
-        totals = Counts(**record["totals"])
-        named = {name: record[name] for name in ("number", "parent", "run_id")}
-        if "format" not in record:
-            units = tuple(CommitRecord.from_json(unit) for unit in record["units"])
-            snapshot = cls(**named, units=units)
-        elif record["format"] == FORMAT:
-            segments = tuple(Segment.from_json(segment) for segment in record["segments"])
-            documents = tuple(DocumentSegment.from_json(segment) for segment in record["documents"])
-            snapshot = cls(**named, units=Units(store, segments), documents=documents)
-        else:
-            raise ValueError(f"its format is {record['format']!r}; this program reads up to {FORMAT}: upgrade it")
-        if snapshot.totals != totals:
-            raise ValueError(f"its totals {totals} are not the sum of its units {snapshot.totals}")
-        return snapshot
+        return asdict(
+            SnapshotRecord(
+                number=self.number,
+                parent=self.parent,
+                run_id=self.run_id,
+                num_units=len(self.units),
+                totals=self.totals,
+                segments=self.segments,
+                documents=self.documents,
+            )
+        )
 
 
 def publish(store: ObjectStore, run_id: str, records: Iterable[CommitRecord], drop: Collection[str] = ()) -> Snapshot:
@@ -123,7 +118,7 @@ def publish(store: ObjectStore, run_id: str, records: Iterable[CommitRecord], dr
     drop = set(drop)
     for _ in range(PUBLISH_TRIES):
         base = latest(store)
-        merged = _merged(store, base, ours, drop)
+        merged = merge(store, base.segments if base else (), ours.values(), drop)
         _refuse_conflicts(store, merged, ours)
         if base is not None and not merged.added and not merged.removed:
             return base
@@ -133,47 +128,23 @@ def publish(store: ObjectStore, run_id: str, records: Iterable[CommitRecord], dr
     raise PublishConflict(f"run {run_id}: other publishers were faster {PUBLISH_TRIES} times in a row; publish again")
 
 
-def _merged(store: ObjectStore, base: Snapshot | None, ours: dict[str, CommitRecord], drop: set[str]) -> Merged:
-    if base is None or base.segments or not base.units:
-        return merge(store, base.segments if base else (), ours.values(), drop)
-    theirs = {unit.unit_id: unit for unit in base.units}
-    merged = merge(store, (), [*theirs.values(), *(unit for name, unit in ours.items() if name not in theirs)], drop)
-    merged.added = [unit for unit in merged.added if unit.unit_id not in theirs]
-    merged.removed = [unit for name, unit in theirs.items() if name in drop]
-    return merged
-
-
 def _written(store: ObjectStore, base: Snapshot | None, run_id: str, merged: Merged) -> Snapshot:
     """The next snapshot, with all that it names written, but not published."""
-    indexed = merged.loaded if base is None or base.documents is None else merged.added
+    number, parent, documents = (base.number + 1, base.number, base.documents) if base else (1, None, ())
     units = Units(store, write(store, merged))
-    snapshot = Snapshot(number=base.number + 1 if base else 1, parent=base.number if base else None, run_id=run_id, units=units)
-    documents = document_index.extend(
-        store,
-        (base.documents if base else None) or (),
-        indexed,
-        snapshot.totals.documents_committed,
-        lambda: unit_ids(store, snapshot),
-    )
-    return Snapshot(**{**vars(snapshot), "documents": documents})
+    snapshot = Snapshot(number=number, parent=parent, run_id=run_id, units=units, documents=documents)
+    published, live = snapshot.totals.documents_committed, partial(unit_ids, store, snapshot)
+    return replace(snapshot, documents=document_index.extend(store, documents, merged.added, published, live))
 
 
 def unit_ids(store: ObjectStore, snapshot: Snapshot) -> pa.Array:
     """The ids of all units of a snapshot: about 32 bytes each in memory."""
-    if not snapshot.segments:
-        return pa.array([unit.unit_id for unit in snapshot.units], pa.string())
     columns = (read_columns(store, segment, ["unit_id"])["unit_id"] for segment in snapshot.segments)
-    return pa.concat_arrays(list(chain.from_iterable(column.chunks for column in columns)))
+    return pa.concat_arrays([pa.array([], pa.string()), *chain.from_iterable(column.chunks for column in columns)])
 
 
 def document_owners(store: ObjectStore, snapshot: Snapshot, doc_ids: Iterable[str]) -> dict[str, str]:
-    """Which of these documents a snapshot stores, and in which unit: {doc_id: unit_id}.
-
-    Raises:
-        ValueError: for a snapshot of format 1, which has no index (`documents` is None).
-    """
-    if snapshot.documents is None:
-        raise ValueError(f"snapshot {snapshot.number} has no document index")
+    """Which of these documents a snapshot stores, and in which unit: {doc_id: unit_id}."""
     found = document_index.find(store, snapshot.documents, doc_ids)
     if found.num_rows:
         found = found.filter(pc.is_in(found["unit_id"], unit_ids(store, snapshot)))
@@ -248,7 +219,7 @@ def units_of(store: ObjectStore, numbers: Iterable[int]) -> Iterator[tuple[int, 
         snapshot = read_snapshot(store, number)
         fresh = tuple(segment for segment in snapshot.segments if segment.key not in seen)
         seen.update(segment.key for segment in fresh)
-        for unit in Units(store, fresh) if snapshot.segments else snapshot.units:
+        for unit in Units(store, fresh):
             yield number, unit
 
 
@@ -282,13 +253,22 @@ def read_snapshot(store: ObjectStore, number: int) -> Snapshot:
     """
     key = snapshot_key(number)
     try:
-        snapshot = Snapshot.from_json(read_json(store, key), store)
+        content = read_json(store, key)
     except NoSuchObject:
         raise NoSuchObject(f"there is no snapshot {number}; the corpus has {snapshot_numbers(store)}") from None
-    except (TypeError, KeyError, ValueError) as error:
-        raise Damaged(f"{store.uri(key)} is no snapshot of this format: {error}") from error
-    if snapshot.number != number:
-        raise Damaged(f"{store.uri(key)} is snapshot {snapshot.number}")
+    uri, has = store.uri(key), content.get("format", 1)
+    if has != FORMAT:
+        what = f"is newer than this program, which reads format {FORMAT}: upgrade it"
+        if isinstance(has, int) and has < FORMAT:
+            what = f"is not read any more: {REBUILD}"
+        raise Damaged(f"{uri}: snapshot format {has!r} {what}")
+    record = decoded(SnapshotRecord, content, uri, "snapshot")
+    units = Units(store, record.segments)
+    snapshot = Snapshot(number=number, parent=record.parent, run_id=record.run_id, units=units, documents=record.documents)
+    if record.number != number:
+        raise Damaged(f"{uri} is snapshot {record.number}")
+    if (record.totals, record.num_units) != (snapshot.totals, len(units)):
+        raise Damaged(f"{uri}: its totals {record.totals} are not the sum of its units {snapshot.totals}")
     return snapshot
 
 
@@ -317,23 +297,36 @@ def iter_tables(
         NoSuchObject, Damaged.
     """
     for unit in snapshot.units:
-        for shard in unit.shards:
-            with open_shard(store, shard, verify=verify) as stream:
-                try:
-                    fragment = CHECKED.make_fragment(stream)
-                    batches = fragment.to_batches(
-                        schema=SHARD,
-                        columns=None if columns is None else list(columns),
-                        filter=filter,
-                        batch_size=batch_rows,
-                        batch_readahead=0,
-                        use_threads=False,
-                    )
-                    for batch in batches:
-                        if batch.num_rows:
-                            yield pa.Table.from_batches([batch])
-                except (pa.ArrowException, OSError) as error:
-                    raise Damaged(f"{store.uri(shard.key)} is not readable as Parquet: {error}") from error
+        yield from iter_shards(store, unit.shards, columns, filter, verify=verify, batch_rows=batch_rows)
+
+
+def iter_shards(
+    store: ObjectStore,
+    shards: Iterable[ShardRecord],
+    columns: Sequence[str] | None = None,
+    filter: pc.Expression | None = None,
+    *,
+    verify: bool = False,
+    batch_rows: int = 1024,
+) -> Iterator[pa.Table]:
+    """`iter_tables` of some shards."""
+    for shard in shards:
+        with open_shard(store, shard, verify=verify) as stream:
+            try:
+                fragment = CHECKED.make_fragment(stream)
+                batches = fragment.to_batches(
+                    schema=SHARD,
+                    columns=None if columns is None else list(columns),
+                    filter=filter,
+                    batch_size=batch_rows,
+                    batch_readahead=0,
+                    use_threads=False,
+                )
+                for batch in batches:
+                    if batch.num_rows:
+                        yield pa.Table.from_batches([batch])
+            except (pa.ArrowException, OSError) as error:
+                raise Damaged(f"{store.uri(shard.key)} is not readable as Parquet: {error}") from error
 
 
 def iter_rows(

@@ -11,13 +11,16 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, astuple, dataclass, field
-from typing import Any
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict
 
 from palimpsest.corpus.shards import ShardRecord
-from palimpsest.storage.object_store import ObjectStore
-from palimpsest.storage.stable_json import Damaged, read_json, to_bytes
+from palimpsest.storage.object_store import ObjectStore, check_key
+from palimpsest.storage.stable_json import Damaged, decoded, read_json, to_bytes
 
 PREFIX = "_units/"
+Holds = Literal["pages", "samples"]
 
 
 class NotReconciled(RuntimeError):
@@ -29,8 +32,13 @@ class Counts:
     """What went into a unit and what came out. Pages are counted once a document was laid out, so a duplicate has none.
 
     `context_tokens` counts a page kept as text by its text tokens; `tokens_as_text` are those of such pages alone.
+
+    Memory samples: a document is a conversation, a page is counted once in each mode, `samples_in` are the replies that could
+    become a sample, and the `sample_…_tokens` add up what all samples have before their targets (text), show of it (context),
+    and leave out (dropped).
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     documents_in: int = 0
     documents_committed: int = 0
     documents_quarantined: int = 0
@@ -43,6 +51,12 @@ class Counts:
     text_tokens: int = 0
     context_tokens: int = 0
     tokens_as_text: int = 0
+    samples_in: int = 0
+    samples_committed: int = 0
+    samples_quarantined: int = 0
+    sample_text_tokens: int = 0
+    sample_context_tokens: int = 0
+    sample_dropped_tokens: int = 0
 
     @property
     def ratio(self) -> float | None:
@@ -63,10 +77,17 @@ class Counts:
 class CommitRecord:
     """`_units/<unit_id>.json`.
 
-    `slice` names the part of the source object ("" for all of it); `defers_to` lists the units that hold the documents which this
-    one left out as duplicates.
+    Attributes:
+        slice: the part of the source object, "" for all of it.
+        holds: "pages" of documents, or memory "samples" with the pages that they show.
+        shards: pages. A sample refers to a page by the index of its shard here, and its row there.
+        defers_to: the units that store the documents which this one left out as duplicates.
+
+    Raises:
+        BadKey: for an id that would lead out of the store.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     unit_id: str
     run_id: str
     attempt: str
@@ -75,9 +96,14 @@ class CommitRecord:
     slice: str
     fingerprint: str
     shards: tuple[ShardRecord, ...]
+    holds: Holds = "pages"
+    samples: ShardRecord | None = None
     quarantine: ShardRecord | None = None
     counts: Counts = field(default_factory=Counts)
     defers_to: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_key(unit_key(self.unit_id))
 
     def reconcile(self) -> None:
         """Every document and page that went in came out, and every row and byte lies in a shard.
@@ -88,13 +114,17 @@ class CommitRecord:
         c = self.counts
         documents_out = c.documents_committed + c.documents_quarantined + c.duplicates
         quarantined = self.quarantine.rows if self.quarantine else 0
+        samples = self.samples.rows if self.samples else 0
+        refused = c.documents_quarantined + c.pages_quarantined + c.samples_quarantined
         sums = [
             ("documents in", c.documents_in, "committed + quarantined + duplicates", documents_out),
             ("pages in", c.pages_in, "committed + quarantined", c.pages_committed + c.pages_quarantined),
             ("rows", c.rows, "pages committed", c.pages_committed),
             ("rows", c.rows, "rows of the shards", sum(shard.rows for shard in self.shards)),
             ("bytes", c.bytes, "bytes of the shards", sum(shard.bytes for shard in self.shards)),
-            ("quarantined rows", quarantined, "documents + pages quarantined", c.documents_quarantined + c.pages_quarantined),
+            ("samples in", c.samples_in, "committed + quarantined", c.samples_committed + c.samples_quarantined),
+            ("samples committed", c.samples_committed, "rows of the samples", samples),
+            ("quarantined rows", quarantined, "documents + pages + samples quarantined", refused),
         ]
         wrong = [f"{left} {a} != {right} {b}" for left, a, right, b in sums if a != b]
         wrong += [f"count {number} is negative" for number in astuple(c) if number < 0]
@@ -103,22 +133,8 @@ class CommitRecord:
 
     @property
     def objects(self) -> tuple[ShardRecord, ...]:
-        """Its shards and, where it has one, its quarantine."""
-        return self.shards if self.quarantine is None else (*self.shards, self.quarantine)
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> CommitRecord:
-        """The inverse of `dataclasses.asdict`. Raises TypeError or KeyError for fields of another format."""
-        quarantine = record["quarantine"]
-        return cls(
-            **{
-                **record,
-                "shards": tuple(ShardRecord.from_json(shard) for shard in record["shards"]),
-                "quarantine": None if quarantine is None else ShardRecord.from_json(quarantine),
-                "counts": Counts(**record["counts"]),
-                "defers_to": tuple(record["defers_to"]),
-            }
-        )
+        """Its shards and, where it has them, its samples and its quarantine."""
+        return (*self.shards, *(part for part in (self.samples, self.quarantine) if part is not None))
 
 
 def unit_id(source_key: str, version: str, slice: str, fingerprint: str, left_out: Iterable[str] = ()) -> str:
@@ -151,10 +167,7 @@ def read_unit(store: ObjectStore, unit_id: str) -> CommitRecord:
         Damaged: the record is unreadable, or of another unit.
     """
     key = unit_key(unit_id)
-    try:
-        record = CommitRecord.from_json(read_json(store, key))
-    except (TypeError, KeyError) as error:
-        raise Damaged(f"{store.uri(key)} is no commit record of this format: {error}") from error
+    record = decoded(CommitRecord, read_json(store, key), store.uri(key), "commit record")
     if record.unit_id != unit_id:
         raise Damaged(f"{store.uri(key)} is the record of unit {record.unit_id}")
     return record

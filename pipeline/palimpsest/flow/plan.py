@@ -149,13 +149,10 @@ def held_documents(
 ) -> dict[str, list[str]]:
     """The documents of new units that published ones store, by the id of the unit; units that are `leaving` do not count.
 
-    They are looked up in the snapshot's document index; without one (format 1) the shards of all that stays are read.
+    They are looked up in the snapshot's document index.
     """
     if snapshot is None:
         return {}
-    if snapshot.documents is None:
-        staying = (record for record in snapshot.units if record.unit_id not in leaving)
-        return {record.unit_id: sorted(stored_documents(store, record)) for record in staying}
     held: dict[str, list[str]] = {}
     for doc_id, owner in document_owners(store, snapshot, chain.from_iterable(indexed)).items():
         if owner not in leaving:

@@ -75,7 +75,7 @@ class Spill:
 
 
 def published_sources(store: ObjectStore, snapshot: Snapshot | None) -> Iterator[Published]:
-    """The sources of a snapshot by name; a manifest segment is in memory at a time (of format 1, all units)."""
+    """The sources of a snapshot by name; a manifest segment is in memory at a time."""
     for name, rows in groupby(_source_rows(store, snapshot), key=lambda row: row[0]):
         yield Published(name=name, state=frozenset((version, fingerprint) for _, version, fingerprint in rows))
 
@@ -83,8 +83,6 @@ def published_sources(store: ObjectStore, snapshot: Snapshot | None) -> Iterator
 def _source_rows(store: ObjectStore, snapshot: Snapshot | None) -> Iterator[tuple[str, str, str]]:
     if snapshot is None:
         return
-    if not snapshot.segments:
-        yield from sorted((unit.source_uri, unit.source_version, unit.fingerprint) for unit in snapshot.units)
     for segment in snapshot.segments:
         table = read_columns(store, segment, _COLUMNS)
         yield from zip(*(table[name].to_pylist() for name in _COLUMNS), strict=True)
@@ -140,8 +138,6 @@ def units_of_sources(store: ObjectStore, snapshot: Snapshot | None, names: Itera
     wanted = set(names)
     if snapshot is None or not wanted:
         return []
-    if not snapshot.segments:
-        return [unit for unit in snapshot.units if unit.source_uri in wanted]
     found: list[CommitRecord] = []
     for segment in snapshot.segments:
         if any(segment.first <= name <= segment.last for name in wanted):
@@ -167,8 +163,6 @@ def dependents(store: ObjectStore, snapshot: Snapshot | None, gone: Iterable[str
 
 
 def _reliances(store: ObjectStore, snapshot: Snapshot) -> Iterator[tuple[str, list[str]]]:
-    if not snapshot.segments:
-        yield from ((unit.source_uri, list(unit.defers_to)) for unit in snapshot.units)
     for segment in snapshot.segments:
         if segment.defers:
             table = read_columns(store, segment, ["source_uri", "defers_to"])

@@ -16,7 +16,7 @@ from palimpsest.corpus.manifest import Segment, Units, read_columns
 from palimpsest.corpus.run_records import began_at
 from palimpsest.corpus.shards import ShardRecord, read_shard
 from palimpsest.corpus.snapshots import PREFIX as SNAPSHOTS
-from palimpsest.corpus.snapshots import Snapshot, read_snapshot, snapshot_key, snapshot_numbers, unit_ids
+from palimpsest.corpus.snapshots import Snapshot, read_snapshot, snapshot_key, snapshot_numbers
 from palimpsest.corpus.tries import PREFIX as TRIES
 from palimpsest.corpus.units import committed_units
 from palimpsest.operations.changes import compare, published_sources
@@ -118,8 +118,6 @@ def _version(store: ObjectStore, snapshot: Snapshot, parent: Snapshot | None, ti
 
 def _unshared(store: ObjectStore, snapshot: Snapshot, other: Snapshot | None) -> dict[str, tuple[ShardRecord, ...]]:
     """Units in segments that the other version does not have: {unit_id: its shards}."""
-    if not snapshot.segments:
-        return {unit.unit_id: tuple(unit.shards) for unit in snapshot.units}
     shared = {segment.key for segment in other.segments} if other else set()
     units = Units(store, tuple(segment for segment in snapshot.segments if segment.key not in shared))
     return {unit.unit_id: tuple(unit.shards) for unit in units}
@@ -243,8 +241,6 @@ def _pending(store: ObjectStore, numbers: Sequence[int]) -> int:
     seen: set[str] = set()
     for number in numbers:
         snapshot = read_snapshot(store, number)
-        if not snapshot.segments:
-            published.update(unit_ids(store, snapshot).to_pylist())
         for segment in snapshot.segments:
             if segment.key not in seen:
                 seen.add(segment.key)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +21,7 @@ from palimpsest.config import JobConfig, parse
 from palimpsest.corpus.page import render_row
 from palimpsest.corpus.reader import published
 from palimpsest.corpus.run_records import read_run
-from palimpsest.corpus.snapshots import Snapshot, iter_tables
+from palimpsest.corpus.snapshots import Snapshot, iter_shards
 from palimpsest.flow.stages import Encode, Verify
 from palimpsest.report.findings import BASELINE, COUNTED, Findings, ReverifyResult
 from palimpsest.storage.object_store import NoSuchObject, ObjectStore
@@ -124,9 +123,8 @@ def _tables(
     """The rows of all shards that can be read; `damage` is told of the others, and reading goes on with the next."""
     for unit in snapshot.units:
         for shard in unit.shards:
-            alone = replace(snapshot, units=(replace(unit, shards=(shard,)),))
             try:
-                yield from iter_tables(store, alone, columns, batch_rows=_READ_ROWS)
+                yield from iter_shards(store, [shard], columns, batch_rows=_READ_ROWS)
             except (NoSuchObject, Damaged) as error:
                 damage(None, str(error))
 

@@ -1,8 +1,11 @@
 """A directory as an object store.
 
 A write goes to a file under `.unfinished/`, is forced to disk, and only then gets its name: by a hard link where it must not
-exist yet (atomic, and refused by the kernel where it does), by a rename where it may. What a crash leaves behind lies in one
-place, which no listing shows.
+exist yet (atomic, and refused by the kernel where it does), by a rename where it may. What a crash leaves behind is in one
+folder, which no listing shows.
+
+Symbolic links below the root are not followed: listings leave them out, and a key whose path has one is refused. The root itself
+may be a link.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from palimpsest.storage.object_store import Body, NoSuchObject, ObjectInfo, StoreError, check_key
+from palimpsest.storage.object_store import Body, NoSuchObject, ObjectInfo, StoreError, check_key, is_key
 
 UNFINISHED = ".unfinished"
 _HINTS = {
@@ -81,7 +84,7 @@ class LocalStore:
         folder = prefix.rpartition("/")[0]
         start = self._path(folder) if folder else self.root
         for info in self._walk(start, f"{folder}/" if folder else ""):
-            if info.key.startswith(prefix):
+            if info.key.startswith(prefix) and is_key(info.key):
                 yield info
 
     def exists(self, key: str) -> bool:
@@ -98,15 +101,23 @@ class LocalStore:
         return str(self._path(key))
 
     def unfinished(self) -> Iterator[ObjectInfo]:
-        yield from self._walk(self.root / UNFINISHED, f"{UNFINISHED}/")
+        yield from self._walk(self._unlinked(self.root / UNFINISHED), f"{UNFINISHED}/")
 
     def discard(self, key: str) -> None:
-        target = self.root / UNFINISHED / Path(key).name
+        target = self._unlinked(self.root / UNFINISHED) / Path(key).name
         with _explained("delete", target), suppress(FileNotFoundError):
             os.unlink(target)
 
     def _path(self, key: str) -> Path:
-        return self.root / check_key(key)
+        return self._unlinked(self.root / check_key(key))
+
+    def _unlinked(self, path: Path) -> Path:
+        """`path`, unless it or a folder above it, up to the root, is a symbolic link. Raises StoreError."""
+        inside = (part for part in (path, *path.parents) if self.root in part.parents)
+        link = next((part for part in inside if part.is_symlink()), None)
+        if link is not None:
+            raise StoreError(f"{link} is a symbolic link: a corpus has none, and none is followed")
+        return path
 
     def _walk(self, folder: Path, prefix: str) -> Iterator[ObjectInfo]:
         with _explained("list", folder):
@@ -116,7 +127,7 @@ class LocalStore:
                 return
             with entries:
                 for entry in entries:
-                    if entry.name.startswith("."):
+                    if entry.name.startswith(".") or entry.is_symlink():
                         continue
                     if entry.is_dir():
                         yield from self._walk(Path(entry.path), f"{prefix}{entry.name}/")
@@ -128,7 +139,7 @@ class LocalStore:
     @contextmanager
     def _written(self, body: Body) -> Iterator[Path]:
         """A synced file with the content of `body`; it is gone afterwards unless it was renamed."""
-        self._make_directory(self.root / UNFINISHED)
+        self._make_directory(self._unlinked(self.root / UNFINISHED))
         temporary = self.root / UNFINISHED / f"{os.getpid()}-{secrets.token_hex(8)}"
         try:
             with temporary.open("xb") as sink:

@@ -25,6 +25,10 @@ class NoSuchObject(StoreError):
     """There is no object with this key."""
 
 
+class BadKey(StoreError, ValueError):
+    """A name that could lead out of the store, or that two stores would read differently."""
+
+
 class Unavailable(StoreError):
     """The storage could not be asked, or refuses everybody; this says nothing about the object."""
 
@@ -88,15 +92,15 @@ class ObjectStore(Protocol):
 
 
 def check_key(key: str) -> str:
-    """Return `key`; raise ValueError unless it names something strictly inside the root.
+    """Return `key`; raise BadKey unless it names something strictly inside the root.
 
     Empty parts, `.`-names (so also `..`), backslashes and control characters are refused: no file system and no bucket may read
     them in two ways.
     """
     if not key or any(not part or part.startswith(".") for part in key.split("/")):
-        raise ValueError(f"object key {key!r} must be relative, without empty parts and without parts that start with '.'")
+        raise BadKey(f"object key {key!r} must be relative, without empty parts and without parts that start with '.'")
     if "\\" in key or not key.isprintable():
-        raise ValueError(f"object key {key!r} holds a backslash or a character that does not print")
+        raise BadKey(f"object key {key!r} holds a backslash or a character that does not print")
     return key
 
 
@@ -104,5 +108,5 @@ def is_key(key: str) -> bool:
     """Whether `check_key` accepts it."""
     try:
         return bool(check_key(key))
-    except ValueError:
+    except BadKey:
         return False

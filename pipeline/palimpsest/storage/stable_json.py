@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from palimpsest.storage.object_store import ObjectStore, StoreError
 
 SEAL = "record_sha256"
 READ_TRIES = 2  # of bytes that do not fit their hash: they may have been damaged on the way only
+Record = TypeVar("Record")
 
 
 class Damaged(StoreError):
@@ -40,6 +44,26 @@ def read_json(store: ObjectStore, key: str) -> dict[str, Any]:
     raise AssertionError("unreachable")
 
 
+def decoded(kind: type[Record], record: dict[str, Any], uri: str, name: str) -> Record:
+    """`record`, which came from `uri`, as the dataclass `kind`: no field missing or unknown, none of another type.
+
+    Raises:
+        Damaged: naming the object, what it should be (`name`) and its first wrong field.
+    """
+    try:
+        found: Record = _adapter(kind).validate_json(json.dumps(record), strict=True)  # type: ignore[arg-type]
+        return found
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise Damaged(f"{uri} is no {name} of this format: {f'{field}: ' if field else ''}{first['msg']}") from error
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
 def read_promised(store: ObjectStore, key: str, sha256: str) -> bytes:
     """The bytes at `key`, whose hash a record promises.
 
@@ -57,12 +81,15 @@ def read_promised(store: ObjectStore, key: str, sha256: str) -> bytes:
 def _parsed(body: bytes, uri: str) -> dict[str, Any]:
     try:
         record = json.loads(body)
+        if not isinstance(record, dict):
+            raise Damaged(f"{uri} holds a JSON {type(record).__name__}, not an object")
+        seal = record.pop(SEAL, None)
+        sound = seal is None or seal == _seal(record)
     except ValueError as error:
         raise Damaged(f"{uri} is not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise Damaged(f"{uri} holds a JSON {type(record).__name__}, not an object")
-    seal = record.pop(SEAL, None)
-    if seal is not None and seal != _seal(record):
+    except RecursionError:
+        raise Damaged(f"{uri} is JSON that is nested too deeply to be a record") from None
+    if not sound:
         raise Damaged(f"{uri} was changed after it was written: its {SEAL} is not that of its content")
     return record
 
