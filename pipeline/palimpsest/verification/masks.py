@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -11,7 +13,7 @@ from palimpsest.verification.packing import Packed, install
 LAYER_TYPES = ("full_attention", "sliding_attention", "reference_sliding_attention")
 ATTENTION = ("sdpa", "eager")
 BY_TYPE = ("unlimited_ocr", "deepseek_ocr2")  # model types whose decoder takes masks by layer type as they are, None for causal
-Mask = Tensor | dict[str, Tensor] | dict[str, None]
+Mask: TypeAlias = Tensor | dict[str, Tensor] | dict[str, None]
 
 
 class Masks:

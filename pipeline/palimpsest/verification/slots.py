@@ -62,6 +62,8 @@ class Slots:
 class SlotLayer(DynamicLayer):
     """Keys and values of one layer, `[rows, columns, heads, width]`."""
 
+    is_initialized: bool
+
     def __init__(self, slots: Slots) -> None:
         super().__init__()
         self.slots = slots
