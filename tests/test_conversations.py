@@ -62,10 +62,10 @@ def dated(*moments: Any) -> dict[str, Any]:
     [
         (record(*TALK[:1], ("robot", "x")), "unknown_role", "turn 1 has role 'robot'; known are system, user"),
         (record(*TALK[:1], (None, "x")), "unknown_role", "role None"),  # type: ignore[arg-type]
-        (record(("user", "")), "empty_turn", "nothing is left of turn 0"),
+        (record(("user", "")), "empty_turn", "turn 0 .user. has no content"),
         (record(("user", "\u200b \n")), "empty_turn", "after normalising"),
         (record(("user", None)), "empty_turn", "turn 0 .user. has no content"),
-        (record(("user", [{"type": "image"}])), "bad_messages", "of type list, not text"),
+        (record(("user", {"type": "x"})), "bad_messages", "of type 'x', which has no text"),
         (record(("user", "\ud800")), "lone_surrogates", "U.D800"),
         ({"messages": "x"}, "bad_messages", "of type str, not a list"),
         ({"text": "x"}, "bad_messages", "'messages' is absent"),
@@ -203,7 +203,6 @@ def test_settings_name_what_is_wrong() -> None:
         ({"targets": "some"}, "conversations.targets = 'some': choose all or last"),
         ({"turn_age": "soon"}, "conversations.turn_age = 'soon'"),
         ({"block": 0}, "conversations.block"),
-        ({"messages_field": ""}, "conversations.messages_field"),
         ({"budgett": 5}, "did you mean conversations.budget"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -21,7 +21,8 @@ def conversations(
 ) -> None:
     """Turn conversations into memory samples: old turns as visual tokens, the last ones as text, the next reply as the target.
 
-    A record is {"messages": [{"role": "user", "content": "…", "timestamp": …, "importance": …}, …]}. A second call does nothing.
+    Every common form of a chat is read: messages, ShareGPT, content parts and tool calls, trees, LoCoMo sessions, agent traces.
+    conversations.roles gives other speakers a role. A second call does nothing.
 
         palimpsest conversations --source chats.jsonl --out memory/chats --budget 4096
 
@@ -52,6 +53,7 @@ def conversations(
             "policy": f"{result.policy}, at most {result.budget:,} context tokens",
             "history": f"{text:,} text tokens in {context:,} of context, {counts.get('dropped_text_tokens', 0):,} dropped",
             "pages": f"{counts.get('page_rows', 0):,} (each once in each mode that a sample shows it in)",
+            "images and sound": f"{counts.get('media_gaps', 0):,} marked gaps",
             "time": f"{result.seconds:.1f} s",
         }
         if result.reasons:

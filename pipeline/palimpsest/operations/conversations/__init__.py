@@ -1,7 +1,10 @@
 """Conversations as memory samples: what was said long ago as visual tokens, the last turns as text, the next reply as the target.
 
     settings.py      the budget, and how old a turn is where nobody wrote down when it was said
-    turns.py         a record of chat JSON lines -> a conversation, or the reason why it is none
+    turns.py         a record of a chat -> a conversation, or the reason why it is none (refusals.py)
+    formats.py       where each form of chat keeps its messages: lists, trees, sessions, traces
+    speakers.py      who said a message: its role, and the name that is shown
+    contents.py      what it says: parts, tool calls, and gaps for images and sound
     transcript.py    a conversation -> one text and its pages, each drawn alike in every sample that shows it
     compose.py       pages, ages, a tier policy and a budget -> what stands how in the context: pure functions
     bank.py          pages of a conversation, drawn, encoded and read back at most once in each mode

@@ -174,6 +174,7 @@ def _make_unit(
                 writer.refuse(conversation.reason, conversation.detail, source=row, record=conversation.record)
                 continue
             writer.counts["conversations"] += 1
+            writer.counts["media_gaps"] += conversation.gaps
             for sample in Samples(config, prepared, studio, writer, conversation, source, print_):
                 writer.add_sample(sample)
                 total["samples"] += 1

@@ -10,9 +10,10 @@ from typing import Any
 from palimpsest import schemas as records
 from palimpsest.operations.conversations.bank import Bank, Studio
 from palimpsest.operations.conversations.compose import Candidate, Composition, compose, is_pinned
+from palimpsest.operations.conversations.refusals import ChatReason
 from palimpsest.operations.conversations.settings import MemoryConfig
 from palimpsest.operations.conversations.transcript import transcribe
-from palimpsest.operations.conversations.turns import ChatReason, Conversation
+from palimpsest.operations.conversations.turns import Conversation
 from palimpsest.operations.conversations.writer import UnitWriter
 from palimpsest.operations.run import Prepared
 from palimpsest.pages.pagination import layout_fingerprint

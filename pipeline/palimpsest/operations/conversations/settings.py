@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import BeforeValidator, field_validator, model_validator
 
 from palimpsest.config import JobConfig, TierConfig
-from palimpsest.settings import Count, Settings
+from palimpsest.operations.conversations.speakers import ROLES
+from palimpsest.settings import Count, Settings, Texts
 from palimpsest.tiers.clock import parse_as_of, parse_duration
 
 NO_CLOCK = "9999-12-31"
+Roles = Annotated[
+    Texts, BeforeValidator(lambda value: tuple(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else value)
+]
 
 
 class ConversationConfig(Settings):
@@ -26,23 +30,34 @@ class ConversationConfig(Settings):
     """Age that a turn gains with each later turn, where turns have no timestamps."""
     clock_skew: str = "5min"
     """A turn may be dated this much later than one that comes after it."""
-    messages_field: str = "messages"
-    """Field of a record with the list of its turns."""
+    messages_field: str = ""
+    """Field of a record with its turns; "" finds them in every known form of a chat."""
+    roles: Roles = ()
+    """Role of each speaker or role that is not known, as a table or as text: `{ robot = "assistant" }` or `["robot=assistant"]`.
+    Roles are system, user, assistant and tool."""
     block: Count = 64
     """Samples that are composed together; pages that they need are encoded together."""
 
-    @field_validator("messages_field")
+    @field_validator("roles")
     @classmethod
-    def _is_named(cls, name: str) -> str:
-        if not name:
-            raise ValueError("name the field of the turns")
-        return name
+    def _are_roles(cls, roles: tuple[str, ...]) -> tuple[str, ...]:
+        for text in roles:
+            name, equals, role = text.rpartition("=")
+            if not (name.strip() and equals and role.strip() in ROLES):
+                raise ValueError(f"{text!r}: expected NAME=ROLE with one of {', '.join(ROLES)}")
+        return roles
 
     @model_validator(mode="after")
     def _durations(self) -> ConversationConfig:
         for name in ("turn_age", "clock_skew"):
             parse_duration(getattr(self, name), name)
         return self
+
+    @property
+    def role_of(self) -> dict[str, str]:
+        """`roles` as a mapping."""
+        parts = (text.rpartition("=") for text in self.roles)
+        return {name.strip(): role.strip() for name, _, role in parts}
 
     @property
     def age_per_turn(self) -> timedelta:

@@ -3,9 +3,10 @@
     user: Where were we?
     assistant: At the harbour.
 
-Each turn is its role, a colon, its text and a line end. The transcript is laid out once: a page ends where it is full, wherever
-in a turn that is, and what comes later never moves it. So a page has one id, and one row of tokens in each mode, however many
-samples show it; what follows the last page that was full when a reply was due is the *tail*, which stays text.
+Each turn is its speaker or role, a colon, its text and a line end. The transcript is laid out once: turns share pages, and a page
+ends where it is full, wherever in a turn that is; what comes later never moves it. So a page has one id, and one row of tokens in
+each mode, however many samples show it; what follows the last page that was full when a reply was due is the *tail*, which
+stays text.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def transcribe(conversation: Conversation, grid: Grid, layout: str, max_escaped_
     parts: list[str] = []
     starts, contents, size = [], [], 0
     for turn in conversation.turns:
-        head = f"{turn.role}: "
+        head = f"{turn.speaker or turn.role}: "
         starts.append(size)
         contents.append(size + len(head))
         parts += [head, turn.text, "\n"]

@@ -1,8 +1,7 @@
-"""A record of chat JSON lines to a conversation: turns with roles, texts, and dates and importances where they are given.
+"""A record of chat JSON to a conversation: turns with speakers, texts, and dates and importances where they are given.
 
-`{"messages": [{"role": "user", "content": "…", "timestamp": …, "importance": …}, …], "id": …}`; timestamp, importance and id are
-optional. One bad turn makes the conversation a row of the quarantine, with a reason that names the turn: what follows a gap would
-answer something that nobody said.
+`formats.py` finds the messages, `speakers.py` who said them, `contents.py` their text. One bad turn makes the conversation a
+row of the quarantine, with a reason that names the turn: what follows it would answer something that nobody said.
 """
 
 from __future__ import annotations
@@ -10,46 +9,38 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from palimpsest.config import SourceConfig
+from palimpsest.operations.conversations.contents import KEYS, NO_OUTPUT, content_of
+from palimpsest.operations.conversations.formats import TIMES, messages_of, spoken_date
+from palimpsest.operations.conversations.refusals import ChatReason, NoConversation
 from palimpsest.operations.conversations.settings import ConversationConfig
+from palimpsest.operations.conversations.speakers import TARGET_ROLE, speakers_of
 from palimpsest.pages.normalise import normalise
 from palimpsest.sources.documents import Reason, Unusable, utf8
 from palimpsest.sources.fields import parse_timestamp
 from palimpsest.sources.jsonl import read_records
 from palimpsest.sources.units import Unit
 
-ROLES = ("system", "user", "assistant", "tool")
-TARGET_ROLE = "assistant"
-
-
-class ChatReason(StrEnum):
-    """Why a record is no conversation, or a reply no sample; beside `Reason`, which says what is wrong with any record."""
-
-    BAD_MESSAGES = "bad_messages"  # no list of objects, or a content that is no text
-    UNKNOWN_ROLE = "unknown_role"
-    EMPTY_TURN = "empty_turn"  # nothing is left of a turn after normalising
-    FUTURE_TIMESTAMP = "future_timestamp"  # later than the clock, or than a turn that comes after it
-    NO_TARGET = "no_target"  # no reply with something before it
-    TURN_TOO_LONG = "turn_too_long"  # the turn that is to be answered does not fit the budget, nor does its reply
-
-
-class NoConversation(Exception):
-    """A record cannot become a conversation; `reason` is a ChatReason or a Reason."""
-
-    def __init__(self, reason: ChatReason | Reason, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+IDS = ("id", "conversation_id", "sample_id", "message_tree_id", "session_id", "uuid")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
-    """One turn; `text` is normalised."""
+    """One turn.
+
+    Attributes:
+        role: system, user, assistant or tool.
+        text: normalised.
+        speaker: shown before the text; "" shows the role.
+        gaps: images, sounds and files that the text only marks.
+    """
 
     role: str
     text: str
+    speaker: str = ""
+    gaps: int = 0
     timestamp: datetime | None = None
     importance: float | None = None
 
@@ -65,6 +56,11 @@ class Conversation:
     def dated(self) -> bool:
         """Whether its turns are aged by their dates: every one has a date. Else all are aged by the number of turns since."""
         return all(turn.timestamp is not None for turn in self.turns)
+
+    @property
+    def gaps(self) -> int:
+        """Images, sounds and files that are only marked."""
+        return sum(turn.gaps for turn in self.turns)
 
     @property
     def targets(self) -> list[int]:
@@ -111,13 +107,15 @@ def parse_conversation(
     Raises:
         NoConversation: with the reason of the first thing that is wrong.
     """
-    messages = record.get(settings.messages_field)
-    if not isinstance(messages, list):
-        what = "absent" if settings.messages_field not in record else f"of type {type(messages).__name__}"
-        raise NoConversation(ChatReason.BAD_MESSAGES, f"field {settings.messages_field!r} is {what}, not a list")
+    messages = messages_of(record, settings.messages_field)
+    for place, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise NoConversation(ChatReason.BAD_MESSAGES, f"turn {place} is of type {type(message).__name__}, not an object")
+    said = speakers_of(messages, settings.role_of)
     try:
-        turns = tuple(_turn(place, message, source) for place, message in enumerate(messages))
-        conversation = Conversation(source_id=_identifier(record.get(source.id_field)), turns=turns)
+        found = (_turn(place, message, *said[place], source) for place, message in enumerate(messages))
+        turns = tuple(turn for turn in found if turn is not None)
+        conversation = Conversation(source_id=_identifier(record_id(record, source)), turns=turns)
     except Unusable as problem:
         raise NoConversation(problem.reason, problem.detail) from None
     _check_clocks(conversation, settings, latest)
@@ -126,25 +124,41 @@ def parse_conversation(
     return conversation
 
 
-def _turn(place: int, message: Any, source: SourceConfig) -> Turn:
-    if not isinstance(message, dict):
-        raise NoConversation(ChatReason.BAD_MESSAGES, f"turn {place} is of type {type(message).__name__}, not an object")
-    role, content = message.get("role"), message.get("content")
-    if role not in ROLES:
-        raise NoConversation(ChatReason.UNKNOWN_ROLE, f"turn {place} has role {ascii(role)[:80]}; known are {', '.join(ROLES)}")
-    if content is None:
-        raise NoConversation(ChatReason.EMPTY_TURN, f"turn {place} ({role}) has no content")
-    if not isinstance(content, str):
-        raise NoConversation(ChatReason.BAD_MESSAGES, f"content of turn {place} is of type {type(content).__name__}, not text")
-    utf8(content)
-    text = normalise(content)
+def record_id(record: Mapping[str, Any], source: SourceConfig) -> Any:
+    """The record's own id, in the configured field or the usual ones of chats."""
+    return next((record[name] for name in (source.id_field, *IDS) if record.get(name) is not None), None)
+
+
+def _turn(place: int, message: Mapping[str, Any], role: str, speaker: str, source: SourceConfig) -> Turn | None:
+    """The turn of a message; None for a system message that says nothing."""
+    content = content_of(message, place)
+    utf8(content.text)
+    if content.is_result and role == "user":
+        role, speaker = "tool", "tool"
+    text = normalise(content.text)
     if not text.strip():
-        raise NoConversation(ChatReason.EMPTY_TURN, f"nothing is left of turn {place} ({role}) after normalising")
+        if role == "system":
+            return None
+        if role != "tool":
+            what = "has no content" if not any(message.get(key) for key in KEYS) else "is empty after normalising"
+            raise NoConversation(ChatReason.EMPTY_TURN, f"turn {place} ({speaker}) {what}")
+        text = NO_OUTPUT
+    when = next((message[name] for name in (source.timestamp_field, *TIMES) if message.get(name) is not None), None)
     try:
-        timestamp = parse_timestamp(message.get(source.timestamp_field))
+        timestamp = parse_timestamp(spoken_date(when))
     except Unusable as problem:
         raise NoConversation(problem.reason, f"turn {place}: {problem.detail}") from None
-    return Turn(role=role, text=text, timestamp=timestamp, importance=_importance(place, message.get(source.importance_field)))
+    importance = _importance(place, message.get(source.importance_field))
+    shown = normalise(speaker).replace("\n", " ").strip()
+    utf8(shown)
+    return Turn(
+        role=role,
+        text=text,
+        speaker="" if shown == role else shown,
+        gaps=content.gaps,
+        timestamp=timestamp,
+        importance=importance,
+    )
 
 
 def _importance(place: int, value: Any) -> float | None:
@@ -184,6 +198,6 @@ def _identifier(value: Any) -> str | None:
 
 def _known_id(record: Mapping[str, Any], source: SourceConfig) -> str | None:
     try:
-        return _identifier(record.get(source.id_field))
+        return _identifier(record_id(record, source))
     except Unusable:
         return None
