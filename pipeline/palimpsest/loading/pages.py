@@ -1,0 +1,322 @@
+"""`Pages`: the pages of one snapshot of a corpus, as visual tokens, images or text."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
+from palimpsest.codecs.token_storage import DamagedTokens
+from palimpsest.corpus.format import open_corpus
+from palimpsest.corpus.shards import ShardRecord
+from palimpsest.corpus.snapshots import latest, read_snapshot
+from palimpsest.errors import UsageError
+from palimpsest.loading.shard_cache import ShardCache
+from palimpsest.loading.shard_rows import READ_ERRORS, OpenShards
+from palimpsest.loading.source import STREAMS, WINDOW_BYTES, Damage, Reading, Rows
+from palimpsest.loading.tokens import give_tokens
+from palimpsest.schemas import SHARD
+from palimpsest.storage.object_store import NoSuchObject, StoreError
+from palimpsest.storage.opening import open_store
+from palimpsest.storage.stable_json import Damaged
+
+if TYPE_CHECKING:
+    from palimpsest.storage.object_store import ObjectStore
+
+Give = Literal["tokens", "int8", "image", "text"]
+GiveOf = Callable[[dict[str, Any]], Give]
+TRIES, PAUSE = 3, 0.2  # of a read that fails; seconds before the second, doubled after it
+INDEXES_KEPT = 256  # units whose row order is remembered: 9 bytes a row
+_SAMPLE = ("page_id", "doc_id", "page_number", "tier", "mode", "status", "precision", "num_text_tokens", "num_context_tokens", "text")
+_TOKENS = ("num_vision_tokens", "token_dim", "token_dtype", "codec", "codec_revision")
+_IMAGE = ("image_px", "grid_h", "grid_w", "codec", "layout", "num_pages")
+FORGOTTEN = "forgotten"
+
+
+class Pages(Rows):
+    """Samples of the pages of one snapshot.
+
+    The order follows the text (source, slice, document, page), not the shards, so a re-tiered snapshot has the same order.
+
+    Args:
+        corpus: its path or URI.
+        where: a filter over the columns of the row contract: a pyarrow expression, or its text as `Corpus.pages` takes it. Only
+            the columns that it names are read for it, before any payload.
+        give: "tokens" (bfloat16 `[num_vision_tokens, token_dim]`), "int8" (`tokens` int8 and `scales` float32
+            `[num_vision_tokens]`), "image" (uint8 `[px, px]`, drawn from the text) or "text"; or a function from a row to one
+            of them. A page of tier text gives only its text. Every sample has `precision` and `text`, and says what it gives in
+            `give`.
+        snapshot: its number; the newest where None.
+        columns: further columns of the row contract that samples carry.
+        below_target: also give pages that were read worse than the target. Forgotten pages, which have no text, are never given.
+        seed, streams, window_bytes: of the order: streams × window rows are shuffled together. `window_bytes` bounds what all
+            streams of a rank hold, as stored.
+        cache, cache_bytes: a folder that keeps pieces of a bucket's shards, and its limit.
+
+    Raises:
+        UsageError: no snapshot, an unknown column, a filter that keeps nothing (when read).
+        NotACorpus, NoSuchObject (with the snapshots that there are), Damaged.
+    """
+
+    def __init__(
+        self,
+        corpus: str | Path,
+        *,
+        where: str | pc.Expression | None = None,
+        give: Give | GiveOf = "tokens",
+        snapshot: int | None = None,
+        columns: Sequence[str] = (),
+        below_target: bool = False,
+        seed: int = 0,
+        streams: int = STREAMS,
+        window_bytes: int = WINDOW_BYTES,
+        cache: str | Path | None = None,
+        cache_bytes: int = 16 << 30,
+    ) -> None:
+        if not callable(give) and give not in get_args(Give):
+            raise UsageError(f"give = {give!r}: choose {', '.join(get_args(Give))}, or a function of a row")
+        unknown = [name for name in columns if name not in SHARD.names]
+        if unknown:
+            raise UsageError(f"columns = {unknown}: unknown; a page has {', '.join(SHARD.names)}")
+        self.corpus, self.give = str(corpus), give
+        store = open_store(corpus)
+        open_corpus(store)
+        version = latest(store) if snapshot is None else read_snapshot(store, snapshot)
+        if version is None:
+            raise UsageError(f"corpus {self.corpus!r} has no snapshot yet: run `palimpsest run … --out {self.corpus}` to its end")
+        self._snapshot = version.number
+        units = sorted(version.units, key=lambda unit: (unit.source_uri, unit.slice, unit.source_version, unit.fingerprint))
+        self._shards = [unit.shards for unit in units]
+        names = "\n".join(
+            f"{unit.source_uri}\0{unit.source_version}\0{unit.slice}\0{unit.fingerprint}\0{unit.counts.rows}" for unit in units
+        )
+        self._digest = _digest(names)
+        self._keep = _filter(where, below_target)
+        self._filter_text = f"{where} {below_target}"
+        gives = set(get_args(Give)) if callable(give) else {give}
+        self._payload = bool(gives & {"tokens", "int8"})
+        needed = [*_SAMPLE, *columns, *(_TOKENS if self._payload else ()), *(_IMAGE if "image" in gives else ())]
+        self._columns = tuple(name for name in dict.fromkeys(needed) if name in SHARD.names)
+        self._cache = None if cache is None else ShardCache(cache, cache_bytes)
+        self._opened: tuple[int, OpenShards] | None = None
+        self._indexes: OrderedDict[int, _Index] = OrderedDict()
+        sizes = np.array([sum(shard.rows for shard in shards) for shards in self._shards], np.int64)
+        stored = sum(shard.bytes for shards in self._shards for shard in shards)
+        super().__init__(sizes, stored, seed=seed, streams=streams, window_bytes=window_bytes)
+        self._check_filter()
+
+    def __repr__(self) -> str:
+        return f"snapshot {self._snapshot} of {self.corpus}"
+
+    @property
+    def version(self) -> int:
+        return self._snapshot
+
+    def rows_digest(self) -> int:
+        return self._digest
+
+    def filter_digest(self) -> int:
+        return _digest(self._filter_text)
+
+    def check(self) -> None:
+        for section in range(len(self._shards)):
+            if self._index(section).keep.any():
+                return
+        raise UsageError(f"{self._filter_name} keeps none of the {self.rows} pages of {self}")
+
+    def count(self) -> int:
+        """Pages that the filter keeps; reads the filter's columns of all shards."""
+        return sum(int(self._index(section).keep.sum()) for section in range(len(self._shards)))
+
+    @property
+    def _filter_name(self) -> str:
+        return f"where = {self._filter_text.rpartition(' ')[0]!r}"
+
+    def _check_filter(self) -> None:
+        try:
+            self._keep_of(SHARD.empty_table())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError, pa.ArrowTypeError) as error:
+            raise UsageError(f"{self._filter_name}: {error}; a page has the columns {', '.join(SHARD.names)}") from error
+
+    def _keep_of(self, table: pa.Table) -> np.ndarray:
+        kept = pads.dataset(table).to_table(columns={"keep": self._keep})["keep"]
+        return pc.fill_null(kept, False).to_numpy()
+
+    def load(self, section: int, rows: Sequence[int], reading: Reading) -> list[dict[str, Any] | None]:
+        try:
+            index = _tried(lambda: self._index(section), reading, lambda: self._forget(section))
+        except READ_ERRORS as error:
+            self._lost(error, self._place(section), len(rows), reading)
+            return [None] * len(rows)
+        found: list[dict[str, Any] | None] = [None] * len(rows)
+        groups: dict[tuple[int, int], list[int]] = {}
+        for place, row in enumerate(rows):
+            if index.keep[row]:
+                number, at = int(index.shard[row]), int(index.row[row])
+                groups.setdefault((number, at // _CHUNK_ROWS), []).append(place)
+        for (number, _), places in sorted(groups.items()):
+            shard = self._shards[section][number]
+            for place, item in zip(places, self._read(shard, [int(index.row[rows[p]]) for p in places], reading), strict=True):
+                found[place] = item
+        return found
+
+    def _read(self, shard: ShardRecord, rows: list[int], reading: Reading) -> list[dict[str, Any] | None]:
+        """Rows of one shard; those that stay unreadable are None where damage is skipped."""
+        found: dict[int, dict[str, Any] | None] = {}
+        try:
+            by_group: dict[int, list[int]] = {}
+            opened = _tried(lambda: self._shards_open.get(shard), reading, lambda: self._shards_open.forget(shard))
+            for row in rows:
+                by_group.setdefault(opened.group(row), []).append(row)
+        except READ_ERRORS as error:
+            self._lost(error, shard.key, len(rows), reading)
+            return [None] * len(rows)
+        for group in by_group.values():
+            found |= self._read_group(shard, group, reading)
+        return [found[row] for row in rows]
+
+    def _read_group(self, shard: ShardRecord, rows: list[int], reading: Reading) -> dict[int, dict[str, Any] | None]:
+        def read(some: list[int]) -> list[dict[str, Any]]:
+            return self._shards_open.get(shard).read(some, self._columns, payload=self._payload)
+
+        try:
+            got = _tried(lambda: read(rows), reading, lambda: self._shards_open.forget(shard))
+            return dict(zip(rows, got, strict=True))
+        except READ_ERRORS as error:
+            if reading.on_damage != "skip" or len(rows) == 1:
+                self._lost(error, shard.key, len(rows), reading)
+                return dict.fromkeys(rows)
+        found: dict[int, dict[str, Any] | None] = {}
+        for row in rows:  # what is sound of it
+            found |= self._read_group(shard, [row], reading)
+        return found
+
+    def _lost(self, error: Exception, where: str, rows: int, reading: Reading) -> None:
+        if reading.on_damage == "skip":
+            reading.damage.append(Damage(where, rows, f"{type(error).__name__}: {error}"))
+            return
+        if isinstance(error, NoSuchObject):
+            raise NoSuchObject(
+                f"{error}: gc has removed what snapshot {self._snapshot} of {self.corpus} needs; open the newest snapshot, load the "
+                "state into its loader and continue there"
+            ) from error
+        raise error
+
+    def finish(self, item: dict[str, Any]) -> dict[str, Any]:
+        give = self.give(item) if callable(self.give) else self.give
+        if give not in get_args(Give):
+            raise UsageError(f"give returned {give!r} for page {item['page_id']}: choose {', '.join(get_args(Give))}")
+        return given(item, give)
+
+    @property
+    def _shards_open(self) -> OpenShards:
+        import os
+
+        if self._opened is None or self._opened[0] != os.getpid():  # a forked worker must not share its parent's streams
+            self._opened = (os.getpid(), OpenShards(self._store(), self._cache))
+        return self._opened[1]
+
+    def _store(self) -> ObjectStore:
+        return open_store(self.corpus)
+
+    def _place(self, section: int) -> str:
+        return ", ".join(shard.key for shard in self._shards[section])
+
+    def _forget(self, section: int) -> None:
+        for shard in self._shards[section]:
+            self._shards_open.forget(shard)
+
+    def _index(self, section: int) -> _Index:
+        if section not in self._indexes:
+            self._indexes[section] = self._read_index(section)
+            while len(self._indexes) > INDEXES_KEPT:
+                self._indexes.popitem(last=False)
+        self._indexes.move_to_end(section)
+        return self._indexes[section]
+
+    def _read_index(self, section: int) -> _Index:
+        """Read the keys and the filter's columns of a unit."""
+        tables = []
+        wanted = {"doc_id": pc.field("doc_id"), "page_number": pc.field("page_number"), "keep": self._keep}
+        for number, shard in enumerate(self._shards[section]):
+            opened = self._shards_open.get(shard)
+            try:
+                fragment = CHECKED.make_fragment(opened.stream())
+                keys = fragment.to_table(schema=SHARD, columns=wanted, use_threads=False)
+            except (pa.ArrowException, OSError) as error:
+                raise Damaged(f"{opened.uri} is not readable as Parquet: {error}") from error
+            if keys.num_rows != shard.rows:
+                raise Damaged(f"{opened.uri} gives {keys.num_rows} rows, its record says {shard.rows}")
+            rows = pa.array(np.arange(keys.num_rows, dtype=np.int32))
+            keys = keys.append_column("row", rows).append_column("shard", pa.array(np.full(keys.num_rows, number, np.int32)))
+            tables.append(keys)
+        table = pa.concat_tables(tables).sort_by([("doc_id", "ascending"), ("page_number", "ascending")])
+        keep = pc.fill_null(table["keep"], False).to_numpy()
+        return _Index(table["shard"].to_numpy(), table["row"].to_numpy(), keep)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+
+CHECKED = pads.ParquetFileFormat(default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True))
+_CHUNK_ROWS = 1 << 30
+
+
+class _Index:
+    """The rows of a unit in the order of its documents: number of the shard, row in it, and whether the filter keeps it."""
+
+    def __init__(self, shard: np.ndarray, row: np.ndarray, keep: np.ndarray) -> None:
+        self.shard, self.row, self.keep = shard, row, keep
+
+
+def given(row: dict[str, Any], give: Give) -> dict[str, Any]:
+    """A row as a sample that gives `give`; a page of tier text gives its text.
+
+    Raises:
+        UsageError: "int8" of tokens that are stored otherwise.
+        DamagedTokens: tokens of the wrong length.
+    """
+    sample = {name: value for name, value in row.items() if name not in ("tokens", "token_scales", "tokens_sha256")}
+    sample["give"] = give if row["mode"] is not None else "text"
+    if sample["give"] in ("tokens", "int8"):
+        sample |= give_tokens(row, as_stored=give == "int8")
+    elif sample["give"] == "image":
+        from palimpsest.corpus.reader import render_row
+
+        sample["image"] = render_row(row)
+    return sample
+
+
+def _filter(where: str | pc.Expression | None, below_target: bool) -> pc.Expression:
+    if isinstance(where, str):
+        from palimpsest.corpus.reader import parse_where  # type: ignore[attr-defined]
+
+        where = parse_where(where)
+    keep = ~(pc.field("reason") == FORGOTTEN) | pc.field("reason").is_null()
+    if not below_target:
+        keep = keep & (pc.field("status") != "below_target")
+    return keep if where is None else keep & where
+
+
+def _tried(read: Callable[[], Any], reading: Reading, forget: Callable[[], None]) -> Any:
+    for attempt in range(1, TRIES + 1):
+        try:
+            return read()
+        except READ_ERRORS as error:
+            if attempt == TRIES or reading.on_damage == "fail" or isinstance(error, NoSuchObject):
+                raise
+            forget()
+            time.sleep(PAUSE * 2 ** (attempt - 1))
+    raise AssertionError("unreachable")
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1

@@ -1,0 +1,181 @@
+"""Single rows of a shard: short columns through pyarrow, payloads straight from their data pages."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from palimpsest.corpus.shards import TEXT_TIER, ShardRecord
+from palimpsest.loading.parquet_pages import NotPlain, RowPlace, row_places, value
+from palimpsest.loading.shard_cache import ShardCache
+from palimpsest.storage.object_store import ObjectStore, StoreError
+from palimpsest.storage.stable_json import Damaged
+
+OPEN_SHARDS = 64
+GROUPS_KEPT = 4  # row groups of short columns that one open shard keeps
+HASH, PAYLOADS = "tokens_sha256", ("tokens", "token_scales")
+MOST_OF_A_GROUP = 0.5  # share of a row group's rows from which on its column chunk is read whole
+
+
+class ShardRows:
+    """One open shard."""
+
+    def __init__(self, store: ObjectStore, shard: ShardRecord, cache: ShardCache | None = None) -> None:
+        self.shard, self.uri = shard, store.uri(shard.key)
+        self._stream = store.open(shard.key) if cache is None else cache.open(store, shard)
+        self._fd = _descriptor(self._stream)
+        try:
+            self.file = pq.ParquetFile(self._stream, page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:
+            raise Damaged(f"{self.uri} is not readable as Parquet: {error}") from error
+        metadata = self.file.metadata
+        if metadata.num_rows != shard.rows:
+            raise Damaged(f"{self.uri} has {metadata.num_rows} rows, its record says {shard.rows}")
+        self._starts = [0]
+        for group in range(metadata.num_row_groups):
+            self._starts.append(self._starts[-1] + metadata.row_group(group).num_rows)
+        self._columns = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
+        self._places: dict[tuple[int, str], list[RowPlace] | None] = {}
+        self._groups: OrderedDict[tuple[int, tuple[str, ...]], pa.Table] = OrderedDict()
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def group(self, row: int) -> int:
+        """The row group of a row."""
+        return bisect_right(self._starts, row) - 1
+
+    def read(self, rows: Sequence[int], columns: Sequence[str], *, payload: bool) -> list[dict[str, Any]]:
+        """Rows of one row group, as dicts in the order asked for.
+
+        Args:
+            columns: short columns; those that an older shard lacks are None.
+            payload: read `tokens` (a bytearray) and `token_scales` too, and compare their hash and checksum.
+
+        Raises:
+            Damaged: bytes that are not those that were written.
+        """
+        group = self.group(rows[0])
+        names = tuple(dict.fromkeys([*columns, *([HASH] if payload else [])]))
+        try:
+            table = self._table(group, names).take([row - self._starts[group] for row in rows])
+            found = [dict(zip(table.column_names, row, strict=True)) for row in zip(*_lists(table), strict=True)]
+            if payload and self.shard.tier != TEXT_TIER:
+                self._add_payloads(group, [row - self._starts[group] for row in rows], found)
+        except (pa.ArrowException, OSError) as error:
+            raise Damaged(f"{self.uri}, row group {group}: not readable as Parquet: {error}") from error
+        except Damaged as error:
+            raise Damaged(f"{self.uri}, row group {group}: {error}") from error
+        return found
+
+    def _table(self, group: int, names: tuple[str, ...]) -> pa.Table:
+        key = (group, names)
+        if key not in self._groups:
+            known = [name for name in names if name in self.file.schema_arrow.names]
+            table = self.file.read_row_group(group, columns=known, use_threads=False).combine_chunks()
+            for name in names:
+                if name not in known:
+                    table = table.append_column(name, pa.nulls(table.num_rows))
+            self._groups[key] = table
+            while len(self._groups) > GROUPS_KEPT:
+                self._groups.popitem(last=False)
+        self._groups.move_to_end(key)
+        return self._groups[key]
+
+    def _add_payloads(self, group: int, rows: list[int], found: list[dict[str, Any]]) -> None:
+        for name in PAYLOADS:
+            for row, payload in zip(found, self._payloads(group, name, rows), strict=True):
+                row[name] = payload
+        for row in found:
+            tokens = row["tokens"]
+            if (None if tokens is None else sha256(tokens).hexdigest()) != row[HASH]:
+                raise Damaged("tokens do not have their sha256")
+
+    def _payloads(self, group: int, name: str, rows: list[int]) -> list[bytearray | None]:
+        places = self._row_places(group, name)
+        if places is None:
+            column = self.file.read_row_group(group, columns=[name], use_threads=False)[name]
+            return [None if (cell := column[row].as_py()) is None else bytearray(cell) for row in rows]
+        if len(rows) < MOST_OF_A_GROUP * len(places):
+            return [self._value(name, places[row], self._at(places[row].offset, places[row].length)) for row in rows]
+        start, stop = places[min(rows)].offset, places[max(rows)].offset + places[max(rows)].length
+        body = memoryview(self._at(start, stop - start))
+        return [self._value(name, p, body[p.offset - start : p.offset - start + p.length]) for p in (places[r] for r in rows)]
+
+    @staticmethod
+    def _value(name: str, place: RowPlace, body: bytes | memoryview) -> bytearray | None:
+        return value(body, None if name == "tokens" else place.crc)  # the tokens have a hash of their own
+
+    def _row_places(self, group: int, name: str) -> list[RowPlace] | None:
+        key = (group, name)
+        if key not in self._places:
+            column = self.file.metadata.row_group(group).column(self._columns[name])
+            read = self._at
+            if self._fd is None:  # a request for each header would cost more than the chunk
+                start = column.data_page_offset
+                chunk = self._at(start, column.total_compressed_size)
+
+                def read(offset: int, length: int) -> bytes:
+                    return chunk[offset - start : offset - start + length]
+
+            try:
+                self._places[key] = row_places(column, read)
+            except NotPlain:
+                self._places[key] = None
+        return self._places[key]
+
+    def _at(self, offset: int, length: int) -> bytes:
+        if self._fd is not None:
+            body = os.pread(self._fd, length, offset)
+        else:
+            self._stream.seek(offset)
+            body = self._stream.read(length)
+        if len(body) != length:
+            raise Damaged(f"{length} bytes at {offset} are not there")
+        return body
+
+
+class OpenShards:
+    """The shards that a reader has open; the one used longest ago is closed first."""
+
+    def __init__(self, store: ObjectStore, cache: ShardCache | None = None) -> None:
+        self.store, self.cache = store, cache
+        self._open: OrderedDict[str, ShardRows] = OrderedDict()
+
+    def get(self, shard: ShardRecord) -> ShardRows:
+        """Raises NoSuchObject, Damaged, StoreError."""
+        if shard.key not in self._open:
+            self._open[shard.key] = ShardRows(self.store, shard, self.cache)
+            while len(self._open) > OPEN_SHARDS:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(shard.key)
+        return self._open[shard.key]
+
+    def forget(self, shard: ShardRecord) -> None:
+        """Open it anew the next time: it, or what was cached of it, is damaged."""
+        if shard.key in self._open:
+            self._open.pop(shard.key).close()
+        if self.cache is not None:
+            self.cache.drop(shard)
+
+
+READ_ERRORS = (StoreError, OSError, pa.ArrowException)
+"""What a damaged or unreachable object raises."""
+
+
+def _lists(table: pa.Table) -> list[list[Any]]:
+    return [column.to_pylist() for column in table.columns]
+
+
+def _descriptor(stream: BinaryIO) -> int | None:
+    try:
+        return stream.fileno()
+    except OSError:
+        return None
