@@ -13,9 +13,17 @@ import torch
 
 from palimpsest.codecs.adapter import Codec, load_codec
 from palimpsest.config import ConfigError, parse
-from palimpsest.loading.memory import IGNORED, MemoryLoader, collate, collate_embeddings, iter_samples
+from palimpsest.corpus.sample_sets import newest_set, read_unit
+from palimpsest.corpus.shards import read_shard
+from palimpsest.errors import UsageError
+from palimpsest.loading.adapters import collate, features_of, inputs_embeds
+from palimpsest.loading.consumer import consumer
+from palimpsest.loading.memory import Memory, OverBudget
+from palimpsest.loading.packing import IGNORED, Example
 from palimpsest.operations.conversations.build import MemoryResult, build
 from palimpsest.operations.conversations.settings import MemoryConfig
+from palimpsest.storage.opening import open_store
+from tests.loader_kills import tokenizer
 from tests.mixed_sources import prose
 
 DAY = 86_400
@@ -55,7 +63,11 @@ def make(tiny_codec: Path, tmp_path: Path) -> Make:
 
 
 def samples(result: MemoryResult) -> list[dict[str, Any]]:
-    return [row for _, row in iter_samples(result.out)]
+    store = open_store(result.out)
+    published = newest_set(store)
+    assert published is not None
+    shards = [shard for name in published.units if (shard := read_unit(store, name).samples)]
+    return [row for shard in shards for row in read_shard(store, shard).to_pylist()]
 
 
 @pytest.fixture
@@ -112,21 +124,51 @@ def test_a_mode_that_the_codec_lacks_is_named(make: Make) -> None:
 def test_the_loader_gives_embeddings_and_labels_to_a_decoder(make: Make, codec: Codec) -> None:
     result = make([{"id": "a", "messages": talk(10, 900)}, {"id": "b", "messages": talk(2, 50, 5)}])
     rows = samples(result)
-    examples = list(MemoryLoader(result.out, codec))
-    for example, row in zip(examples, rows, strict=True):
+    examples = examples_of(Memory(result.out, tokenizer=codec, streams=2))
+    assert sorted(examples) == sorted(row["sample_id"] for row in rows)
+    for row in rows:
+        example = examples[row["sample_id"]]
         visual = [segment for segment in row["segments"] if segment["kind"] == "visual"]
-        assert [len(rows) for rows in example.features] == [segment["num_context_tokens"] for segment in visual]
-        assert example.ids.count(codec.image_token_id) == sum(len(rows) for rows in example.features)
+        features = features_of(codec, [example])
+        assert [len(rows) for rows in features] == [segment["num_context_tokens"] for segment in visual]
+        assert example.ids.count(codec.image_token_id) == sum(len(rows) for rows in features)
         reply = [label for label in example.labels if label != IGNORED]
         assert reply == list(example.ids[-len(reply) :]) and reply[-1] in codec.eos_ids
-    chosen = [examples[-2], examples[-1]]
-    whole, embedded = collate(codec, chosen), collate_embeddings(codec, chosen)
+    chosen = [examples[rows[-2]["sample_id"]], examples[rows[-1]["sample_id"]]]
+    whole = collate(codec, chosen)
+    embeds = codec.model.get_input_embeddings()(whole["input_ids"])
+    images = (whole["input_ids"] == codec.image_token_id)[..., None].expand_as(embeds)
+    embeds = embeds.masked_scatter(images, torch.cat(features_of(codec, chosen)).to(embeds.dtype))
     with torch.no_grad():
         theirs = codec.model(**whole)
-        ours = codec.model(inputs_embeds=embedded["inputs_embeds"], attention_mask=embedded["attention_mask"])
-    assert torch.isfinite(theirs.loss) and embedded["labels"].equal(whole["labels"])
+        ours = codec.model(inputs_embeds=embeds, attention_mask=whole["attention_mask"])
+    assert torch.isfinite(theirs.loss)
     shown = whole["attention_mask"].bool()
     assert torch.allclose(theirs.logits[shown], ours.logits[shown], atol=0.05)
+
+
+def examples_of(memory: Memory) -> dict[str, Example]:
+    return {sample["sample_id"]: sample["example"] for batch in memory.loader(2, collate=list) for sample in batch}
+
+
+def test_another_decoder_reads_samples_within_its_own_budget(make: Make, codec: Codec) -> None:
+    result = make([{"id": "a", "messages": talk(10, 900)}])
+    reader = consumer(tokenizer())
+    examples = examples_of(Memory(result.out, tokenizer=reader, budget=600, streams=2))
+    whole = examples_of(Memory(result.out, tokenizer=reader, streams=2))
+    assert len(examples) == len(samples(result))
+    for example in examples.values():
+        assert sum(label == IGNORED for label in example.labels) <= 600
+        assert example.ids == whole[example.id].ids[-len(example.ids) :]
+    assert any(len(example.ids) < len(whole[name].ids) for name, example in examples.items())
+    embed, projector = torch.nn.Embedding(8, 24), torch.nn.Linear(codec.token_dim, 24)
+    batch = inputs_embeds(embed, projector, list(examples.values()))
+    batch["inputs_embeds"].sum().backward()
+    assert batch["inputs_embeds"].shape == (*batch["labels"].shape, 24) and projector.weight.grad is not None
+    with pytest.raises(OverBudget, match="its newest segment has"):
+        examples_of(Memory(result.out, tokenizer=reader, budget=3))
+    with pytest.raises(UsageError, match="pass its tokenizer"):
+        Memory(result.out, budget=3)
 
 
 def test_thousands_of_turns_are_made_in_bounded_memory(make: Make) -> None:

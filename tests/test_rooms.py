@@ -20,7 +20,7 @@ PACKAGE = SOURCE / "palimpsest"
 ROOMS = tuple(re.findall(r"^    (\w+)(?:\.py|/) ", palimpsest.__doc__ or "", re.MULTILINE))
 FILES = ("errors", "schemas", "settings", "config", "telemetry")
 MODELS = ("torch", "transformers")
-ROOMS_WITH_MODELS = ("codecs", "verification", "lab")
+ROOMS_WITH_MODELS = ("codecs", "verification", "loading", "lab")
 FEW_PARTS = ("palimpsest.storage", "palimpsest.report")  # rooms whose files must not import each other in a circle
 
 

@@ -32,10 +32,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from palimpsest.codecs.adapter import load_codec as load_codec
     from palimpsest.corpus.reader import Corpus as Corpus
+    from palimpsest.loading.memory import Memory as Memory
+    from palimpsest.loading.mix import Mix as Mix
+    from palimpsest.loading.pages import Pages as Pages
 
 __version__ = "0.1.0"  # the only place: pyproject.toml and `palimpsest --version` read it here
-_PUBLIC = {"Corpus": "palimpsest.corpus.reader", "load_codec": "palimpsest.codecs.adapter"}
-__all__ = ["Corpus", "load_codec"]
+_PUBLIC = {
+    "Corpus": "palimpsest.corpus.reader",
+    "Memory": "palimpsest.loading.memory",
+    "Mix": "palimpsest.loading.mix",
+    "Pages": "palimpsest.loading.pages",
+    "load_codec": "palimpsest.codecs.adapter",
+}
+__all__ = ["Corpus", "Memory", "Mix", "Pages", "load_codec"]
 
 
 def __getattr__(name: str) -> Any:

@@ -188,7 +188,7 @@ class StorageConfig(Settings):
 
     tokens: str = "int8"
     """Token storage: int8 or bf16."""
-    row_group_bytes: Size = 32 * MIB
+    row_group_bytes: Size = 2 * MIB
     """Size of a Parquet row group before compression."""
 
 

@@ -89,7 +89,7 @@ class Corpus:
         return pa.concat_tables([schema.empty_table(), *self._tables(names, wanted)])
 
     def pages(self, where: Where | None = None) -> Iterator[Page]:
-        """Pages in the order of the snapshot, one row group (about 32 MB) in memory at a time.
+        """Pages in the order of the snapshot, one row group (about 2 MB) in memory at a time.
 
         Raises:
             UnknownColumn, UsageError: at once. Damaged: when the shard is read.

@@ -75,6 +75,11 @@ class Loader:
         self._delivered = dict.fromkeys(range(source.streams), 0)
         self._checked = False
 
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next `for` continues or begins; after its last batch, the one after it."""
+        return self._epoch + self._done
+
     def __iter__(self) -> Iterator[Any]:
         if not self._checked:
             self.source.check()

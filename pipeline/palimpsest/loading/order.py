@@ -1,10 +1,11 @@
 """The order of an epoch: blocks of rows, dealt to streams, shuffled in windows.
 
 A *section* is what a corpus has of one source slice, its rows in an order that re-tiering does not change. Sections are cut into
-*blocks* of consecutive rows. The blocks of an epoch are permuted and dealt to `streams` canonical streams in turn; a stream
-shuffles the rows of a few consecutive blocks, a *window*, together. All of it follows from row counts, seed and epoch, so every
-rank computes any position without reading a row. Permutations sort by a hash (splitmix64, Steele et al. 2014), because numpy
-does not promise equal permutations across its versions.
+*blocks* of consecutive rows. The blocks of an epoch are permuted and dealt to `streams` canonical streams in turn, in each turn
+one of each of as many equal regions of the corpus, so that no stretch of an epoch prefers a part of it. A stream shuffles the
+rows of a few consecutive blocks, a *window*, together. All of it follows from row counts, seed and epoch, so every rank computes
+any position without reading a row. Permutations sort by a hash (splitmix64, Steele et al. 2014), because numpy does not promise
+equal permutations across its versions.
 """
 
 from __future__ import annotations
@@ -57,12 +58,21 @@ class Order:
         self._start = (np.arange(len(self._section)) - first[self._section]) * dealing.block
         self._rows = np.minimum(dealing.block, sizes[self._section] - self._start)
         self.stream = lru_cache(maxsize=2 * dealing.streams)(self._stream)
+        self._permuted = lru_cache(maxsize=2)(self._permutation)
 
     def _stream(self, epoch: int, number: int) -> Stream:
         """The stream of that number in an epoch."""
-        every = np.argsort(hashes(np.arange(len(self._section)), self.dealing.seed, epoch), kind="stable")
-        blocks = every[number :: self.dealing.streams]
+        blocks = self._permuted(epoch)[number :: self.dealing.streams]
         return Stream(self, epoch, number, blocks, self._rows[blocks])
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        """The blocks of an epoch in the order in which they are dealt."""
+        blocks = np.arange(len(self._section))
+        region = blocks * self.dealing.streams // max(1, len(blocks))
+        shuffled = np.lexsort((hashes(blocks, self.dealing.seed, epoch, 0), region))
+        turn = np.empty_like(blocks)
+        turn[shuffled] = blocks - np.searchsorted(region, region, side="left")  # the n-th block of its region comes in turn n
+        return np.lexsort((hashes(blocks, self.dealing.seed, epoch, 1), turn))
 
     def rows_of(self, block: int) -> tuple[int, np.ndarray]:
         """The section of a block, and its rows there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -12,19 +13,19 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 
-from palimpsest.codecs.token_storage import DamagedTokens
 from palimpsest.corpus.format import open_corpus
+from palimpsest.corpus.page import RENDERED, render_row
 from palimpsest.corpus.shards import ShardRecord
-from palimpsest.corpus.snapshots import latest, read_snapshot
+from palimpsest.corpus.snapshots import CHECKED, latest, read_snapshot
+from palimpsest.corpus.where import Where, condition
 from palimpsest.errors import UsageError
 from palimpsest.loading.shard_cache import ShardCache
 from palimpsest.loading.shard_rows import READ_ERRORS, OpenShards
 from palimpsest.loading.source import STREAMS, WINDOW_BYTES, Damage, Reading, Rows
 from palimpsest.loading.tokens import give_tokens
 from palimpsest.schemas import SHARD
-from palimpsest.storage.object_store import NoSuchObject, StoreError
+from palimpsest.storage.object_store import NoSuchObject
 from palimpsest.storage.opening import open_store
 from palimpsest.storage.stable_json import Damaged
 
@@ -35,9 +36,20 @@ Give = Literal["tokens", "int8", "image", "text"]
 GiveOf = Callable[[dict[str, Any]], Give]
 TRIES, PAUSE = 3, 0.2  # of a read that fails; seconds before the second, doubled after it
 INDEXES_KEPT = 256  # units whose row order is remembered: 9 bytes a row
-_SAMPLE = ("page_id", "doc_id", "page_number", "tier", "mode", "status", "precision", "num_text_tokens", "num_context_tokens", "text")
-_TOKENS = ("num_vision_tokens", "token_dim", "token_dtype", "codec", "codec_revision")
-_IMAGE = ("image_px", "grid_h", "grid_w", "codec", "layout", "num_pages")
+_SAMPLE = (
+    "page_id",
+    "doc_id",
+    "page_number",
+    "tier",
+    "mode",
+    "status",
+    "precision",
+    "num_text_tokens",
+    "num_context_tokens",
+    "text",
+)
+COUNTED = ("num_text_tokens", "num_context_tokens")
+TOKEN_COLUMNS = ("num_vision_tokens", "token_dim", "token_dtype", "codec", "codec_revision")
 FORGOTTEN = "forgotten"
 
 
@@ -70,7 +82,7 @@ class Pages(Rows):
         self,
         corpus: str | Path,
         *,
-        where: str | pc.Expression | None = None,
+        where: Where | None = None,
         give: Give | GiveOf = "tokens",
         snapshot: int | None = None,
         columns: Sequence[str] = (),
@@ -98,12 +110,13 @@ class Pages(Rows):
         names = "\n".join(
             f"{unit.source_uri}\0{unit.source_version}\0{unit.slice}\0{unit.fingerprint}\0{unit.counts.rows}" for unit in units
         )
-        self._digest = _digest(names)
+        self._digest = digest_of(names)
         self._keep = _filter(where, below_target)
-        self._filter_text = f"{where} {below_target}"
+        self._where = None if where is None else str(where)
+        self._below_target = below_target
         gives = set(get_args(Give)) if callable(give) else {give}
         self._payload = bool(gives & {"tokens", "int8"})
-        needed = [*_SAMPLE, *columns, *(_TOKENS if self._payload else ()), *(_IMAGE if "image" in gives else ())]
+        needed = [*_SAMPLE, *columns, *(TOKEN_COLUMNS if self._payload else ()), *(RENDERED if "image" in gives else ())]
         self._columns = tuple(name for name in dict.fromkeys(needed) if name in SHARD.names)
         self._cache = None if cache is None else ShardCache(cache, cache_bytes)
         self._opened: tuple[int, OpenShards] | None = None
@@ -111,7 +124,6 @@ class Pages(Rows):
         sizes = np.array([sum(shard.rows for shard in shards) for shards in self._shards], np.int64)
         stored = sum(shard.bytes for shards in self._shards for shard in shards)
         super().__init__(sizes, stored, seed=seed, streams=streams, window_bytes=window_bytes)
-        self._check_filter()
 
     def __repr__(self) -> str:
         return f"snapshot {self._snapshot} of {self.corpus}"
@@ -124,45 +136,30 @@ class Pages(Rows):
         return self._digest
 
     def filter_digest(self) -> int:
-        return _digest(self._filter_text)
+        return digest_of(f"{self._where} {self._below_target}")
 
     def check(self) -> None:
         for section in range(len(self._shards)):
             if self._index(section).keep.any():
                 return
-        raise UsageError(f"{self._filter_name} keeps none of the {self.rows} pages of {self}")
+        raise UsageError(f"where = {self._where!r} keeps none of the {self.rows} pages of {self}")
 
     def count(self) -> int:
         """Pages that the filter keeps; reads the filter's columns of all shards."""
         return sum(int(self._index(section).keep.sum()) for section in range(len(self._shards)))
 
-    @property
-    def _filter_name(self) -> str:
-        return f"where = {self._filter_text.rpartition(' ')[0]!r}"
-
-    def _check_filter(self) -> None:
-        try:
-            self._keep_of(SHARD.empty_table())
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowKeyError, pa.ArrowTypeError) as error:
-            raise UsageError(f"{self._filter_name}: {error}; a page has the columns {', '.join(SHARD.names)}") from error
-
-    def _keep_of(self, table: pa.Table) -> np.ndarray:
-        kept = pads.dataset(table).to_table(columns={"keep": self._keep})["keep"]
-        return pc.fill_null(kept, False).to_numpy()
-
     def load(self, section: int, rows: Sequence[int], reading: Reading) -> list[dict[str, Any] | None]:
         try:
-            index = _tried(lambda: self._index(section), reading, lambda: self._forget(section))
+            index = tried(lambda: self._index(section), reading, lambda: self._forget(section))
         except READ_ERRORS as error:
-            self._lost(error, self._place(section), len(rows), reading)
+            lost(error, f"{self._place(section)} of {self}", len(rows), reading)
             return [None] * len(rows)
         found: list[dict[str, Any] | None] = [None] * len(rows)
-        groups: dict[tuple[int, int], list[int]] = {}
+        by_shard: dict[int, list[int]] = {}
         for place, row in enumerate(rows):
             if index.keep[row]:
-                number, at = int(index.shard[row]), int(index.row[row])
-                groups.setdefault((number, at // _CHUNK_ROWS), []).append(place)
-        for (number, _), places in sorted(groups.items()):
+                by_shard.setdefault(int(index.shard[row]), []).append(place)
+        for number, places in by_shard.items():
             shard = self._shards[section][number]
             for place, item in zip(places, self._read(shard, [int(index.row[rows[p]]) for p in places], reading), strict=True):
                 found[place] = item
@@ -173,11 +170,11 @@ class Pages(Rows):
         found: dict[int, dict[str, Any] | None] = {}
         try:
             by_group: dict[int, list[int]] = {}
-            opened = _tried(lambda: self._shards_open.get(shard), reading, lambda: self._shards_open.forget(shard))
+            opened = tried(lambda: self._shards_open.get(shard), reading, lambda: self._shards_open.forget(shard))
             for row in rows:
                 by_group.setdefault(opened.group(row), []).append(row)
         except READ_ERRORS as error:
-            self._lost(error, shard.key, len(rows), reading)
+            lost(error, f"{shard.key} of {self}", len(rows), reading)
             return [None] * len(rows)
         for group in by_group.values():
             found |= self._read_group(shard, group, reading)
@@ -188,27 +185,16 @@ class Pages(Rows):
             return self._shards_open.get(shard).read(some, self._columns, payload=self._payload)
 
         try:
-            got = _tried(lambda: read(rows), reading, lambda: self._shards_open.forget(shard))
+            got = tried(lambda: read(rows), reading, lambda: self._shards_open.forget(shard))
             return dict(zip(rows, got, strict=True))
         except READ_ERRORS as error:
             if reading.on_damage != "skip" or len(rows) == 1:
-                self._lost(error, shard.key, len(rows), reading)
+                lost(error, f"{shard.key} of {self}", len(rows), reading)
                 return dict.fromkeys(rows)
         found: dict[int, dict[str, Any] | None] = {}
         for row in rows:  # what is sound of it
             found |= self._read_group(shard, [row], reading)
         return found
-
-    def _lost(self, error: Exception, where: str, rows: int, reading: Reading) -> None:
-        if reading.on_damage == "skip":
-            reading.damage.append(Damage(where, rows, f"{type(error).__name__}: {error}"))
-            return
-        if isinstance(error, NoSuchObject):
-            raise NoSuchObject(
-                f"{error}: gc has removed what snapshot {self._snapshot} of {self.corpus} needs; open the newest snapshot, load the "
-                "state into its loader and continue there"
-            ) from error
-        raise error
 
     def finish(self, item: dict[str, Any]) -> dict[str, Any]:
         give = self.give(item) if callable(self.give) else self.give
@@ -218,8 +204,6 @@ class Pages(Rows):
 
     @property
     def _shards_open(self) -> OpenShards:
-        import os
-
         if self._opened is None or self._opened[0] != os.getpid():  # a forked worker must not share its parent's streams
             self._opened = (os.getpid(), OpenShards(self._store(), self._cache))
         return self._opened[1]
@@ -247,14 +231,13 @@ class Pages(Rows):
         tables = []
         wanted = {"doc_id": pc.field("doc_id"), "page_number": pc.field("page_number"), "keep": self._keep}
         for number, shard in enumerate(self._shards[section]):
-            opened = self._shards_open.get(shard)
-            try:
-                fragment = CHECKED.make_fragment(opened.stream())
-                keys = fragment.to_table(schema=SHARD, columns=wanted, use_threads=False)
-            except (pa.ArrowException, OSError) as error:
-                raise Damaged(f"{opened.uri} is not readable as Parquet: {error}") from error
+            with self._shards_open.stream(shard) as stream:
+                try:
+                    keys = CHECKED.make_fragment(stream).to_table(schema=SHARD, columns=wanted, use_threads=False)
+                except (pa.ArrowException, OSError) as error:
+                    raise Damaged(f"{shard.key} is not readable as Parquet: {error}") from error
             if keys.num_rows != shard.rows:
-                raise Damaged(f"{opened.uri} gives {keys.num_rows} rows, its record says {shard.rows}")
+                raise Damaged(f"{shard.key} gives {keys.num_rows} rows, its record says {shard.rows}")
             rows = pa.array(np.arange(keys.num_rows, dtype=np.int32))
             keys = keys.append_column("row", rows).append_column("shard", pa.array(np.full(keys.num_rows, number, np.int32)))
             tables.append(keys)
@@ -264,10 +247,6 @@ class Pages(Rows):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
-
-
-CHECKED = pads.ParquetFileFormat(default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True))
-_CHUNK_ROWS = 1 << 30
 
 
 class _Index:
@@ -289,24 +268,20 @@ def given(row: dict[str, Any], give: Give) -> dict[str, Any]:
     if sample["give"] in ("tokens", "int8"):
         sample |= give_tokens(row, as_stored=give == "int8")
     elif sample["give"] == "image":
-        from palimpsest.corpus.reader import render_row
-
         sample["image"] = render_row(row)
     return sample
 
 
-def _filter(where: str | pc.Expression | None, below_target: bool) -> pc.Expression:
-    if isinstance(where, str):
-        from palimpsest.corpus.reader import parse_where  # type: ignore[attr-defined]
-
-        where = parse_where(where)
+def _filter(where: Where | None, below_target: bool) -> pc.Expression:
+    wanted = condition(where, SHARD)
     keep = ~(pc.field("reason") == FORGOTTEN) | pc.field("reason").is_null()
     if not below_target:
         keep = keep & (pc.field("status") != "below_target")
-    return keep if where is None else keep & where
+    return keep if wanted is None else keep & wanted
 
 
-def _tried(read: Callable[[], Any], reading: Reading, forget: Callable[[], None]) -> Any:
+def tried(read: Callable[[], Any], reading: Reading, forget: Callable[[], None]) -> Any:
+    """What `read` returns, tried again after `forget` where it fails, as `reading` says."""
     for attempt in range(1, TRIES + 1):
         try:
             return read()
@@ -318,5 +293,18 @@ def _tried(read: Callable[[], Any], reading: Reading, forget: Callable[[], None]
     raise AssertionError("unreachable")
 
 
-def _digest(text: str) -> int:
+def lost(error: Exception, where: str, rows: int, reading: Reading) -> None:
+    """Report rows that stayed unreadable where damage is skipped, else raise."""
+    if reading.on_damage == "skip":
+        reading.damage.append(Damage(where, rows, f"{type(error).__name__}: {error}"))
+        return
+    if isinstance(error, NoSuchObject):
+        raise NoSuchObject(
+            f"{where}: {error}; gc may have removed it: open the newest snapshot and load the state into its loader"
+        ) from error
+    raise error
+
+
+def digest_of(text: str) -> int:
+    """63 bits of its hash."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1

@@ -1,15 +1,14 @@
 """Payloads of single rows, read straight from the data pages of a Parquet column chunk.
 
-pyarrow reads whole row groups. The shards store each row's tokens as a data page of its own, plain and uncompressed, so that one
-row costs one read of its own bytes. What is not stored like that (older shards, other writers) raises NotPlain, and the caller
-lets pyarrow read the row group. Format: https://github.com/apache/parquet-format (Thrift compact protocol).
+pyarrow reads whole row groups. The shards store tokens plain and uncompressed, in data pages of a few rows, so that one row costs
+one read of about its own bytes. What is not stored like that (older shards, other writers) raises NotPlain, and the caller lets
+pyarrow read the row group. Format: https://github.com/apache/parquet-format (Thrift compact protocol).
 """
 
 from __future__ import annotations
 
 import struct
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,68 +24,72 @@ _DATA_PAGE, _PLAIN = 0, 0
 
 
 class NotPlain(ValueError):
-    """A column chunk that is not plain, uncompressed and of one row a page."""
+    """A column chunk that is not plain, uncompressed and without nulls."""
 
 
 @dataclass(frozen=True)
-class RowPlace:
-    """The body of one data page in its object, with the checksum of its header (None where it has none)."""
+class DataPage:
+    """The body of a data page in its object, and the rows in it: `rows` from `first` of the row group on."""
 
+    first: int
+    rows: int
     offset: int
     length: int
-    crc: int | None
 
 
-def row_places(column: pq.ColumnChunkMetaData, read: Read) -> list[RowPlace]:
-    """Where the rows of a column chunk are.
+def data_pages(column: pq.ColumnChunkMetaData, read: Read) -> list[DataPage]:
+    """The data pages of a column chunk.
 
     Raises:
-        NotPlain: pages are compressed, encoded or hold several rows, or a header is damaged.
+        NotPlain: pages are compressed or encoded, or a header is damaged.
     """
+    name = column.path_in_schema
     if column.compression != "UNCOMPRESSED" or column.has_dictionary_page:
-        raise NotPlain(f"column {column.path_in_schema} is {column.compression}")
+        raise NotPlain(f"column {name} is {column.compression}")
     at, end = column.data_page_offset, column.data_page_offset + column.total_compressed_size
-    places: list[RowPlace] = []
+    pages: list[DataPage] = []
+    row = 0
     while at < end:
         head = read(at, min(HEADER_BYTES, end - at))
         try:
             fields, size = _struct(head, 0)
-            page = fields.get(5)
-            if fields[1] != _DATA_PAGE or page is None or page[1] != 1 or page[2] != _PLAIN:
-                raise NotPlain(f"column {column.path_in_schema} has pages of several rows or of another encoding")
-            length = fields[3]
-        except (IndexError, KeyError, struct.error, TypeError) as error:
-            raise NotPlain(f"column {column.path_in_schema}: no page header at byte {at}") from error
-        if length < 0 or at + size + length > end:
-            raise NotPlain(f"column {column.path_in_schema}: the page at byte {at} is longer than its column chunk")
-        crc = fields.get(4)
-        places.append(RowPlace(at + size, length, None if crc is None else crc & 0xFFFFFFFF))
+            kind, length, page = fields[1], fields[3], fields[5]
+            if kind != _DATA_PAGE or page[2] != _PLAIN or length < 0 or page[1] < 1:
+                raise NotPlain(f"column {name} has pages of another kind or encoding")
+        except (IndexError, KeyError, TypeError) as error:
+            raise NotPlain(f"column {name}: no page header at byte {at}") from error
+        pages.append(DataPage(row, page[1], at + size, length))
+        row += page[1]
         at += size + length
-    if len(places) != column.num_values:
-        raise NotPlain(f"column {column.path_in_schema} has {len(places)} pages for {column.num_values} rows")
-    return places
+    if at != end or row != column.num_values:
+        raise NotPlain(f"column {name}: its pages hold {row} rows of {column.num_values}")
+    return pages
 
 
-def value(body: bytes | memoryview, crc: int | None) -> bytearray | None:
-    """The value of a page of one row of an optional byte array column; None for a null.
-
-    Args:
-        crc: compared where it is given.
+def values(page: DataPage, body: bytes | memoryview, rows: Sequence[int]) -> list[bytearray]:
+    """Values of a page of an optional byte array column that has no nulls, by their row in the row group.
 
     Raises:
-        Damaged: another checksum, or lengths that contradict each other.
+        NotPlain: there are nulls.
+        Damaged: lengths that contradict each other.
     """
-    if crc is not None and zlib.crc32(body) != crc:
-        raise Damaged("a data page does not have its checksum")
-    if len(body) < 4:
-        raise Damaged("a data page is too short")
-    levels = struct.unpack_from("<I", body)[0]
-    at = 4 + levels
-    if len(body) == at:
-        return None
-    if len(body) < at + 4 or struct.unpack_from("<I", body, at)[0] != len(body) - at - 4:
-        raise Damaged("a data page holds a value of another length")
-    return bytearray(memoryview(body)[at + 4 :])
+    try:
+        at = 4 + struct.unpack_from("<I", body)[0]
+        run, used = _varint(bytes(body[4:at]), 0)
+        if run != page.rows << 1 or body[4 + used] != 1 or 4 + used + 1 != at:
+            raise NotPlain("a page with nulls")
+        found: dict[int, bytearray] = {}
+        wanted = set(rows)
+        for row in range(page.first, max(rows) + 1):
+            size = struct.unpack_from("<I", body, at)[0]
+            if at + 4 + size > len(body):
+                raise Damaged("a data page holds a value that is longer than the page")
+            if row in wanted:
+                found[row] = bytearray(memoryview(body)[at + 4 : at + 4 + size])
+            at += 4 + size
+    except (struct.error, IndexError) as error:
+        raise Damaged("a data page is shorter than its values") from error
+    return [found[row] for row in rows]
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

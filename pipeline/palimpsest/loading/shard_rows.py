@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from palimpsest.corpus.shards import TEXT_TIER, ShardRecord
-from palimpsest.loading.parquet_pages import NotPlain, RowPlace, row_places, value
+from palimpsest.loading.parquet_pages import DataPage, NotPlain, data_pages, values
 from palimpsest.loading.shard_cache import ShardCache
 from palimpsest.storage.object_store import ObjectStore, StoreError
 from palimpsest.storage.stable_json import Damaged
 
 OPEN_SHARDS = 64
 GROUPS_KEPT = 4  # row groups of short columns that one open shard keeps
-HASH, PAYLOADS = "tokens_sha256", ("tokens", "token_scales")
+TOKENS, WITH_TOKENS = "tokens", ("token_scales", "tokens_sha256")
 MOST_OF_A_GROUP = 0.5  # share of a row group's rows from which on its column chunk is read whole
 
 
@@ -29,7 +29,7 @@ class ShardRows:
 
     def __init__(self, store: ObjectStore, shard: ShardRecord, cache: ShardCache | None = None) -> None:
         self.shard, self.uri = shard, store.uri(shard.key)
-        self._stream = store.open(shard.key) if cache is None else cache.open(store, shard)
+        self._stream = opened(store, shard, cache)
         self._fd = _descriptor(self._stream)
         try:
             self.file = pq.ParquetFile(self._stream, page_checksum_verification=True)
@@ -42,7 +42,8 @@ class ShardRows:
         for group in range(metadata.num_row_groups):
             self._starts.append(self._starts[-1] + metadata.row_group(group).num_rows)
         self._columns = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
-        self._places: dict[tuple[int, str], list[RowPlace] | None] = {}
+        self._known = frozenset(self.file.schema_arrow.names)
+        self._pages: dict[int, list[DataPage] | None] = {}
         self._groups: OrderedDict[tuple[int, tuple[str, ...]], pa.Table] = OrderedDict()
 
     def close(self) -> None:
@@ -57,13 +58,13 @@ class ShardRows:
 
         Args:
             columns: short columns; those that an older shard lacks are None.
-            payload: read `tokens` (a bytearray) and `token_scales` too, and compare their hash and checksum.
+            payload: read `tokens` (a bytearray) and `token_scales` too; the hash of the tokens is compared.
 
         Raises:
             Damaged: bytes that are not those that were written.
         """
         group = self.group(rows[0])
-        names = tuple(dict.fromkeys([*columns, *([HASH] if payload else [])]))
+        names = tuple(dict.fromkeys([*columns, *(WITH_TOKENS if payload else [])]))
         try:
             table = self._table(group, names).take([row - self._starts[group] for row in rows])
             found = [dict(zip(table.column_names, row, strict=True)) for row in zip(*_lists(table), strict=True)]
@@ -78,7 +79,7 @@ class ShardRows:
     def _table(self, group: int, names: tuple[str, ...]) -> pa.Table:
         key = (group, names)
         if key not in self._groups:
-            known = [name for name in names if name in self.file.schema_arrow.names]
+            known = [name for name in names if name in self._known]
             table = self.file.read_row_group(group, columns=known, use_threads=False).combine_chunks()
             for name in names:
                 if name not in known:
@@ -90,33 +91,41 @@ class ShardRows:
         return self._groups[key]
 
     def _add_payloads(self, group: int, rows: list[int], found: list[dict[str, Any]]) -> None:
-        for name in PAYLOADS:
-            for row, payload in zip(found, self._payloads(group, name, rows), strict=True):
-                row[name] = payload
-        for row in found:
-            tokens = row["tokens"]
-            if (None if tokens is None else sha256(tokens).hexdigest()) != row[HASH]:
-                raise Damaged("tokens do not have their sha256")
+        for row, tokens in zip(found, self._tokens(group, rows), strict=True):
+            row[TOKENS] = tokens
+            if (None if tokens is None else sha256(tokens).hexdigest()) != row["tokens_sha256"]:
+                raise Damaged(f"the tokens of page {row.get('page_id')} do not have their sha256")
 
-    def _payloads(self, group: int, name: str, rows: list[int]) -> list[bytearray | None]:
-        places = self._row_places(group, name)
-        if places is None:
-            column = self.file.read_row_group(group, columns=[name], use_threads=False)[name]
-            return [None if (cell := column[row].as_py()) is None else bytearray(cell) for row in rows]
-        if len(rows) < MOST_OF_A_GROUP * len(places):
-            return [self._value(name, places[row], self._at(places[row].offset, places[row].length)) for row in rows]
-        start, stop = places[min(rows)].offset, places[max(rows)].offset + places[max(rows)].length
-        body = memoryview(self._at(start, stop - start))
-        return [self._value(name, p, body[p.offset - start : p.offset - start + p.length]) for p in (places[r] for r in rows)]
+    def _tokens(self, group: int, rows: list[int]) -> list[bytearray | None]:
+        """The payloads of rows of a row group, by their number in it."""
+        pages = self._data_pages(group)
+        if pages is not None:
+            try:
+                return self._direct(pages, rows)
+            except NotPlain:
+                self._pages[group] = None
+        column = self.file.read_row_group(group, columns=[TOKENS], use_threads=False)[TOKENS]
+        return [None if (cell := column[row].as_py()) is None else bytearray(cell) for row in rows]
 
-    @staticmethod
-    def _value(name: str, place: RowPlace, body: bytes | memoryview) -> bytearray | None:
-        return value(body, None if name == "tokens" else place.crc)  # the tokens have a hash of their own
+    def _direct(self, pages: list[DataPage], rows: list[int]) -> list[bytearray | None]:
+        by_page: dict[int, list[int]] = {}
+        for row in rows:
+            by_page.setdefault(bisect_right(pages, row, key=lambda page: page.first) - 1, []).append(row)
+        first, last = pages[min(by_page)], pages[max(by_page)]
+        whole = len(by_page) >= MOST_OF_A_GROUP * (max(by_page) - min(by_page) + 1)
+        body = memoryview(self._at(first.offset, last.offset + last.length - first.offset)) if whole else None
+        found: dict[int, bytearray] = {}
+        for number, some in by_page.items():
+            page = pages[number]
+            start = page.offset - first.offset
+            piece = self._at(page.offset, page.length) if body is None else body[start : start + page.length]
+            found.update(zip(some, values(page, piece, some), strict=True))
+        return [found[row] for row in rows]
 
-    def _row_places(self, group: int, name: str) -> list[RowPlace] | None:
-        key = (group, name)
-        if key not in self._places:
-            column = self.file.metadata.row_group(group).column(self._columns[name])
+    def _data_pages(self, group: int) -> list[DataPage] | None:
+        """Where the tokens of a row group are; None where only pyarrow can read them."""
+        if group not in self._pages:
+            column = self.file.metadata.row_group(group).column(self._columns[TOKENS])
             read = self._at
             if self._fd is None:  # a request for each header would cost more than the chunk
                 start = column.data_page_offset
@@ -126,10 +135,10 @@ class ShardRows:
                     return chunk[offset - start : offset - start + length]
 
             try:
-                self._places[key] = row_places(column, read)
+                self._pages[group] = data_pages(column, read)
             except NotPlain:
-                self._places[key] = None
-        return self._places[key]
+                self._pages[group] = None
+        return self._pages[group]
 
     def _at(self, offset: int, length: int) -> bytes:
         if self._fd is not None:
@@ -158,6 +167,10 @@ class OpenShards:
         self._open.move_to_end(shard.key)
         return self._open[shard.key]
 
+    def stream(self, shard: ShardRecord) -> BinaryIO:
+        """The bytes of a shard as a stream of its own."""
+        return opened(self.store, shard, self.cache)
+
     def forget(self, shard: ShardRecord) -> None:
         """Open it anew the next time: it, or what was cached of it, is damaged."""
         if shard.key in self._open:
@@ -168,6 +181,11 @@ class OpenShards:
 
 READ_ERRORS = (StoreError, OSError, pa.ArrowException)
 """What a damaged or unreachable object raises."""
+
+
+def opened(store: ObjectStore, shard: ShardRecord, cache: ShardCache | None) -> BinaryIO:
+    """A shard as a stream, through the cache where there is one."""
+    return store.open(shard.key) if cache is None else cache.open(store, shard)
 
 
 def _lists(table: pa.Table) -> list[list[Any]]:

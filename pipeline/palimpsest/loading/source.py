@@ -198,8 +198,8 @@ class Rows(Source):
         state = identity[0]
         if state["rows"] != self.rows_digest():
             raise UsageError(
-                f"the state is of snapshot {state['snapshot']} of another corpus, or of one with other documents: {self} has other "
-                "pages. Only re-tiering and verifying keep a state valid; begin a new epoch without it"
+                f"the state is of snapshot {state['snapshot']} of another corpus, or of one with other documents: {self} has "
+                "other pages. Only re-tiering and verifying keep a state valid; begin a new epoch without it"
             )
         if state["where"] != self.filter_digest():
             raise UsageError(f"the state was saved with another filter than {self}: use the same `where` and `below_target`")

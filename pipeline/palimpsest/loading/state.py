@@ -44,8 +44,8 @@ def gathered(own: dict[str, Any], world: int) -> list[dict[str, Any]]:
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() != world:
         size = dist.get_world_size() if dist.is_available() and dist.is_initialized() else "none"
         raise UsageError(
-            f"state_dict() of a world of {world} needs torch.distributed with as many ranks (now: {size}); initialise it, or call "
-            "state_dict(gather=False) on each rank and merge_states() on what they give"
+            f"state_dict() of a world of {world} needs torch.distributed with as many ranks (now: {size}); initialise it, or "
+            "call state_dict(gather=False) on each rank and merge_states() on what they give"
         )
     states: list[Any] = [None] * world
     dist.all_gather_object(states, own)

@@ -31,7 +31,7 @@ def give_tokens(row: dict[str, Any], *, as_stored: bool) -> dict[str, Tensor]:
         found = f"{len(payload)} bytes and {len(scales or b'')} of scales"
         raise DamagedTokens(f"page {row['page_id']} has {found}, {count} x {dim} int8 take {count * dim} and {4 * count}")
     steps = torch.frombuffer(payload, dtype=torch.int8).view(count, dim)
-    factors = torch.frombuffer(scales, dtype=torch.float32)
+    factors = torch.frombuffer(bytearray(scales), dtype=torch.float32)
     if as_stored:
         return {"tokens": steps, "scales": factors}
     return {"tokens": (steps * factors[:, None]).bfloat16()}  # int8 × float32 rounds to bfloat16 half to even, as `unpack` does
