@@ -179,8 +179,11 @@ class VerificationConfig(Settings):
     """Share of the verified pages whose blank-page control is decoded too."""
     target_precision: Share = 0.9
     """Pages below this precision get the status "below_target"; 0 asks for nothing."""
+    score: Literal["auto", "raw", "folded", "set"] = "auto"
+    """Precision that is compared with the target: of the output as it was written (raw), under the codec's dialect (folded), or
+    of its distinct words (set). "auto" is what the codec was made for: raw for the embedded one, folded for pretrained ones."""
     early_stop: bool = False
-    """Stop decoding a page once it provably cannot reach the target; its precision is then an upper bound."""
+    """Stop decoding a page once it provably cannot reach the target; its precision is then an upper bound. Score raw only."""
 
 
 class StorageConfig(Settings):
@@ -337,6 +340,8 @@ def fingerprint(config: JobConfig, layout: str, codec: str, revision: str) -> st
     what["layout"] = {"fingerprint": layout, "max_escaped_share": config.layout.max_escaped_share}
     del what["storage"]["row_group_bytes"]
     what["tiers"] = tier_identity(config.tiers)
+    if config.verification.score == "auto":
+        del what["verification"]["score"]
     canonical = json.dumps(what, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

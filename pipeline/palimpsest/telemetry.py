@@ -114,7 +114,7 @@ METRICS: Mapping[str, Metric] = {
         kind=COUNTER,
         unit="pages",
         labels=("tier", "status"),
-        help="Committed pages by tier (a mode, or text) and status: verified, below_target, unverified, text.",
+        help="Committed pages by tier (a mode, or text) and status: verified, below_target, unfinished, unverified, text.",
     ),
     "palimpsest_text_tokens": Metric(kind=COUNTER, unit="tokens", help="Text tokens of committed pages."),
     "palimpsest_context_tokens": Metric(

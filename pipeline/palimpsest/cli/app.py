@@ -11,7 +11,15 @@ from palimpsest import __version__, telemetry
 from palimpsest.cli import console
 from palimpsest.cli.bench_gpu import bench_gpu
 from palimpsest.cli.bench_memory import bench_memory
-from palimpsest.cli.bench_parts import bench_encode, bench_fidelity, bench_ingest, bench_render, bench_run, bench_verify
+from palimpsest.cli.bench_parts import (
+    bench_encode,
+    bench_fidelity,
+    bench_ingest,
+    bench_recorded,
+    bench_render,
+    bench_run,
+    bench_verify,
+)
 from palimpsest.cli.bench_scaling import bench_scaling
 from palimpsest.cli.bench_tiers import bench_retier, bench_tiers
 from palimpsest.cli.console import FINDINGS, explained, line, out, pairs, print_json
@@ -284,6 +292,7 @@ bench_app.command("encode")(bench_encode)
 bench_app.command("verify")(bench_verify)
 bench_app.command("run")(bench_run)
 bench_app.command("fidelity")(bench_fidelity)
+bench_app.command("recorded")(bench_recorded)
 bench_app.command("ingest")(bench_ingest)
 bench_app.command("tiers")(bench_tiers)
 bench_app.command("scaling")(bench_scaling)

@@ -103,6 +103,26 @@ def bench_fidelity(
     _bench("fidelity", result, write, as_json)
 
 
+def bench_recorded(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with deepseek_ocr_on_*.jsonl: `reference`, and an output for each mode.")
+    ],
+    dialect: Annotated[str, typer.Option(help="Dialect under which folded precision is measured.")] = "document",
+    replay: Annotated[str, typer.Option(help="Kind of pages that a replayed decoder decodes again; '' for none.")] = "from_text",
+    write: Write = None,
+    as_json: Json = False,
+) -> None:
+    """Precision and passes of what a real model wrote for pages, from recorded outputs.
+
+    palimpsest bench recorded recordings --dialect document
+    """
+    from palimpsest.lab.bench.recorded import bench_recorded as measure
+
+    with explained():
+        result = measure(folder, dialect, replay)
+    _bench("recorded", result, write, as_json)
+
+
 def bench_ingest(
     objects: Annotated[int, typer.Option(min=1, help="Objects of the nights.")] = 100_000,
     units: Annotated[int, typer.Option(min=1, help="Units of the corpus that one unit is published into.")] = 1_000_000,

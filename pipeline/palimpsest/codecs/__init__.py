@@ -6,6 +6,7 @@
     families.py       the arguments that architectures of transformers take besides pixels and ids
     target.py         what a decoder is expected to write for a page
     dialects.py       what a decoder writes around the text, undone before scoring
+    dialects.py       what a decoder writes around the text, undone before scoring
     image_encoder.py  images -> tokens
     fast/             DeepSeek-OCR's encoder, faster than in transformers and equal up to rounding
     adapter.py        `Codec`: images -> tokens -> features -> text
@@ -13,5 +14,5 @@
     text_tokens.py    counting text tokens, the other side of the compression ratio
     embedded/         the codec that ships inside the package
 
-`modes`, `presets`, `target`, `token_storage` and `text_tokens` import neither torch nor transformers.
+`modes`, `presets`, `target`, `dialects`, `token_storage` and `text_tokens` import neither torch nor transformers.
 """

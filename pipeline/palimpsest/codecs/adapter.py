@@ -22,6 +22,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from palimpsest.codecs.checkpoint import Checkpoint, Parts, load_checkpoint
+from palimpsest.codecs.dialects import Dialect, find_dialect
 from palimpsest.codecs.families import family_of, image_brackets
 from palimpsest.codecs.image_encoder import Fast, ImageEncoder
 from palimpsest.codecs.modes import Mode, find_mode
@@ -104,6 +105,11 @@ class Codec:
     # what the decoder is asked and answers
 
     @cached_property
+    def dialect(self) -> Dialect:
+        """What this codec's decoder writes around the text."""
+        return find_dialect(self.preset.dialect)
+
+    @cached_property
     def target(self) -> TargetFormat:
         """How this codec's decoder writes a page.
 
@@ -128,6 +134,10 @@ class Codec:
     def encode_text(self, text: str, mode: Mode, grid: tuple[int, int]) -> list[int]:
         """Ids that the decoder should write for `text` on a page of `grid = (columns, rows)` cells, end-of-sequence included."""
         return self.target.encode(text, *grid, mode)
+
+    def conventions(self, text: str, mode: Mode, grid: tuple[int, int]) -> list[list[int]]:
+        """Ids for `text` in the other conventions in which this decoder may write it, for `DraftedPage.conventions`."""
+        return [self.target.encode(other, *grid, mode) for other in self.dialect.conventions(text)]
 
     def decode_ids(self, ids: Sequence[int]) -> str:
         """The text that written ids spell."""

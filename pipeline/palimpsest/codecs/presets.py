@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from palimpsest.codecs.modes import MODES, Mode
 
@@ -31,6 +32,8 @@ class CodecPreset:
         bos: whether the beginning-of-sequence id comes first.
         image_mean, image_std: per channel, on pixels scaled to 0..1; None: as the checkpoint's image processor says.
         target: "module:Class" of a `TargetFormat` without arguments; empty: the text as the checkpoint's tokenizer.json cuts it.
+        dialect: what its decoder writes around the text (`codecs.dialects`).
+        score: the precision that the target is compared with unless `verification.score` says so: "raw" or "folded".
         alphabet: the characters it reads (`pages.characters.ALPHABETS`).
         reader: function that loads a second decoder, which reads all cells at once; "" where there is none.
         notes: why the fields above are what they are.
@@ -51,6 +54,8 @@ class CodecPreset:
     image_mean: tuple[float, float, float] | None = HALF
     image_std: tuple[float, float, float] | None = HALF
     target: str = ""
+    dialect: str = "document"
+    score: Literal["raw", "folded"] = "folded"
     alphabet: str = "unicode"
     reader: str = ""
     notes: str = ""
@@ -73,6 +78,8 @@ PRESETS = {
             lean=True,
             modes=_ALL,
             target="palimpsest.codecs.embedded.target:AddressedTarget",
+            dialect="plain",
+            score="raw",
             alphabet="latin",
             reader="palimpsest.codecs.embedded.cell_reader:load_reader",
             notes="Trained by this project on its own pages; runs on a CPU.",

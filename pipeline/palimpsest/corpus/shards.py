@@ -23,7 +23,7 @@ from palimpsest.schemas import QUARANTINE, QUARANTINE_BYTES, SHARD, conform
 from palimpsest.storage.object_store import ObjectStore, check_key
 from palimpsest.storage.stable_json import Damaged
 
-STATUSES = ("verified", "below_target", "unverified", "text")
+STATUSES = ("verified", "below_target", "unfinished", "unverified", "text")
 TEXT_TIER = "text"
 QUARANTINE_TIER = "quarantine"
 SHARD_BYTES = 512 << 20

@@ -142,6 +142,12 @@ def identify(config: JobConfig) -> Prepared:
         raise configs.ConfigError(f"storage.tokens = {config.storage.tokens!r}: choose one of {', '.join(STORAGES)}")
     codec = config.codec
     preset = find_preset(codec.name)
+    score = preset.score if config.verification.score == "auto" else config.verification.score
+    if config.verification.early_stop and score != "raw":
+        raise configs.ConfigError(
+            f"verification.early_stop = true: it bounds raw precision, and the target is compared with {score}; "
+            "set verification.score = 'raw' or leave early_stop out"
+        )
     _, revision, _ = checkpoint.identify(preset, codec.path, revision=codec.revision, content_hash=codec.content_hash)
     alphabet = preset.alphabet if config.layout.alphabet == "codec" else config.layout.alphabet
     grid = Grid.parse(config.layout.grid, alphabet)

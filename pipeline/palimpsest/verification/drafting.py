@@ -10,10 +10,13 @@ against the price of a pass and of a token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import lru_cache
+from types import MappingProxyType
 
 import numpy as np
+
+from palimpsest.verification.conventions import Block, Conventions
 
 TAIL = 8  # output tokens that are aligned: enough to tell a slip from a skip, few enough to forget an old error
 JUMP = 3  # edits that starting far from the expected place costs, so that a single common token is no reason to jump
@@ -100,33 +103,67 @@ def best_length(run: float, pass_cost: int) -> int:
     return int(lengths[np.argmax(gain / (pass_cost + lengths + 1))])
 
 
-def revised(draft: np.ndarray, chosen: np.ndarray, replaced: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def revised(
+    draft: np.ndarray,
+    chosen: np.ndarray,
+    replaced: np.ndarray,
+    explained: Mapping[int, Block] = MappingProxyType({}),
+    inserts: Set[int] = frozenset(),
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A draft with the model's corrections: what it chose behind the draft's own tokens.
 
-    Only the first of several disagreements in a row counts, as the others saw a token that the model would not have written. A
-    choice that is the draft's next token drops the token between; one that an earlier correction replaced is put back behind it;
+    Only the first of several disagreements in a row counts, as the others saw a token that the model would not have written. One
+    that another convention explains takes that convention's tokens. A choice that is the draft's next token drops the token
+    between; one that an earlier correction replaced is put back behind it; one that was an insertion before is inserted again;
     any other replaces.
 
     Args:
         draft: tokens `[n]`.
         chosen: the model's choice for each, given the draft's tokens before it.
         replaced: the token that an earlier correction replaced, or −1.
+        explained: the blocks of other conventions, by index in the draft.
+        inserts: tokens that this page's model inserted before.
 
     Returns:
-        The new draft, its `replaced`, and the place in `draft` of each of its tokens.
+        The new draft, its `replaced`, and the index in `draft` of each of its tokens.
     """
     right = chosen == draft
-    mended = ~right & np.concatenate(([False], right[:-1]))
-    following = np.concatenate((draft[1:], [-1]))
-    dropped = mended & (chosen == following)
-    back = mended & (chosen == np.concatenate(([-1], replaced[:-1]))) & ~dropped
-    swapped = mended & ~dropped & ~back
-    tokens = np.where(swapped, chosen, draft)
-    was = np.where(swapped, draft, replaced)
-    put, kept = np.flatnonzero(back), np.arange(len(draft))
-    tokens, was, kept = np.insert(tokens, put, chosen[put]), np.insert(was, put, -1), np.insert(kept, put, put)
-    left = ~np.insert(dropped, put, False)
-    return tokens[left], was[left], kept[left]
+    corrected = ~right & np.concatenate(([False], right[:-1]))
+    corrected[list(explained)] = True
+    tokens: list[np.ndarray] = []
+    was: list[np.ndarray] = []
+    kept: list[np.ndarray] = []
+    copied = 0
+
+    def put(values: Sequence[int] | np.ndarray, instead: int, at: int) -> None:
+        tokens.append(np.asarray(values, np.int64))
+        was.append(np.array([instead, *[-1] * (len(values) - 1)][: len(values)], np.int64))
+        kept.append(np.full(len(values), at, np.int64))
+
+    for index in np.flatnonzero(corrected).tolist():
+        if index < copied:
+            continue
+        tokens.append(draft[copied:index])
+        was.append(replaced[copied:index])
+        kept.append(np.arange(copied, index))
+        copied, choice = index, int(chosen[index])
+        block = explained.get(index)
+        if block is not None and index + block.stop - block.start <= len(draft):
+            put(block.tokens, int(draft[index]), index)
+            copied = index + block.stop - block.start
+        elif index + 1 < len(draft) and choice == draft[index + 1]:
+            copied = index + 1
+        elif choice == replaced[index - 1]:
+            put([choice], -1, index)
+        elif choice in inserts:
+            put([choice], int(draft[index]), index)
+        else:
+            put([choice], int(draft[index]), index)
+            copied = index + 1
+    tokens.append(draft[copied:])
+    was.append(replaced[copied:])
+    kept.append(np.arange(copied, len(draft)))
+    return np.concatenate(tokens), np.concatenate(was), np.concatenate(kept)
 
 
 class Drafter:
@@ -134,22 +171,30 @@ class Drafter:
 
     Args:
         reference: ids of the page's text.
+        conventions: ids of the same text in other conventions (`conventions.py`).
         pass_cost: price of a forward pass in drafted tokens.
         revise: take over the model's own corrections.
     """
 
-    def __init__(self, reference: Sequence[int], *, pass_cost: int = 128, revise: bool = True) -> None:
-        self.reference = np.asarray(reference, np.int64)
+    def __init__(
+        self,
+        reference: Sequence[int],
+        conventions: Sequence[Sequence[int]] = (),
+        *,
+        pass_cost: int = 128,
+        revise: bool = True,
+    ) -> None:
+        self.conventions = Conventions([reference, *conventions])
         self.output: list[int] = []
         self.disagreements = 0
         self._pass_cost, self._revise = pass_cost, revise
-        self._tokens = self.reference  # with corrections
-        self._replaced = np.full(len(self.reference), -1, np.int64)
-        self._origin = np.arange(len(self.reference))
+        self._inserted: set[int] = set()
+        self._displaced: tuple[int, int] | None = None  # the model's token and the drafted one at the last disagreement
+        self._draft_again(self.conventions.reference)
         self._upheld, self._refuted, self._trusted = 0, 0, True
         self._place, self._lost, self._own = 0, False, False
         self._run = FIRST_RUN
-        self.draft = self.reference
+        self.draft = self._tokens
 
     def accept(self, tokens: Sequence[int], agreed: int, chosen: np.ndarray) -> None:
         """Append the model's tokens and draft again.
@@ -160,16 +205,34 @@ class Drafter:
             chosen: its choice after each prefix of what was drafted, the empty one included; `chosen[agreed + 1:]` is what it
                 would have written behind its disagreement.
         """
+        self._tell_insertions(tokens[0])
         differs = len(tokens) > agreed < len(self.draft) and tokens[agreed] != int(self.draft[agreed])
         self.draft = self.draft[: len(chosen) - 1]  # a page near its limit was not given all of it
         self.disagreements += differs
         if not self._own:
             self._count_corrections(agreed, differs)
         self.output.extend(tokens)
-        share = self._learn(agreed, chosen) if differs and self._revise and not self._own else None
+        shown = differs and agreed < len(self.draft)
+        self._displaced = (tokens[agreed], int(self.draft[agreed])) if shown and not self._own else None
+        share = self._learn(agreed, chosen) if shown and self._revise and not self._own else None
         self._measure_run(agreed, differs, share)
         self._follow(len(tokens))
         self.draft = self._next()
+
+    def _tell_insertions(self, token: int) -> None:
+        """Learn from the token behind a disagreement whether the one before it was put in or replaced another."""
+        if self._displaced is not None:
+            written, drafted = self._displaced
+            if token == drafted:
+                self._inserted.add(written)
+            else:
+                self._inserted.discard(written)
+
+    def _draft_again(self, reference: np.ndarray) -> None:
+        """Draft `reference` without corrections."""
+        self._tokens = reference
+        self._replaced = np.full(len(reference), -1, np.int64)
+        self._origin = np.arange(len(reference))
 
     def _follow(self, count: int) -> None:
         """Move the place behind `count` new tokens of output, or search it where they left the reference."""
@@ -182,24 +245,61 @@ class Drafter:
         self._lost = 2 * edits > len(tail) and len(tail) == TAIL
 
     def _learn(self, agreed: int, chosen: np.ndarray) -> float | None:
-        """Take over what the model chose behind its disagreement, where it followed the draft again.
+        """Take over what the model chose at and behind its disagreement, where it followed the draft again.
 
         Returns:
             The share of the draft that it did not follow there, or None where nothing was taken over.
         """
-        start = self._place + agreed + 1
-        stop = self._place + len(self.draft)
-        if stop <= start or not self._trusted:
+        place, count = self._place, len(self.draft)
+        start, stop = place + agreed, place + count
+        choices, right = chosen[:count], chosen[:count] == self.draft
+        asked = np.concatenate(([True], right[:-1]))
+        explained = self.conventions.explain(self._origin[place:stop], self.draft, choices, asked)
+        if (other := self.conventions.better()) is not None:
+            odd = [index for index in np.flatnonzero(asked & ~right).tolist() if index > agreed and index not in explained]
+            return self._switch(other, agreed, {int(self._origin[place + index]): int(choices[index]) for index in odd})
+        if not self._trusted:
             return None
-        later = chosen[agreed + 1 : -1]
-        share = float(np.mean(later != self._tokens[start:stop]))
-        if share > 1 - FOLLOWED:
-            return None
-        tokens, replaced, kept = revised(self._tokens[start:stop], later, self._replaced[start:stop])
+        later = right[agreed + 1 :]
+        share = float(np.mean(~later)) if len(later) else 1.0
+        followed = share <= 1 - FOLLOWED
+        blocks = {index - agreed: block for index, block in explained.items() if index == agreed or (followed and index > agreed)}
+        if not followed:
+            choices = np.where(np.arange(count) > agreed, self.draft, choices)
+        self._rewrite(
+            start, stop, *revised(self.draft[agreed:], choices[agreed:], self._replaced[start:stop], blocks, self._inserted)
+        )
+        return share if followed else None
+
+    def _switch(self, other: int, agreed: int, odd: Mapping[int, int]) -> float:
+        """Draft another convention from the disagreement on, with the corrections that it does not explain.
+
+        Args:
+            odd: the model's choices that it does not explain, by index in the old reference.
+
+        Returns:
+            The share of the new draft that the model will probably not follow.
+        """
+        old, at = self.conventions.reference, self._place + agreed
+        start = int(self._origin[at]) if at < len(self._origin) else len(old)
+        moved = self.conventions.switch(other)
+        self._draft_again(self.conventions.reference)
+        start = int(moved[start])
+        draft = self._tokens[start:]
+        chosen = draft.copy()
+        for index, choice in odd.items():
+            place = int(moved[index]) - start
+            if 0 < place < len(draft) and draft[place] == old[index]:
+                chosen[place] = choice
+        self._rewrite(start, start + len(draft), *revised(draft, chosen, self._replaced[start:], {}, self._inserted))
+        self._place = start - agreed
+        return len(odd) / max(1, len(draft))
+
+    def _rewrite(self, start: int, stop: int, tokens: np.ndarray, replaced: np.ndarray, kept: np.ndarray) -> None:
+        """Put what `revised` gave for the tokens from `start` to `stop` in their place."""
         self._tokens = np.concatenate((self._tokens[:start], tokens, self._tokens[stop:]))
         self._replaced = np.concatenate((self._replaced[:start], replaced, self._replaced[stop:]))
         self._origin = np.concatenate((self._origin[:start], self._origin[start:stop][kept], self._origin[stop:]))
-        return share
 
     def _count_corrections(self, agreed: int, differs: bool) -> None:
         """Were the corrections right? Where too many were not, the reference itself is drafted again."""
@@ -211,9 +311,10 @@ class Drafter:
         if self._trusted and self._refuted > 1 + self._upheld // 4:
             self._trusted = False
             origin = self._origin[at]
-            self._tokens = np.concatenate((self._tokens[:at], self.reference[origin:]))
+            reference = self.conventions.reference
+            self._tokens = np.concatenate((self._tokens[:at], reference[origin:]))
             self._replaced = np.full(len(self._tokens), -1, np.int64)
-            self._origin = np.concatenate((self._origin[:at], np.arange(origin, len(self.reference))))
+            self._origin = np.concatenate((self._origin[:at], np.arange(origin, len(reference))))
 
     def _measure_run(self, agreed: int, differs: bool, share: float | None) -> None:
         """Update the mean run that is expected of the next draft."""
@@ -225,7 +326,9 @@ class Drafter:
             self._run = max(self._run, 1 / (UNMENDED * share + 1 / LONGEST))
 
     def _next(self) -> np.ndarray:
-        room = best_length(round(self._run, 1 if self._run < 10 else None), self._pass_cost)
+        whole = (len(self.output) + FIRST_RUN) / (self.disagreements + 1)  # of the page so far: errors come in bursts
+        run = max(self._run, (self._run * whole) ** 0.5)
+        room = best_length(round(run, 1 if run < 10 else None), self._pass_cost)
         self._own = False
         if self._lost or self._place == len(self._tokens):
             again = repetition(self.output, min(AGAIN, room))

@@ -9,7 +9,8 @@ For a given j the best y is r[j:] itself: a longer or shorter one adds as many e
     upper = max over j of 1 − D_j / max(|r|, |x| + |r| − j)
 
 is the highest precision that any continuation can reach, and some y reaches it. A page is stopped when upper < target: full
-decoding would have judged it below target too. What full decoding would have measured stays unknown, so such a page's row
+decoding would have judged it below target too. It bounds raw precision only (`verification.score = "raw"`).
+What full decoding would have measured stays unknown, so such a page's row
 carries `upper` as its precision and the reason "early_stop"; therefore early stopping is off by default.
 """
 

@@ -73,11 +73,6 @@ def fox_precision(references: Sequence[str], decoded: Sequence[str]) -> np.ndarr
     return _over_words(references, decoded, lambda r, d: len(r.keys() & d.keys()) / len(d))
 
 
-def folded_precision(references: Sequence[str], decoded: Sequence[str]) -> np.ndarray:
-    """Character precision after whitespace folding: runs of whitespace become one space, those at the ends go."""
-    return precision([" ".join(text.split()) for text in references], [" ".join(text.split()) for text in decoded])
-
-
 def words_of(text: str) -> list[tuple[int, int]]:
     """Spans of the words of a text."""
     return [match.span() for match in _WORD.finditer(text)]

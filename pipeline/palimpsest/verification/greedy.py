@@ -95,7 +95,12 @@ def decode(
     kind = "cpu" if decoder.model.device.type == "cpu" else "cuda"
     cost, most, held = pass_cost or PASS_COST[kind], first_tokens or FIRST_TOKENS[kind], head_bytes or HEAD_BYTES[kind]
     rows = [
-        _Row(page, number, decoder.positions(page.prompt_ids), Drafter(page.draft_ids, pass_cost=cost, revise=revise))
+        _Row(
+            page,
+            number,
+            decoder.positions(page.prompt_ids),
+            Drafter(page.draft_ids, page.conventions, pass_cost=cost, revise=revise),
+        )
         for number, page in enumerate(pages)
     ]
     rows.sort(key=lambda row: -row.length)  # stable: pages of one length stay in order

@@ -46,6 +46,8 @@ class DraftedPage:
         features: visual tokens `[T, D]`, as the decoder's `get_image_features` gives them (newline and separator rows included).
         prompt_ids: the prompt, with exactly T image token ids.
         draft_ids: token ids of the reference text, the end-of-sequence id last; may be empty or wrong, then decoding is slower.
+        conventions: ids of the same text as the model may also write it, such as with its lines joined, each with the
+            end-of-sequence id last; they save passes, and change nothing else.
         max_new_tokens: limit of the output; by default 1.25 times the draft plus 32, at most MAX_NEW_TOKENS.
         watches: may end the page early.
     """
@@ -53,6 +55,7 @@ class DraftedPage:
     features: Tensor
     prompt_ids: Sequence[int]
     draft_ids: Sequence[int]
+    conventions: Sequence[Sequence[int]] = ()
     max_new_tokens: int | None = None
     watches: tuple[Watch, ...] = ()
 

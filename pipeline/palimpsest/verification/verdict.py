@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from palimpsest.codecs.dialects import DIALECTS, Dialect, Folded
 from palimpsest.verification import fidelity
 from palimpsest.verification.reading import Decoded
 
-Status = Literal["verified", "below_target"]
+Status = Literal["verified", "below_target", "unfinished"]
+Score = Literal["raw", "folded", "set"]
+SCORES = {"raw": "precision", "folded": "folded_precision", "set": "set_precision"}
+"""The column that is compared with the target, by score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,15 +22,16 @@ class Verdict:
 
     Attributes:
         precision: character precision; with reason "early_stop" the proven upper bound of it.
-        folded_precision: character precision after whitespace folding.
+        folded_precision: character precision under the codec's dialect: its markup undone, whitespace folded (`codecs.dialects`).
         set_precision: distinct words of the output that occur in the text.
         word_precision: multiset word precision.
-        exact: the decoded text equals the reference.
+        exact: the decoded text equals the reference; under dialect "document", their folded texts are equal.
         decoder_passes: forward passes.
         blank_precision: precision of what was decoded from an empty page's tokens; None for pages outside the control sample.
-        decoded_text: what was read; None when exact.
+        decoded_text: what was read; None where it equals the reference.
         misread: spans of the page's text that were read wrongly, as `fidelity.misread` gives them; empty when exact.
-        status: "verified" when the whole output was read and reaches the target, otherwise "below_target".
+        status: "verified" when the whole output was read and reaches the target, "unfinished" when the model had not ended after
+            the most tokens that it may write, otherwise "below_target".
         reason: why the output was cut ("loop", "length", "early_stop"), or None. A cut page is never verified: its precision
             describes the text up to the cut, not the decoder's whole output.
         detail: the evidence for the reason.
@@ -55,6 +60,8 @@ def judge(
     *,
     target_precision: float,
     blank_texts: Sequence[str | None] | None = None,
+    dialect: Dialect = DIALECTS["plain"],
+    score: Score = "raw",
 ) -> list[Verdict]:
     """Compare what was read with what was written, one verdict per page.
 
@@ -64,6 +71,8 @@ def judge(
         decoded: what `greedy.decode` returned.
         target_precision: in [0, 1]; a page at or above it is verified.
         blank_texts: texts decoded from an empty page's tokens, None for pages outside the control sample.
+        dialect: of the codec; precision and set precision are of the text as it was written.
+        score: which precision must reach the target.
 
     Raises:
         ValueError: for a target outside [0, 1] or lists of different lengths.
@@ -82,33 +91,40 @@ def judge(
             [blank for blank in blanks if blank is not None],
         )
     )
+    plain = [dialect.undo(text, reference) for text, reference in zip(texts, references, strict=True)]
+    folded_references, folded_texts = [dialect.fold(text) for text in references], [dialect.fold(text) for text in plain]
     scores = zip(
         references,
         texts,
+        folded_references,
+        folded_texts,
         decoded,
         blanks,
         fidelity.precision(references, texts),
-        fidelity.folded_precision(references, texts),
+        fidelity.precision([folded.text for folded in folded_references], [folded.text for folded in folded_texts]),
         fidelity.fox_precision(references, texts),
         fidelity.word_precision(references, texts),
         fidelity.exact(references, texts),
         strict=True,
     )
     verdicts = []
-    for reference, text, page, blank, precision, folded, distinct, words, same in scores:
+    for reference, text, folded_reference, folded_text, page, blank, precision, folded, distinct, words, same in scores:
         bound = page.cut.precision_bound if page.cut else None
+        reached = {"raw": precision, "folded": folded, "set": distinct}[score] >= target_precision
+        exact = folded_reference.text == folded_text.text if dialect.document else bool(same)
+        spans = _folded_spans(reference, folded_reference, folded_text) if dialect.document else fidelity.misread(reference, text)
         verdicts.append(
             Verdict(
                 precision=float(precision) if bound is None else bound,
                 folded_precision=float(folded) if bound is None else None,
                 set_precision=float(distinct) if bound is None else None,
                 word_precision=float(words) if bound is None else None,
-                exact=bool(same) and page.cut is None,
+                exact=exact and page.cut is None,
                 decoder_passes=page.passes,
                 blank_precision=None if blank is None else float(next(blank_scores)),
                 decoded_text=None if same and page.cut is None else text,
-                misread=_spans(reference, text) if bound is None else None,
-                status="verified" if page.cut is None and precision >= target_precision else "below_target",
+                misread=[{"start": start, "end": end} for start, end in spans] if bound is None else None,
+                status=_status(page, bool(reached)),
                 reason=page.cut.reason if page.cut else None,
                 detail=page.cut.detail if page.cut else None,
             )
@@ -116,5 +132,16 @@ def judge(
     return verdicts
 
 
-def _spans(reference: str, text: str) -> list[dict[str, int]]:
-    return [{"start": start, "end": end} for start, end in fidelity.misread(reference, text)]
+def _status(page: Decoded, reached: bool) -> Status:
+    if page.cut is None:
+        return "verified" if reached else "below_target"
+    return "unfinished" if page.cut.reason == "length" else "below_target"
+
+
+def _folded_spans(reference: str, folded: Folded, text: Folded) -> list[tuple[int, int]]:
+    """What was misread in the folded text, as spans of the page's own text."""
+    origin = [*folded.origin, len(reference)]
+    return [
+        (origin[start], origin[end - 1] + 1 if end > start else origin[start])
+        for start, end in fidelity.misread(folded.text, text.text)
+    ]

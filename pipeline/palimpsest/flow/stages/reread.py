@@ -128,6 +128,6 @@ def readings_of(row: Mapping[str, Any], policy: Policy) -> dict[str, Reading]:
     """The verdicts that a row tells of, in modes of the policy's ladder: those of rate control, and its own."""
     modes = {mode.name for mode in policy.ladder.known}
     known = {mode: reading for mode, reading in readings(row["tried"]).items() if mode in modes}
-    if row["tier"] in modes and row["status"] in ("verified", "below_target"):
+    if row["tier"] in modes and row["status"] in ("verified", "below_target", "unfinished"):
         known[row["tier"]] = Reading(row["precision"], row["status"] == "verified")
     return known

@@ -69,7 +69,15 @@ class Verify(Model):
         for place, page in zip(controlled, controls, strict=True):
             blanks[place] = self.codec.decode_ids(page.ids)
         decoded = [self.codec.decode_ids(page.ids) for page in read]
-        return judge(texts, decoded, read, target_precision=settings.target_precision, blank_texts=blanks)
+        return judge(
+            texts,
+            decoded,
+            read,
+            target_precision=settings.target_precision,
+            blank_texts=blanks,
+            dialect=self.codec.dialect,
+            score=self.codec.preset.score if settings.score == "auto" else settings.score,
+        )
 
     def _read_generative(
         self, tokens: Any, mode: Mode, texts: list[str], grids: list[tuple[int, int]], controlled: list[int]
@@ -88,7 +96,8 @@ class Verify(Model):
             watches: tuple[Any, ...] = (LoopWatch(draft),)
             if settings.early_stop and settings.target_precision:
                 watches += (EarlyStop(text, settings.target_precision, lambda ids: stable_prefix(codec.decode_ids(ids))),)
-            pages.append(DraftedPage(features=features, prompt_ids=prompt, draft_ids=draft, watches=watches))
+            others = codec.conventions(text, mode, grid)
+            pages.append(DraftedPage(features=features, prompt_ids=prompt, draft_ids=draft, conventions=others, watches=watches))
         controls = []
         for place in controlled:
             watch = LoopWatch(pages[place].draft_ids)
