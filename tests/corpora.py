@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from palimpsest.config import JobConfig, parse
 from palimpsest.operations.retier import retier
 from palimpsest.operations.run import run
-from tests.flow_in_process import without_ray
 from tests.mixed_sources import prose
 
 DATES = {"old": "2024-01-01T00:00:00Z", "older": "2023-01-01T00:00:00Z", "new": "2025-12-31T23:30:00Z"}
@@ -27,11 +24,9 @@ def write_retiered_corpus(base: Path) -> Path:
         "sources": [str(base / "in")],
         "out": str(base / "corpus"),
         "verification": {"reader": "cells", "share": 1.0, "control_share": 0.0, "target_precision": 0.0},
-        "placement": {"threads_per_worker": 1},
+        "placement": {"executor": "local", "threads_per_worker": 1},
     }
     config: JobConfig = parse(settings, ("limits.quarantine_share=0.9", "tiers.policy=age", "tiers.as_of=2024-01-01T01:00:00Z"))
-    with pytest.MonkeyPatch.context() as patch:
-        without_ray(patch)
-        run(config)
-        retier(config.out, as_of="2026-01-01T00:00:00Z")
+    run(config)
+    retier(config.out, as_of="2026-01-01T00:00:00Z")
     return base / "corpus"

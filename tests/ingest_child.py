@@ -19,7 +19,6 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 
-import pytest
 import torch
 
 from palimpsest.codecs import adapter
@@ -28,7 +27,6 @@ from palimpsest.config import JobConfig, parse
 from palimpsest.flow.stages.model import codec_options
 from palimpsest.operations import ingest as ingestion
 from palimpsest.operations.ingest import ingest
-from tests import flow_in_process
 
 
 def die_before(step: int) -> None:
@@ -82,7 +80,6 @@ def load_models_once(config: JobConfig) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    flow_in_process.without_ray(pytest.MonkeyPatch())
     job = parse(tomllib.loads(Path(sys.argv[2]).read_text()))
     match sys.argv[1]:
         case "sweep":

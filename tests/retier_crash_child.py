@@ -21,7 +21,6 @@ import pytest
 from palimpsest.codecs import adapter
 from palimpsest.codecs.text_tokens import tokenizer
 from palimpsest.operations import retier as job
-from tests import flow_in_process
 from tests.store_crash_child import die_before
 
 AS_OF, POLICY = "2026-02-15", ("tiers.policy=age+importance",)
@@ -52,7 +51,6 @@ def sweep(root: Path) -> None:
 
 if __name__ == "__main__":
     patches = pytest.MonkeyPatch()
-    flow_in_process.without_ray(patches)
     tokenizer()
     load = cache(adapter.load_codec)
     patches.setattr(adapter, "load_codec", load)

@@ -32,7 +32,6 @@ from palimpsest.sources.listing import expand
 from palimpsest.sources.tables import plan_units, read_unit_tables
 from palimpsest.storage.local_store import LocalStore
 from palimpsest.tiers.policy import policy_of
-from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.store_crash_child import job as make_corpus
 
@@ -178,7 +177,6 @@ def test_a_corpus_with_brackets_in_its_name_is_shown_by_it(tmp_path: Path) -> No
 
 def test_a_damaged_shard_is_made_again(job: JobFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The table's steps: fsck names it, it is deleted, the next run makes it, and gc ends what fsck says of the old snapshot."""
-    flow_in_process.without_ray(monkeypatch)
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     for name in ("a", "b"):

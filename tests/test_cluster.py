@@ -21,10 +21,10 @@ from palimpsest.cli import app as cli
 from palimpsest.config import JobConfig, to_toml
 from palimpsest.corpus.fsck import fsck
 from palimpsest.flow import ray_executor as flow
-from palimpsest.operations.run import Progress, run
+from palimpsest.operations.progress import Progress
+from palimpsest.operations.run import run
 from palimpsest.storage.local_store import LocalStore
 from palimpsest.telemetry import METRICS
-from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.gated_encode import GatedEncode, gate_of
 from tests.mixed_sources import prose
@@ -154,14 +154,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(folder: Path, job: JobFactory, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
     out = tmp_path_factory.mktemp("undisturbed")
-    with pytest.MonkeyPatch.context() as patch:
-        flow_in_process.without_ray(patch)
-        run(cluster_job(job, folder, out))
+    run(cluster_job(job, folder, out, "placement.executor=local"))
     return content(out)
 
 
 def cluster_job(job: JobFactory, folder: Path, out: Path, *more: str) -> JobConfig:
-    small = ("placement.render_batch=4", "placement.shard_batch=4", "placement.cpus_per_worker=0.25", "verification.share=0.25")
+    small = (
+        "placement.executor=ray",
+        "placement.render_batch=4",
+        "placement.shard_batch=4",
+        "placement.cpus_per_worker=0.25",
+        "verification.share=0.25",
+    )
     return job(folder, out, *small, "placement.encode_workers=2", *more)
 
 
@@ -237,7 +241,7 @@ def test_a_run_survives_a_killed_worker_and_a_killed_node_and_prometheus_sees_it
         gate_of(out).touch()
 
     config = cluster_job(job, folder, out, f"placement.address={two_nodes.cluster.address}")
-    with flow.cluster(config.placement):
+    with flow.connected(config.placement):
         result = run(config, watch)
         assert killed == ["workers", "node"]
         assert content(out) == undisturbed

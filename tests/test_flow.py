@@ -15,15 +15,16 @@ from palimpsest.corpus.fsck import fsck
 from palimpsest.corpus.shards import read_shard
 from palimpsest.corpus.snapshots import iter_tables, latest
 from palimpsest.flow import ray_executor as flow
-from palimpsest.operations.run import Progress, run
+from palimpsest.operations.progress import Progress
+from palimpsest.operations.run import run
 from palimpsest.storage.local_store import LocalStore
 from palimpsest.storage.object_store import StoreError
-from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.mixed_sources import DOCUMENTS, prose
 
 OBJECT_STORE = 80_000_000
 PAGE_BYTES = 512 * 512
+RAY = "placement.executor=ray"
 
 pytestmark = pytest.mark.cluster
 
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.cluster
 @pytest.fixture(scope="module", autouse=True)
 def ray_session() -> Iterator[None]:
     """One Ray for all tests of this file, with an object store as small as Ray allows."""
-    with flow.cluster(PlacementConfig(object_store_bytes=OBJECT_STORE)):
+    with flow.connected(PlacementConfig(object_store_bytes=OBJECT_STORE)):
         yield
 
 
@@ -53,16 +54,14 @@ def test_ray_and_one_process_make_the_same_corpus(
     def watch(progress: Progress) -> None:
         seen.append((progress.units, progress.pages))
 
-    spread = ("placement.encode_workers=2", "placement.render_batch=3", "placement.shard_batch=4")
+    spread = (RAY, "placement.encode_workers=2", "placement.render_batch=3", "placement.shard_batch=4")
     result = run(job(mixed_sources, tmp_path / "ray", *spread), watch)
     assert (result.units_new, result.counts.documents_in) == (5, DOCUMENTS)
     assert fsck(LocalStore(tmp_path / "ray")) == []
     assert seen == sorted(seen) and seen[-1] == (5, result.counts.pages_committed)
-    again = run(job(mixed_sources, tmp_path / "ray"))
+    again = run(job(mixed_sources, tmp_path / "ray", RAY))
     assert (again.units_new, again.units_done, again.snapshot) == (0, 5, 1)
-    with monkeypatch.context() as patch:
-        flow_in_process.without_ray(patch)
-        run(job(mixed_sources, tmp_path / "alone"))
+    run(job(mixed_sources, tmp_path / "alone"))
     assert content(tmp_path / "ray") == content(tmp_path / "alone")
 
 
@@ -72,7 +71,7 @@ def test_a_corpus_larger_than_the_object_store_goes_through(job: JobFactory, tmp
     for part in range(4):
         texts = (prose(20_000, 100 * part + seed) for seed in range(10))
         (folder / f"{part}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    result = run(job(folder, out, "verification.share=0"))
+    result = run(job(folder, out, RAY, "verification.share=0"))
     assert result.counts.pages_committed * PAGE_BYTES > 1.2 * OBJECT_STORE
     assert result.counts.documents_committed == 40
     assert [finding for finding in fsck(LocalStore(out)) if finding.severity == "error"] == []
@@ -85,5 +84,5 @@ def test_an_output_that_fails_while_running_is_named(job: JobFactory, tmp_path: 
     (out / "data").write_text("in the way")
     (out / "corpus.json").write_text('{"format": "palimpsest corpus", "version": 2}')
     with pytest.raises(StoreError, match=r"out/data/tiny/.*a part of the path is a file"):
-        run(job(source, out))
+        run(job(source, out, RAY))
     assert latest(LocalStore(out)) is None

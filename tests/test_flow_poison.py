@@ -24,7 +24,6 @@ from palimpsest.sources.documents import Document, Rejected, document_id
 from palimpsest.sources.objects import SourceObject
 from palimpsest.sources.units import Unit
 from palimpsest.storage.local_store import LocalStore
-from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.mixed_sources import prose
 from tests.test_flow import content
@@ -96,15 +95,13 @@ def test_what_kills_a_worker_of_any_stage_is_quarantined_and_nothing_else_is_los
     mixed = [prose(500, 70), POISON["render"] + " x", POISON["verify"] + " x", prose(700, 71), POISON["encode"] + " x"]
     (folder / "several.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in mixed))
     killers = {document_id(text) for text in [*POISON.values(), *(text for text in mixed if "kills" in text)]}
-    spread = ("placement.render_batch=4", "placement.shard_batch=4", "verification.share=0")
+    spread = ("placement.executor=ray", "placement.render_batch=4", "placement.shard_batch=4", "verification.share=0")
     with monkeypatch.context() as patch:
         for name, stage in STAGES.items():
             patch.setattr(flow, name.capitalize(), stage)
-        with flow.cluster(PlacementConfig(object_store_bytes=100_000_000)):
+        with flow.connected(PlacementConfig(object_store_bytes=100_000_000)):
             result = run(job(folder, tmp_path / "out", *spread))
-    with monkeypatch.context() as patch:
-        flow_in_process.without_ray(patch)
-        run(job(folder, tmp_path / "sound", *spread))
+    run(job(folder, tmp_path / "sound", *spread))
 
     counts = result.counts
     assert result.reasons == {"worker_killed": len(killers)}

@@ -35,9 +35,10 @@ from palimpsest.corpus.shards import read_shard, write_quarantine, write_shards
 from palimpsest.corpus.snapshots import Snapshot, latest
 from palimpsest.corpus.units import unit_id
 from palimpsest.flow.plan import document_ids, make_plan
+from palimpsest.flow.recipe import Recipe
 from palimpsest.operations.conversations.build import sample_fingerprint
 from palimpsest.operations.conversations.settings import MemoryConfig, with_clock
-from palimpsest.operations.run import Prepared, identify, run
+from palimpsest.operations.run import identify, run
 from palimpsest.pages.grid import Grid
 from palimpsest.pages.normalise import normalise
 from palimpsest.pages.pagination import layout_fingerprint, page_id, paginate, render
@@ -46,7 +47,6 @@ from palimpsest.sources.documents import Reason, document_id
 from palimpsest.sources.listing import expand
 from palimpsest.storage.local_store import LocalStore
 from palimpsest.telemetry import METRICS
-from tests.flow_in_process import without_ray
 from tests.mixed_sources import ARABIC, CHINESE, LONG, TABLE, write_mixed_sources
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -130,7 +130,7 @@ def fingerprints(preset: str, *overrides: str) -> dict[str, str]:
     memory = preset == "conversations"
     config: Any = load(preset, overrides, MemoryConfig) if memory else load(preset, overrides)
     try:
-        prepared: Prepared = identify(with_clock(config) if memory else config)
+        prepared: Recipe = identify(with_clock(config) if memory else config)
     except ConfigError as error:
         return {"refused": str(error)}
     found = {
@@ -204,7 +204,7 @@ class Corpus:
         write_mixed_sources(base / "sources")
         settings = f'sources = ["sources"]\nout = {json.dumps(str(self.out))}\n[limits]\nquarantine_share = 0.9\n'
         verification = '[verification]\nreader = "cells"\nshare = 0.5\ncontrol_share = 0.5\ntarget_precision = 0.0\n'
-        self.preset.write_text(settings + verification + "[placement]\nthreads_per_worker = 1\n", "utf-8")
+        self.preset.write_text(settings + verification + '[placement]\nexecutor = "local"\nthreads_per_worker = 1\n', "utf-8")
         self.config: JobConfig = load(str(self.preset))
         self.result = run(self.config)
         self.prepared = identify(self.config)
@@ -238,7 +238,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Corpus]:
     base = tmp_path_factory.mktemp("golden")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(base)
-        without_ray(patch)
         yield Corpus(base)
 
 
@@ -312,13 +311,18 @@ def test_a_plan_gives_units_their_ids_and_duplicates_their_owners(corpus: Corpus
     config, fingerprint, store = SourceConfig(), corpus.prepared.fingerprint, LocalStore(corpus.base / "nothing")
     real = {item.uri: item for item in expand(["sources"], config)}
     ours = make_plan(
-        store, None, real.values(), config, fingerprint, lambda units: iter([document_ids(unit, config) for unit in units])
+        store,
+        None,
+        real.values(),
+        config,
+        fingerprint,
+        lambda units, config: iter([document_ids(unit, config) for unit in units]),
     )
     assert {planned.unit_id for planned in ours.todo} == {unit.unit_id for unit in corpus.snapshot.units}
     items = [replace(item, key=f"/data/{item.uri}", version=corpus.version(item.uri, item.version)) for item in real.values()]
     plan = make_plan(
         store, None, items, config, fingerprint,
-        lambda units: iter([document_ids(replace(unit, object=real[unit.object.uri]), config) for unit in units]),
+        lambda units, config: iter([document_ids(replace(unit, object=real[unit.object.uri]), config) for unit in units]),
     )  # fmt: skip
     found = {
         planned.unit.object.uri: {"id": planned.unit_id, "left_out": planned.left_out, "defers_to": planned.defers_to}

@@ -9,22 +9,17 @@ from typing import Any
 
 import pytest
 
-from palimpsest.flow import ray_executor as flow
+from palimpsest.errors import RunFailed
+from palimpsest.flow import executor
 from palimpsest.operations import ingest as ingestion
 from palimpsest.operations.ingest import IngestResult, ingest
-from palimpsest.operations.run import RunFailed, run
+from palimpsest.operations.run import run
 from palimpsest.storage.local_store import LocalStore
 from palimpsest.storage.object_store import NoSuchObject
-from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.test_run import by_id, documents, errors, newest, write_lines
 
 Pass = Callable[..., IngestResult]
-
-
-@pytest.fixture(autouse=True)
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    flow_in_process.without_ray(monkeypatch)
 
 
 @pytest.fixture
@@ -59,7 +54,7 @@ def lazy(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         def refuse(*args: Any, **kwargs: Any) -> Any:
             raise AssertionError("this pass has nothing to work on")
 
-        for where, name in ((flow, "cluster"), (flow, "run_units"), (ingestion, "prepare"), (ingestion, "probe")):
+        for where, name in ((executor, "started"), (ingestion, "prepare"), (ingestion, "probe")):
             monkeypatch.setattr(where, name, refuse)
 
     return arrange

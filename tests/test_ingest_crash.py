@@ -19,7 +19,6 @@ from palimpsest.corpus.snapshots import iter_rows, latest
 from palimpsest.operations.ingest import ingest
 from palimpsest.storage.object_store import ObjectStore
 from palimpsest.storage.opening import open_store
-from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.test_run import by_id, documents, write_lines
 
@@ -78,7 +77,6 @@ def folder(tmp_path: Path) -> Path:
 def test_a_pass_killed_at_any_step_ends_in_the_same_corpus(
     folder: Path, job: JobFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flow_in_process.without_ray(monkeypatch)
     root = tmp_path / "killed"
     before: JobConfig = job(folder, root / "before", *SETTINGS)
     ingest(before)
@@ -144,7 +142,6 @@ def put(bucket: str) -> Callable[..., None]:
 def test_nights_on_an_s3_service(
     bucket: str, put: Callable[..., None], job: JobFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flow_in_process.without_ray(monkeypatch)
     for name in ("a.jsonl", "deep/er/b.jsonl", "c.jsonl", "in2.jsonl"):
         put(name, name, f"shared by {name[:1]}")
     config: JobConfig = job(Path("x"), Path("x"), *SETTINGS, f'sources=["{bucket}/in/"]', f"out={bucket}/corpus")

@@ -26,7 +26,6 @@ from palimpsest.storage.local_store import LocalStore
 from palimpsest.storage.object_store import NoSuchObject, StoreError, Unavailable
 from palimpsest.storage.opening import open_store
 from palimpsest.storage.stable_json import Damaged
-from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.fault_proxy import FaultProxy
 from tests.s3_servers import S3Server
@@ -142,7 +141,6 @@ def test_a_first_pass_that_fails_is_in_nobodys_way(
     job: JobFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """It was: the record of the failure made the place one that is neither empty nor a corpus."""
-    flow_in_process.without_ray(monkeypatch)
     (tmp_path / "in").mkdir()
     write_lines(tmp_path / "in" / "a.jsonl", "a", "b")
     config = job(tmp_path / "in", tmp_path / "out", "verification.share=0")

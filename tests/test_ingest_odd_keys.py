@@ -11,7 +11,6 @@ from palimpsest.corpus.snapshots import iter_rows, latest
 from palimpsest.operations.ingest import ingest
 from palimpsest.storage import s3_client as s3
 from palimpsest.storage.opening import open_store
-from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.s3_servers import S3Server
 
@@ -21,11 +20,6 @@ ODD = (
     "very/" * 40 + "deep.txt", "$(touch owned).txt", "-rf.txt",
 )  # fmt: skip
 HIDDEN = (".hidden.txt", "_SUCCESS", "a/.git/x.txt")
-
-
-@pytest.fixture(autouse=True)
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    flow_in_process.without_ray(monkeypatch)
 
 
 def test_odd_keys_are_read_and_everything_stays_below_its_prefix(

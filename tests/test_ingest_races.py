@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from palimpsest.flow import ray_executor as flow
+from palimpsest.flow.local_executor import LocalExecutor
 from palimpsest.operations.ingest import IngestResult, ingest
 from palimpsest.storage.local_store import LocalStore
-from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.test_ingest import Pass, folder, go, kinds, out
 from tests.test_run import by_id, documents, errors, newest, write_lines
@@ -19,24 +18,19 @@ from tests.test_run import by_id, documents, errors, newest, write_lines
 __all__ = ["folder", "go", "out"]  # the fixtures
 
 
-@pytest.fixture(autouse=True)
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    flow_in_process.without_ray(monkeypatch)
-
-
 @pytest.fixture
 def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
     """`meanwhile(do)`: `do` happens between the planning and the processing of the next batch."""
 
     def arrange(do: Callable[[], object]) -> None:
-        undisturbed = flow.run_units
+        undisturbed = LocalExecutor.run_units
 
         def process(*args: Any) -> Any:
-            monkeypatch.setattr(flow, "run_units", undisturbed)
+            monkeypatch.setattr(LocalExecutor, "run_units", undisturbed)
             do()
-            return flow.run_units(*args)
+            return undisturbed(*args)
 
-        monkeypatch.setattr(flow, "run_units", process)
+        monkeypatch.setattr(LocalExecutor, "run_units", process)
 
     return arrange
 

@@ -10,18 +10,12 @@ from pathlib import Path
 import pytest
 
 from palimpsest.corpus.snapshots import snapshot_numbers
-from palimpsest.operations.run import RunFailed
+from palimpsest.errors import RunFailed
 from palimpsest.storage.local_store import LocalStore
-from tests import flow_in_process
 from tests.test_ingest import Pass, folder, go, kinds, lazy, out
 from tests.test_run import by_id, documents, errors, quarantine, write_lines
 
 __all__ = ["folder", "go", "lazy", "out"]  # the fixtures
-
-
-@pytest.fixture(autouse=True)
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    flow_in_process.without_ray(monkeypatch)
 
 
 def test_an_unreadable_object_is_tried_a_few_times_and_then_quarantined(

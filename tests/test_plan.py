@@ -6,13 +6,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from palimpsest.config import SourceConfig
-from palimpsest.flow.plan import Plan, PlannedUnit, document_ids, make_plan
+from palimpsest.flow.plan import Plan, document_ids, make_plan
 from palimpsest.sources.documents import document_id
-from palimpsest.sources.objects import SourceObject
 from palimpsest.sources.units import Unit
 from palimpsest.storage.local_store import LocalStore
 
@@ -20,7 +16,7 @@ SMALL = SourceConfig(unit_bytes=200)
 
 
 def plan(folder: Path, config: SourceConfig = SMALL) -> Plan:
-    def index(units: list[Unit]) -> Iterator[list[str]]:
+    def index(units: list[Unit], config: SourceConfig) -> Iterator[list[str]]:
         return (document_ids(unit, config) for unit in units)
 
     return make_plan(LocalStore(folder / "out"), None, [str(folder / "in")], config, "f" * 16, index)
@@ -64,11 +60,3 @@ def test_the_bytes_of_slices_add_up_to_those_of_their_object(tmp_path: Path) -> 
     found = plan(tmp_path)
     size = sum(path.stat().st_size for path in (tmp_path / "in").iterdir())
     assert len(found.todo) > 3 and size - len(found.todo) < found.bytes <= size
-
-
-@given(st.text(min_size=1), st.none() | st.tuples(st.integers(0), st.integers(0)), st.lists(st.text("0123456789abcdef")))
-def test_a_planned_unit_survives_being_a_column(name: str, span: tuple[int, int] | None, left: list[str]) -> None:
-    unit = Unit(object=SourceObject(uri=name + "\udcff", key=name, size=3, version="v"), span=span)
-    planned = PlannedUnit(unit=unit, unit_id="u", left_out=tuple(left), defers_to=("o",), bytes=3)
-    assert PlannedUnit.from_json(planned.to_json()) == planned
-    planned.to_json().encode()

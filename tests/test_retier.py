@@ -24,7 +24,7 @@ from palimpsest.operations.retier import retier
 from palimpsest.operations.run import run
 from palimpsest.operations.status import list_versions
 from palimpsest.storage.local_store import LocalStore
-from tests import flow_in_process, near_sighted
+from tests import near_sighted
 from tests.conftest import JobFactory
 from tests.mixed_sources import prose
 
@@ -51,7 +51,6 @@ def dated(pages: int, delta: timedelta = timedelta(0), seed: int = 0, **fields: 
 @pytest.fixture
 def made(job: JobFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., JobConfig]:
     """`made(documents, "key=value", …)`: a corpus of these documents as of NOW, all pages verified."""
-    flow_in_process.without_ray(monkeypatch)
 
     def make(documents: list[dict[str, Any]] | Path, *overrides: str, shipped_codec: bool = False) -> JobConfig:
         folder = documents if isinstance(documents, Path) else write_documents(tmp_path / "in", documents)

@@ -14,7 +14,6 @@ from palimpsest.corpus.snapshots import iter_rows, latest, read_snapshot
 from palimpsest.operations.retier import retier
 from palimpsest.operations.run import run
 from palimpsest.storage.local_store import LocalStore
-from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.paths import PYTHONPATH
 from tests.retier_crash_child import AS_OF, POLICY
@@ -33,7 +32,6 @@ def content(root: Path) -> tuple[Any, ...]:
 def test_a_retier_killed_at_any_step_and_run_again_ends_in_the_same_corpus(
     job: JobFactory, tiny_codec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flow_in_process.without_ray(monkeypatch)
     shared = dated(1, 20 * DAY, seed=1)
     folder = write_documents(tmp_path / "in", [shared, dated(1, seed=2, importance=1.0), {"text": None}])
     write_documents(folder, [shared, {"text": "An undated page."}], "b.jsonl")

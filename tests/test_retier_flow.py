@@ -12,7 +12,6 @@ from palimpsest.flow import ray_executor as flow
 from palimpsest.operations.retier import retier
 from palimpsest.operations.run import run
 from palimpsest.storage.local_store import LocalStore
-from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.test_flow import OBJECT_STORE
 from tests.test_retier import DAY, NOW, after, dated, rows, write_documents
@@ -27,20 +26,25 @@ def test_ray_and_one_process_measure_and_fade_alike(job: JobFactory, tmp_path: P
     documents = [dated(3, 20 * DAY, seed=1), dated(2, seed=2), {"text": None}]
     folder = write_documents(tmp_path / "in", documents)
     whole = ("verification.share=1.0", "verification.control_share=0.0")
-    spread = ("placement.encode_workers=1", "placement.verify_workers=1", "placement.render_batch=2", "placement.shard_batch=2")
+    spread = (
+        "placement.executor=ray",
+        "placement.encode_workers=1",
+        "placement.verify_workers=1",
+        "placement.render_batch=2",
+        "placement.shard_batch=2",
+    )
 
     def both(name: str, *overrides: str) -> None:
         climbed = job(folder, tmp_path / f"{name}-climbed", *whole, *MEASURED, *overrides)
         faded = job(folder, tmp_path / f"{name}-faded", *whole, *FADING, *overrides)
         run(climbed)
         run(faded)
-        result = retier(faded.out, (f"placement.{spread[2].split('.')[1]}",), as_of=after(15 * DAY))
+        result = retier(faded.out, (spread[3],), as_of=after(15 * DAY))
         assert (result.moves, result.findings) == ({"text → small": result.due}, False) and result.due
         assert fsck(LocalStore(faded.out)) == [] == fsck(LocalStore(climbed.out))
 
-    with flow.cluster(PlacementConfig(object_store_bytes=OBJECT_STORE)):
+    with flow.connected(PlacementConfig(object_store_bytes=OBJECT_STORE)):
         both("ray", *spread)
-    flow_in_process.without_ray(monkeypatch)
     both("alone")
     for kind in ("climbed", "faded"):
         ray, alone = (rows(job(folder, tmp_path / f"{name}-{kind}")) for name in ("ray", "alone"))

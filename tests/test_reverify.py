@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -22,12 +22,12 @@ from palimpsest.codecs.token_storage.rows import CodecMismatch
 from palimpsest.config import JobConfig
 from palimpsest.corpus.format import create_corpus
 from palimpsest.corpus.snapshots import Snapshot, latest, publish
-from palimpsest.flow.ledger import Tally
-from palimpsest.flow.plan import document_ids, make_plan
-from palimpsest.flow.stages import UNITS, Encode, Paginate, Read, Render, Verify, Write
+from palimpsest.flow.ledger import Ledger, SourceUnit
+from palimpsest.flow.local_executor import LocalExecutor
+from palimpsest.flow.plan import make_plan, units_table
+from palimpsest.flow.stages import Encode, Paginate, Read, Render, Verify, Write
 from palimpsest.operations.run import prepare
 from palimpsest.operations.verify import open_and_reverify, reverify
-from palimpsest.sources.units import Unit
 from palimpsest.storage.opening import open_store
 
 TEXTS = {
@@ -65,21 +65,19 @@ def original(tmp_path_factory: pytest.TempPathFactory, codec: Path) -> Callable[
         config, store = prepared.config, open_store(config.out)
         create_corpus(store)
 
-        def index(units: list[Unit]) -> Iterator[list[str]]:
-            return (document_ids(unit, config.source) for unit in units)
-
-        plan = make_plan(store, None, config.sources, config.source, prepared.fingerprint, index)
-        tally, records = Tally(plan.todo), []
+        plan = make_plan(store, None, config.sources, config.source, prepared.fingerprint, LocalExecutor().index_units)
+        ledger = Ledger(SourceUnit(unit, prepared.fingerprint) for unit in plan.todo)
+        records = []
         stages = [Encode(config, prepared.fingerprint), Verify(config, prepared.fingerprint), Write(config.out, 1 << 20)]
         for unit in plan.todo:
-            documents = Read(config.source)(pa.table({"unit": [unit.to_json()]}, schema=UNITS))
+            documents = Read(config.source)(units_table([unit]))
             for pages in (pages for table in documents for pages in Paginate(config, prepared.grid, prepared.policy)(table)):
                 table = Render(prepared.grid)(pages)
                 for stage in stages:
                     table = stage(table)
                 for row in table.to_pylist():
-                    if complete := tally.add({**row, "payload": json.loads(row["payload"])}):
-                        records.append(complete.commit(store, "run", prepared.fingerprint))
+                    if complete := ledger.take(row):
+                        records.append(complete.commit(store, "run"))
         publish(store, "run", records)
         store.put("runs/run/config.toml", configs.to_toml(config).encode())
         return config

@@ -13,36 +13,39 @@ import pytest
 from palimpsest.corpus.fsck import fsck
 from palimpsest.corpus.shards import read_shard
 from palimpsest.corpus.snapshots import Snapshot, iter_tables, latest, snapshot_numbers
-from palimpsest.flow import ray_executor as flow
-from palimpsest.operations.run import RunFailed, RunResult, plan_only, prepare, run
+from palimpsest.errors import RunFailed
+from palimpsest.flow.local_executor import LocalExecutor
+from palimpsest.operations.run import RunResult, plan_only, prepare, run
 from palimpsest.pages.normalise import normalise
 from palimpsest.schemas import QUARANTINE, SHARD
 from palimpsest.sources.documents import document_id
 from palimpsest.storage.local_store import LocalStore
 from palimpsest.storage.object_store import StoreError
-from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.mixed_sources import ARABIC, BAD_LINES, CHINESE, DOCUMENTS, DUPLICATES, LONG, REASONS, SHORT, STORED, prose
 
-ALWAYS = set(SHARD.names) - {"source_id", "reason", "timestamp", "importance", "decoded_text", "blank_precision"}
-TOKEN_COLUMNS = {"mode", "image_px", "num_vision_tokens", "num_context_tokens", "tokens", "token_dim", "token_dtype"} | {
+ALWAYS = set(SHARD.names) - {
+    "source_id",
+    "reason",
+    "timestamp",
+    "importance",
+    "decoded_text",
+    "blank_precision",
+    "errata",
+    "extra",
+    "tried",
+}
+TOKEN_COLUMNS = {"mode", "image_px", "num_vision_tokens", "tokens", "token_dim", "token_dtype"} | {
     "token_scales", "tokens_sha256", "codec", "codec_revision"
 }  # fmt: skip
-VERDICT_COLUMNS = {"precision", "word_precision", "exact", "decoder_passes"}
-
-
-@pytest.fixture(autouse=True)
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    flow_in_process.without_ray(monkeypatch)
+VERDICT_COLUMNS = {"precision", "folded_precision", "set_precision", "word_precision", "exact", "decoder_passes", "misread"}
 
 
 @pytest.fixture(scope="module")
 def corpus(mixed_sources: Path, job: JobFactory, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunResult]:
     """The mixed folder, run once; tests only look at it or run the same again."""
     out = tmp_path_factory.mktemp("run") / "corpus"
-    with pytest.MonkeyPatch.context() as patch:
-        flow_in_process.without_ray(patch)
-        return out, run(job(mixed_sources, out))
+    return out, run(job(mixed_sources, out))
 
 
 def newest(out: Path) -> Snapshot:
@@ -251,7 +254,7 @@ def test_too_much_quarantine_publishes_nothing_and_a_higher_limit_publishes_the_
     def no_work(*args: Any) -> Any:
         raise AssertionError("processed again")
 
-    monkeypatch.setattr(flow, "run_units", no_work)
+    monkeypatch.setattr(LocalExecutor, "run_units", no_work)
     result = run(job(mixed_sources, tmp_path, f"limits.quarantine_share={share}"))
     assert (result.units_new, result.units_done, result.snapshot) == (0, 5, 1)
     assert documents(tmp_path) == by_id(*STORED)

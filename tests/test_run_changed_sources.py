@@ -9,18 +9,12 @@ from typing import Any
 
 import pytest
 
-from palimpsest.flow import ray_executor as flow
-from palimpsest.operations.run import RunFailed, run
-from tests import flow_in_process
+from palimpsest.errors import RunFailed
+from palimpsest.flow.local_executor import LocalExecutor
+from palimpsest.operations.run import run
 from tests.conftest import JobFactory
 from tests.mixed_sources import prose
 from tests.test_run import by_id, documents, errors, write_lines
-
-
-@pytest.fixture(autouse=True)
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    flow_in_process.without_ray(monkeypatch)
-
 
 # sources that change
 
@@ -92,15 +86,15 @@ def test_another_slicing_replaces_the_old_slices(job: JobFactory, tmp_path: Path
 @pytest.fixture
 def interrupted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """`interrupted(change)`: call `change` between the planning and the processing of the next run."""
-    undisturbed = flow.run_units
+    undisturbed = LocalExecutor.run_units
 
     def arrange(change: Any) -> None:
         def process(*args: Any) -> Any:
             change()
-            monkeypatch.setattr(flow, "run_units", undisturbed)
+            monkeypatch.setattr(LocalExecutor, "run_units", undisturbed)
             return undisturbed(*args)
 
-        monkeypatch.setattr(flow, "run_units", process)
+        monkeypatch.setattr(LocalExecutor, "run_units", process)
 
     yield arrange
 

@@ -21,7 +21,6 @@ import pytest
 from palimpsest.config import JobConfig, to_toml
 from palimpsest.corpus.fsck import fsck
 from palimpsest.storage.local_store import LocalStore
-from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.mixed_sources import prose
 from tests.test_flow import content
@@ -83,7 +82,7 @@ def config(job: JobFactory, tmp_path: Path, request: pytest.FixtureRequest) -> J
         records = [{"id": f"{unit}-{number}", "text": prose(1500 + 900 * number, 10 * unit + number)} for number in range(3)]
         lines = [json.dumps(record) for record in [*records, {"id": "shared", "text": prose(500, 999)}]]
         (folder / f"{unit}.jsonl").write_text("\n".join([*lines, "no json"]))
-    return job(folder, tmp_path / "killed", "placement.render_batch=4", "placement.shard_batch=4")
+    return job(folder, tmp_path / "killed", "placement.executor=ray", "placement.render_batch=4", "placement.shard_batch=4")
 
 
 def test_a_run_killed_at_random_moments_ends_in_the_same_corpus(
@@ -105,7 +104,6 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_corpus(
     with started(preset) as last:
         last.communicate(timeout=PATIENCE)
     assert last.returncode == 0, preset.with_suffix(".log").read_text()[-2000:]
-    flow_in_process.without_ray(monkeypatch)
     from palimpsest.operations.run import run
 
     folder = tmp_path / "undisturbed"

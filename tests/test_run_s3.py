@@ -12,7 +12,6 @@ from typer.testing import CliRunner, Result
 from palimpsest.cli.app import app
 from palimpsest.storage import s3_client as s3
 from palimpsest.storage.opening import open_store
-from tests import flow_in_process
 from tests.mixed_sources import prose
 from tests.s3_servers import ACCESS_KEY, SECRET_KEY, S3Server
 
@@ -64,11 +63,10 @@ def test_a_job_from_bucket_to_bucket(
     command("report", out, "--out", str(tmp_path / "report.html"))
     assert answer("gc", out) == []
 
-    flow_in_process.without_ray(monkeypatch)
     shard = next(store.list("data/"))
     store.delete(shard.key)
     assert shard.key in command("fsck", out, code=3).stdout
-    assert answer(*words)["units_new"] == 1
+    assert answer(*words, "--set", "placement.executor=local")["units_new"] == 1
     assert command("gc", out, "--unused-days", "0", "--delete")
     assert command("fsck", out).stdout.strip() == "0 errors, 0 warnings"
 

@@ -17,7 +17,6 @@ from palimpsest.cli.app import app
 from palimpsest.corpus.snapshots import latest
 from palimpsest.storage.object_store import ObjectStore
 from palimpsest.storage.opening import open_store
-from tests import flow_in_process
 from tests.test_docs_commands import PROGRAM
 
 RUNNING = (Path(__file__).parent.parent / "docs" / "running.md").read_text("utf-8")
@@ -33,7 +32,6 @@ def section(name: str) -> list[str]:
 
 @pytest.fixture
 def place(seaweedfs_place: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    flow_in_process.without_ray(monkeypatch)
     source = open_store(f"{seaweedfs_place}/texts")
     for name in ("a", "b", "c"):
         put(source, name, f"the text of {name}", f"another text of {name}")
@@ -54,7 +52,12 @@ def command(place: str, tiny_codec: Path):
         line = line.replace("corpora/books", f"{place}/corpus").replace("texts/", f"{place}/texts/")
         words = shlex.split(line.replace("CORPUS", f"{place}/corpus"))
         if words[0] in PREPARED:
-            quick = ("verification.share=0", "verification.reader=generative", "placement.threads_per_worker=1")
+            quick = (
+                "verification.share=0",
+                "verification.reader=generative",
+                "placement.threads_per_worker=1",
+                "placement.executor=local",
+            )
             words += [word for setting in (f"codec.path={tiny_codec}", *quick) for word in ("--set", setting)]
         result = CliRunner().invoke(app, words)
         assert result.exit_code == code, (line, result.output, result.stderr, result.exception)

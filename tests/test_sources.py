@@ -51,7 +51,7 @@ def read_rows(path: Path, config: SourceConfig | None = None) -> list[dict[str, 
         for unit in plan_units(item, config):
             unit_rows = [row for table in read_unit_tables(unit, config, unit_id="u") for row in table.to_pylist()]
             kinds = Counter(row["kind"] for row in unit_rows[:-1])
-            counts = json.loads(unit_rows[-1]["counts"])
+            counts = unit_rows[-1]["control"]
             assert unit_rows[-1]["kind"] == "unit_end"
             assert [counts[k] for k in ("documents", "quarantined", "duplicates")] == [
                 kinds[k] for k in ("document", "quarantined", "duplicate")
@@ -117,7 +117,7 @@ def test_repeats_are_counted_and_ids_with_different_text_are_kept(tmp_path: Path
     ]
     assert rows[2]["doc_id"] == rows[0]["doc_id"]
     counts = {"documents_in": 4, "documents": 2, "quarantined": 0, "duplicates": 2, "repeated_ids": 1}
-    assert json.loads(rows[-1]["counts"]) == counts
+    assert {name: rows[-1]["control"][name] for name in counts} == counts
 
 
 LINES = st.lists(
@@ -289,6 +289,6 @@ def test_a_hundred_thousand_tiny_documents(tmp_path: Path) -> None:
     config = SourceConfig()
     (unit,) = plan_units(expand([str(path)], config)[0], config)
     tables = list(read_unit_tables(unit, config, unit_id="u"))
-    assert json.loads(tables[-1]["counts"][-1].as_py())["documents"] == 100_000
+    assert tables[-1]["control"][-1].as_py()["documents"] == 100_000
     assert len(tables) == 13
     assert time.process_time() - start < 20

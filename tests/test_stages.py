@@ -1,8 +1,9 @@
-"""Stages one by one, and the tally that decides when a unit is whole."""
+"""Stages one by one, and the ledger that decides when a unit is whole."""
 
 from __future__ import annotations
 
-import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palimpsest.config import JobConfig, parse
-from palimpsest.flow.ledger import PAGE_COUNTS, Tally, UnitTally
-from palimpsest.flow.plan import PlannedUnit
+from palimpsest.flow.ledger import Ledger, SourceUnit, Subscriber
+from palimpsest.flow.plan import PlannedUnit, planned_units, units_table
 from palimpsest.flow.stages import Encode, Paginate, Render, Verify
+from palimpsest.operations.progress import Progress
+from palimpsest.operations.run import Work
 from palimpsest.pages.grid import Grid
-from palimpsest.schemas import DOCUMENTS, IMAGES, PAGES, TOKENS, VERDICTS, SchemaMismatch
+from palimpsest.schemas import (
+    CONTROL,
+    DOCUMENTS,
+    IMAGES,
+    PAGE_COUNTS,
+    PAGES,
+    TOKENS,
+    VERDICTS,
+    WRITTEN,
+    SchemaMismatch,
+    conform,
+)
 from palimpsest.sources.objects import UNREAD, SourceObject
 from palimpsest.sources.units import Unit
 from palimpsest.storage.local_store import LocalStore
@@ -25,6 +39,7 @@ from palimpsest.tiers.policy import policy_of
 from tests.mixed_sources import prose
 
 GRID = Grid.parse("64x32", "latin")
+NOTHING = {"total": 0.0, "pages": 0}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +48,8 @@ def config(tiny_codec: Path) -> JobConfig:
 
 
 def document(text: str | None, kind: str = "document", **columns: Any) -> dict[str, Any]:
-    return {"unit_id": "u", "kind": kind, "doc_id": "d" * 32, "text": text, **columns}
+    source = {"source_uri": "s", "source_version": "v"}
+    return {"unit_id": "u", "kind": kind, "doc_id": "d" * 32, "text": text, **source, **columns}
 
 
 def paginated(config: JobConfig, *rows: dict[str, Any]) -> pa.Table:
@@ -41,10 +57,11 @@ def paginated(config: JobConfig, *rows: dict[str, Any]) -> pa.Table:
 
 
 def test_rows_that_are_no_pages_pass_every_stage_untouched(config: JobConfig) -> None:
+    control = [field.name for field in CONTROL]
     others = [
         document(None, "quarantined", reason="null_text", detail="why", record=b"{}", source_id="n"),
         document(None, "duplicate", source_id="again"),
-        {"unit_id": "u", "kind": "unit_end", "counts": json.dumps({"documents": 1})},
+        {"unit_id": "u", "kind": "unit_end", "control": {**dict.fromkeys(control), "documents": 1}},
     ]
     table = paginated(config, others[0], document("A page."), *others[1:])
     for stage, schema in (
@@ -81,7 +98,7 @@ def test_a_page_with_too_many_escapes_goes_to_text(config: JobConfig) -> None:
     assert many["reason"].to_pylist() == ["not_covered"] and "50 of 100" in many["detail"][0].as_py()
 
 
-# the tally
+# the ledger
 
 
 def planned(number: int, version: str = "v") -> PlannedUnit:
@@ -89,20 +106,28 @@ def planned(number: int, version: str = "v") -> PlannedUnit:
     return PlannedUnit(unit=Unit(object=item), unit_id=f"unit{number}")
 
 
+def ledger_of(*units: PlannedUnit, subscribers: Sequence[Subscriber] = ()) -> Ledger[SourceUnit]:
+    return Ledger((SourceUnit(unit, "f" * 16) for unit in units), subscribers)
+
+
 def unit_rows(name: str, documents: list[int], quarantined: int, late: int, duplicates: int) -> list[dict[str, Any]]:
     """WRITTEN rows of a unit, one page each: `documents` by their number of pages, `late` ones without a page."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for pages in documents:
         for page in range(pages):
             counts = {**dict.fromkeys(PAGE_COUNTS, 1), "first_pages": int(page == 0), "pages_expected": pages * (page == 0)}
-            rows.append({"kind": "written", "payload": {"shards": [], **counts}})
-    bad = {"unit_id": name, "source_uri": "s", "reason": "empty_text", "detail": None}
-    rows += [{"kind": "quarantined", "payload": bad, "record": b"x"} for _ in range(quarantined + late)]
-    rows += [{"kind": "duplicate", "payload": {"rows": 1}} for _ in range(duplicates)]
+            shard = {"key": f"{name}-{len(rows)}", "tier": "tiny", "rows": 1, "bytes": 1, "sha256": "0"}
+            rows.append(
+                {"kind": "written", "shards": [shard], "counts": counts, "statuses": [], "precision": {"total": 0.0, "pages": 0}}
+            )
+    bad = {"source_uri": "s", "reason": "empty_text", "record": b"x"}
+    rows += [{"kind": "quarantined", **bad} for _ in range(quarantined + late)]
+    rows += [{"kind": "duplicate", "rows": 1} for _ in range(duplicates)]
     counted = len(documents) + late
     read = {"documents_in": counted + quarantined + duplicates, "documents": counted, "quarantined": quarantined}
-    rows.append({"kind": "unit_end", "payload": {**read, "duplicates": duplicates}})
-    return [{"record": None, **row, "unit_id": name} for row in rows]
+    rows.append({"kind": "unit_end", "control": {**read, "duplicates": duplicates}})
+    table = pa.Table.from_pylist([{**row, "unit_id": name} for row in rows], WRITTEN)
+    return conform(table, WRITTEN, "test").to_pylist()
 
 
 @given(st.data())
@@ -111,26 +136,25 @@ def test_a_unit_is_complete_with_its_last_row_in_whatever_order_they_arrive(data
     shapes = data.draw(st.lists(st.tuples(st.lists(st.integers(1, 4), max_size=3), small, small, small), min_size=1, max_size=3))
     units = {f"unit{number}": unit_rows(f"unit{number}", *shape) for number, shape in enumerate(shapes)}
     rows = data.draw(st.permutations([row for rows in units.values() for row in rows]))
-    tally = Tally(tuple(planned(number) for number in range(len(shapes))))
+    ledger = ledger_of(*(planned(number) for number in range(len(shapes))))
     left = {name: len(rows) for name, rows in units.items()}
     for row in rows:
         left[row["unit_id"]] -= 1
-        complete = tally.add(row)
+        complete = ledger.take(row)
         assert (complete is not None) == (left[row["unit_id"]] == 0)
-    assert len(tally) == 0 and tally.unfinished() == []
+    assert len(ledger) == 0
 
 
-def test_a_unit_that_lacks_a_row_is_named() -> None:
-    tally = Tally((planned(0),))
-    for row in unit_rows("unit0", [2, 1], 0, 0, 0)[1:]:
-        assert tally.add(row) is None
-    assert len(tally) == 1 and "unit0 of 0.jsonl" in tally.unfinished()[0]
+def test_a_unit_that_lacks_a_row_is_named(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"unit unit0: of 0\.jsonl: read .*'first_pages': 1"):
+        ledger_of(planned(0)).settle(unit_rows("unit0", [2, 1], 0, 0, 0)[1:], LocalStore(tmp_path), "run")
 
 
 def test_a_commit_reconciles_what_arrived(tmp_path: Path) -> None:
-    tally = Tally((planned(0),))
-    (unit,) = filter(None, [tally.add(row) for row in unit_rows("unit0", [], 2, 1, 3)])
-    record = unit.commit(LocalStore(tmp_path), "run", "f" * 16)
+    work = Work()
+    ledger_of(planned(0), subscribers=[work]).settle(unit_rows("unit0", [], 2, 1, 3), LocalStore(tmp_path), "run")
+    (record,) = work.records
+    assert work.reasons == {"empty_text": 3}
     assert (record.counts.documents_in, record.counts.documents_quarantined, record.counts.duplicates) == (6, 3, 3)
     assert record.quarantine is not None and record.quarantine.rows == 3
 
@@ -139,7 +163,7 @@ def test_a_commit_reconciles_what_arrived(tmp_path: Path) -> None:
     ("reason", "version", "lost"), [("vanished", "v", True), ("null_text", "v", False), (None, UNREAD, True)]
 )
 def test_what_the_storage_did_wrong_is_no_property_of_the_records(reason: str | None, version: str, lost: bool) -> None:
-    unit = UnitTally(planned(0, version))
+    unit = SourceUnit(planned(0, version), "f" * 16)
     if reason:
         unit.quarantine.append({"reason": reason, "detail": "why"})
     assert (unit.unread is not None) == lost
@@ -147,4 +171,39 @@ def test_what_the_storage_did_wrong_is_no_property_of_the_records(reason: str | 
 
 def test_a_worker_that_cannot_write_ends_the_run() -> None:
     with pytest.raises(StoreError, match="the disk is full"):
-        Tally((planned(0),)).add({"unit_id": "unit0", "kind": "failed", "payload": {"error": "the disk is full"}, "record": None})
+        ledger_of(planned(0)).take({"unit_id": "unit0", "kind": "failed", "detail": "the disk is full"})
+
+
+def test_a_unit_that_is_done_again_counts_once(tmp_path: Path) -> None:
+    """What arrived before "again" is taken back from the unit and from whoever follows the ledger."""
+    work, progress = Work(), Progress(units_total=1, bytes_total=1)
+    rows = unit_rows("unit0", [2, 1], 1, 0, 1)
+    again = {"unit_id": "unit0", "kind": "again", "detail": "workers were lost"}
+    ledger_of(planned(0), subscribers=[progress, work]).settle([*rows[:-1], again, *rows], LocalStore(tmp_path), "run")
+    (record,) = work.records
+    assert (record.counts.pages_committed, record.counts.documents_in) == (3, 4)
+    assert (progress.pages, progress.documents, progress.quarantined, progress.units) == (3, 2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"kind": "page", "page_id": "p"}, "a row of kind 'page' has no 'doc_id'"),
+        ({"kind": "quarantined", "source_uri": "s"}, "a row of kind 'quarantined' has no 'reason'"),
+        ({"kind": "unit_end"}, "a row of kind 'unit_end' has no 'control'"),
+        ({"kind": "pagge"}, "a row of kind 'pagge'; the kinds are"),
+    ],
+)
+def test_a_row_without_the_columns_of_its_kind_is_refused(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(SchemaMismatch, match=message):
+        conform(pa.Table.from_pylist([{"unit_id": "u", **row}], PAGES), PAGES, "test")
+
+
+@given(uri=st.text(), span=st.none() | st.tuples(st.integers(0, 2**60), st.integers(0, 2**60)), left_out=st.lists(st.text("ab")))
+def test_units_come_back_from_arrow_as_they_were(uri: str, span: tuple[int, int] | None, left_out: list[str]) -> None:
+    odd = uri + os.fsdecode(b"\xff")  # a file name need not be UTF-8
+    item = SourceObject(uri=odd, key="/" + odd, size=7, version="v")
+    unit = PlannedUnit(
+        unit=Unit(object=item, span=span), unit_id="u", left_out=tuple(left_out), defers_to=("o",), bytes=7, corpus="c"
+    )
+    assert list(planned_units(units_table([unit, unit]))) == [unit, unit]

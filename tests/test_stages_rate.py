@@ -25,7 +25,7 @@ from palimpsest.report.text_tables import summary_table
 from palimpsest.schemas import DOCUMENTS, VERDICTS
 from palimpsest.storage.local_store import LocalStore
 from palimpsest.tiers.policy import PageFacts, Policy, Reading, policy_of
-from tests import flow_in_process, near_sighted
+from tests import near_sighted
 from tests.conftest import JobFactory
 from tests.mixed_sources import prose
 
@@ -53,9 +53,10 @@ def half_blind_in_tiny() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def pages() -> pa.Table:
     rows: list[dict[str, Any]] = [
-        {"unit_id": "u", "kind": "document", "doc_id": f"{n:032}", "text": text} for n, text in enumerate(TEXTS)
+        {"unit_id": "u", "kind": "document", "doc_id": f"{n:032}", "text": text, "source_uri": "s", "source_version": "v"}
+        for n, text in enumerate(TEXTS)
     ]
-    rows.append({"unit_id": "u", "kind": "unit_end", "counts": "{}"})
+    rows.append({"unit_id": "u", "kind": "unit_end", "control": {"documents": len(TEXTS)}})
     return pa.concat_tables(Paginate(*job_of(0.9)[:1], GRID, job_of(0.9)[1])(pa.Table.from_pylist(rows, DOCUMENTS)))
 
 
@@ -122,7 +123,6 @@ def test_a_rung_below_is_tried_where_a_policy_asks_for_it(stage: RateControl, pa
 
 
 def test_the_report_says_what_rate_control_spent(job: JobFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flow_in_process.without_ray(monkeypatch)
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "a.jsonl").write_text("".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(TEXTS)))

@@ -15,11 +15,10 @@ from palimpsest.cli.app import app
 from palimpsest.config import to_toml
 from palimpsest.corpus.gc import gc
 from palimpsest.corpus.run_records import began_at, new_run_id
+from palimpsest.errors import RunFailed
 from palimpsest.operations.ingest import IngestResult, ingest
-from palimpsest.operations.run import RunFailed
 from palimpsest.operations.status import list_versions, status_of
 from palimpsest.storage.local_store import LocalStore
-from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.test_run import write_lines
 
@@ -38,7 +37,6 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def out(folder: Path, job: JobFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two nights, then one that fails and leaves a committed unit."""
-    flow_in_process.without_ray(monkeypatch)
     out = tmp_path / "out"
     config = job(folder, out, "verification.share=0", "limits.quarantine_share=0.01")
     (tmp_path / "job.toml").write_text(to_toml(config))

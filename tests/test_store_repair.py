@@ -14,14 +14,8 @@ from palimpsest.corpus.snapshots import Snapshot, iter_rows, latest
 from palimpsest.corpus.units import committed_units
 from palimpsest.operations.run import run
 from palimpsest.storage.local_store import LocalStore
-from tests import flow_in_process
 from tests.conftest import JobFactory
 from tests.mixed_sources import prose
-
-
-@pytest.fixture(autouse=True)
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    flow_in_process.without_ray(monkeypatch)
 
 
 @pytest.fixture

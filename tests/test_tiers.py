@@ -159,7 +159,7 @@ def test_a_text_that_costs_no_more_than_its_tokens_stays_text() -> None:
     assert climb(policy(policy="fidelity", cheap_text=False), READ, text_tokens=10)[0] == "base"
     why = policy(policy="fidelity").why_text
     assert why(PageFacts(text_tokens=73)) == "text_is_cheaper"
-    assert why(PageFacts(text_tokens=500, readings={"tiny": Reading(0.1, False)})) == "below_every_rung:tiny"
+    assert why(PageFacts(text_tokens=500, readings={"tiny": Reading(0.1, False)})) == "below_every_rung"
     assert policy(policy="age+fidelity").why_text(PageFacts(age=DAY / 100, text_tokens=500)) == "policy"
 
 

@@ -224,6 +224,8 @@ class IngestConfig(Settings):
 class PlacementConfig(Settings):
     """Where and how wide the work runs; none of it changes a byte of the result."""
 
+    executor: Literal["ray", "local"] = "ray"
+    """What runs the stages: Ray, or this process alone ("local": no Ray, no isolation of documents that end a process)."""
     address: str = "local"
     """Address of a running Ray cluster ("auto" or ray://…); "local" starts one for this job."""
     read_tasks: Count = 2

@@ -1,6 +1,9 @@
 """The errors that Palimpsest raises for its users.
 
 PalimpsestError         exit code 1: failed
+    RunFailed           a run ended without a snapshot; its work is kept
+    WorkerFailed        flow/ledger.py: a worker died or met a bug
+    StoreError          storage/object_store.py: the store cannot be read or written
 UsageError              exit code 2: a setting, source or corpus that cannot be used; also a ValueError
 """
 
@@ -17,3 +20,7 @@ class UsageError(PalimpsestError, ValueError):
     """A setting, a source or a corpus cannot be used; the message names it, its value and the choices."""
 
     exit_code = 2
+
+
+class RunFailed(PalimpsestError, RuntimeError):
+    """The run ended without a snapshot; what was committed stays, and the next run continues from there."""

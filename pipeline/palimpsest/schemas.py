@@ -1,28 +1,97 @@
 """The words of the pipeline: one Arrow schema per boundary, and the check that enforces it.
 
+    plan      -> UNITS         one row per unit; of a re-tiering TOUCHED, one row per shard
     read      -> DOCUMENTS     one row per document
     paginate  -> PAGES         one row per page, its text laid out on the grid
     render    -> IMAGES        PAGES and the page image
     encode    -> TOKENS        the image replaced by visual tokens, as they will be stored
     verify    -> VERDICTS      TOKENS and what the decoder read back
+    write     -> WRITTEN       the messages to the driver: shards and counts, no payloads
     commit    -> SHARD         the published row contract (no Ray types, any Parquet reader)
                  QUARANTINE    what could not be processed, with its reason
 
-Every boundary carries the CARRIER columns. A row of the kind "quarantined" is a record that could not be processed: each later
-stage passes it on untouched, so that nothing disappears between a source and its commit record.
+Every boundary carries the CARRIER columns. A row whose kind is not "page" passes the later stages untouched, so that nothing
+disappears between a source and its commit record. `conform` checks the columns that each kind of row must have.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from enum import StrEnum
+
 import pyarrow as pa
+import pyarrow.compute as pc
+
+
+class RowKind(StrEnum):
+    """The kinds of rows between the stages, and of messages to the driver."""
+
+    DOCUMENT = "document"
+    PAGE = "page"
+    QUARANTINED = "quarantined"  # a record that could not be processed
+    DUPLICATE = "duplicate"  # a document that another unit, or an earlier row of this one, stores
+    UNIT_END = "unit_end"  # the last row of a unit, with what was counted in `control`
+    POISONED = "poisoned"  # a document that ends its workers; its unit is done again without it
+    WRITTEN = "written"  # message: shards of a unit were written
+    FAILED = "failed"  # message: the store cannot be written
+    AGAIN = "again"  # message: a unit is done again, what arrived of it does not count
+
+
+SHARD_RECORD = pa.struct(
+    [
+        pa.field("key", pa.string()),
+        pa.field("tier", pa.string()),
+        pa.field("rows", pa.int64()),
+        pa.field("bytes", pa.int64()),
+        pa.field("sha256", pa.string()),
+    ]
+)
+
+CONTROL = pa.struct(
+    [
+        *(pa.field(name, pa.int64()) for name in ("documents_in", "documents", "quarantined", "duplicates", "repeated_ids")),
+        pa.field("committed_elsewhere", pa.bool_()),
+        pa.field("shard", pa.string()),
+        pa.field("pages", pa.int64()),
+        pa.field("kept", pa.list_(SHARD_RECORD)),
+    ]
+)
+"""End of a unit: the reader's counts, or that another run has committed the unit; of a re-tiered shard its key, the pages that
+follow, and the shards that hold its other pages now."""
+
+UNITS = pa.schema(
+    [
+        pa.field("unit_id", pa.string(), nullable=False),
+        pa.field("uri", pa.binary(), nullable=False),  # UTF-8 with surrogates: a file name need not be text
+        pa.field("key", pa.binary(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("span", pa.list_(pa.int64())),
+        pa.field("left_out", pa.list_(pa.string()), nullable=False),
+        pa.field("defers_to", pa.list_(pa.string()), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("corpus", pa.string(), nullable=False),
+    ]
+)
+
+TOUCHED = pa.schema(
+    [
+        pa.field("unit_id", pa.string(), nullable=False),
+        pa.field("shard", SHARD_RECORD, nullable=False),
+        pa.field(
+            "changes", pa.list_(pa.struct([pa.field("page_id", pa.string()), pa.field("tier", pa.string())])), nullable=False
+        ),
+    ]
+)
 
 CARRIER = pa.schema(
     [
         pa.field("unit_id", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),  # document, page, quarantined, duplicate or unit_end
+        pa.field("kind", pa.string(), nullable=False),  # a RowKind
         pa.field("reason", pa.string()),
         pa.field("detail", pa.string()),
         pa.field("record", pa.binary()),  # the offending bytes, bounded by QUARANTINE_BYTES
+        pa.field("control", CONTROL),
     ]
 )
 QUARANTINE_BYTES = 4096
@@ -46,7 +115,7 @@ _DOCUMENT = [
     pa.field("text_class", pa.string()),
     pa.field("extra", pa.map_(pa.string(), pa.string())),
 ]
-DOCUMENTS = pa.schema([*CARRIER, *_DOCUMENT, pa.field("text", pa.large_string()), pa.field("counts", pa.string())])
+DOCUMENTS = pa.schema([*CARRIER, *_DOCUMENT, pa.field("text", pa.large_string())])
 
 _PAGE = [
     pa.field("page_id", pa.string()),
@@ -73,10 +142,9 @@ PAGES = pa.schema(
         pa.field("cells", pa.binary()),
         pa.field("lines", pa.binary()),
         pa.field("stored_tier", pa.string()),  # of a published page that rate control looks at again
-        pa.field("counts", pa.string()),
     ]
 )
-IMAGES = pa.schema([*CARRIER, *_PAGE, pa.field("image", pa.large_binary()), pa.field("counts", pa.string())])
+IMAGES = pa.schema([*CARRIER, *_PAGE, pa.field("image", pa.large_binary())])
 
 _TOKENS = [
     pa.field("num_vision_tokens", pa.int32()),
@@ -90,7 +158,7 @@ _TOKENS = [
     pa.field("codec_revision", pa.string()),
     pa.field("fingerprint", pa.string()),
 ]
-TOKENS = pa.schema([*CARRIER, *_PAGE, *_TOKENS, pa.field("counts", pa.string())])
+TOKENS = pa.schema([*CARRIER, *_PAGE, *_TOKENS])
 
 _VERDICT = [
     pa.field("precision", pa.float32()),
@@ -105,7 +173,7 @@ _VERDICT = [
     pa.field("errata", ERRATA),
     pa.field("status", pa.string()),
 ]
-VERDICTS = pa.schema([*CARRIER, *_PAGE, *_TOKENS, *_VERDICT, pa.field("counts", pa.string())])
+VERDICTS = pa.schema([*CARRIER, *_PAGE, *_TOKENS, *_VERDICT])
 
 # The row contract (docs/architecture.md): this order, and the types that the columns have on their way.
 _SHARD_COLUMNS = (
@@ -131,6 +199,49 @@ QUARANTINE = pa.schema(
 )
 
 
+PAGE_COUNTS = ("first_pages", "pages_expected", "pages", "text_tokens", "context_tokens", "tokens_as_text", "text_bytes")
+"""Sums over the pages of a message: first pages of a document, the pages of these documents, pages, tokens, bytes of text."""
+
+WRITTEN = pa.schema(
+    [
+        pa.field("unit_id", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        *(pa.field(name, pa.string()) for name in ("source_uri", "source_version", "source_id", "doc_id", "reason", "detail")),
+        pa.field("record", pa.binary()),
+        pa.field("rows", pa.int64()),  # of kind duplicate
+        pa.field("shards", pa.list_(SHARD_RECORD)),
+        pa.field("counts", pa.struct([pa.field(name, pa.int64()) for name in PAGE_COUNTS])),
+        pa.field(
+            "statuses",
+            pa.list_(pa.struct([pa.field("tier", pa.string()), pa.field("status", pa.string()), pa.field("pages", pa.int64())])),
+        ),
+        pa.field("precision", pa.struct([pa.field("total", pa.float64()), pa.field("pages", pa.int64())])),
+        pa.field("control", CONTROL),
+    ]
+)
+
+REQUIRED: Mapping[RowKind, tuple[str, ...]] = {
+    RowKind.DOCUMENT: ("doc_id", "source_uri", "source_version", "text"),
+    RowKind.PAGE: (
+        *("page_id", "doc_id", "source_uri", "source_version", "page_number", "num_pages", "char_start", "char_end", "text"),
+        *("num_text_tokens", "text_tokenizer", "layout", "tier", "num_context_tokens", "fingerprint", "status"),
+    ),
+    RowKind.QUARANTINED: ("source_uri", "reason"),
+    RowKind.DUPLICATE: ("doc_id",),
+    RowKind.UNIT_END: ("control",),
+    RowKind.POISONED: ("doc_id", "detail"),
+}
+"""Columns that a row of a kind must have, at the boundaries that know them. In PAGES the tier of a page may still be open."""
+
+REQUIRED_WRITTEN: Mapping[RowKind, tuple[str, ...]] = {
+    **REQUIRED,
+    RowKind.DUPLICATE: ("rows",),
+    RowKind.WRITTEN: ("shards", "counts", "statuses", "precision"),
+    RowKind.FAILED: ("detail",),
+    RowKind.AGAIN: ("detail",),
+}
+
+
 class SchemaMismatch(TypeError):
     """A table does not have the schema of its boundary; the message shows both sides."""
 
@@ -139,10 +250,11 @@ def conform(table: pa.Table, schema: pa.Schema, boundary: str) -> pa.Table:
     """Return `table` with exactly the columns and types of `schema`.
 
     Columns of type null are cast (a batch of only missing values has no type of its own); columns that are absent from the table
-    and nullable in the schema are filled with nulls.
+    and nullable in the schema are filled with nulls. Then every row must have the columns that its kind requires.
 
     Raises:
-        SchemaMismatch: for an unknown column, a missing required one, or a type that differs.
+        SchemaMismatch: for an unknown column, a missing required one, a type that differs, an unknown kind of row, or a null in a
+            column that its kind requires.
     """
     unknown = [name for name in table.column_names if name not in schema.names]
     if unknown:
@@ -161,7 +273,25 @@ def conform(table: pa.Table, schema: pa.Schema, boundary: str) -> pa.Table:
         if column.type != field.type:
             raise SchemaMismatch(f"{boundary}: column {field.name!r} is {column.type}, the boundary declares {field.type}")
         columns.append(column)
-    return pa.table(columns, schema=schema)
+    table = pa.table(columns, schema=schema)
+    if "kind" in schema.names:
+        _check_kinds(table, boundary)
+    return table
+
+
+def _check_kinds(table: pa.Table, boundary: str) -> None:
+    names = table.column_names
+    required = REQUIRED_WRITTEN if "shards" in names else REQUIRED
+    still_open = ("tier",) if "cells" in names else ()
+    for kind in pc.unique(table["kind"]).to_pylist():
+        if kind not in set(RowKind):
+            raise SchemaMismatch(f"{boundary}: a row of kind {kind!r}; the kinds are {[str(known) for known in RowKind]}")
+        rows = pc.equal(table["kind"], kind)
+        for name in required.get(RowKind(kind), ()):
+            if name in names and name not in still_open and pc.any(pc.and_(rows, pc.is_null(table[name]))).as_py():
+                raise SchemaMismatch(
+                    f"{boundary}: a row of kind {kind!r} has no {name!r}; required are {required[RowKind(kind)]}"
+                )
 
 
 VISUAL, TEXT = "visual", "text"

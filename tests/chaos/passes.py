@@ -2,7 +2,7 @@
 
 Processes are forked from a server that has imported everything, so that a pass costs its work and not its imports.
 
-    light   the stages one after the other in the pass's own process (tests/flow_in_process.py); no Ray
+    light   the stages one after the other in the pass's own process (placement.executor = local)
     ray     as people run it, on the cluster that the job names
 """
 
@@ -83,11 +83,13 @@ def _main(kind: str, job: str, said: str, environment: dict[str, str]) -> None:
     code = CRASHED
     try:
         _hasten()
+        settings: list[str] = []
         if kind == "light":
-            _without_ray()
+            settings = ["--set", "placement.executor=local"]
+            _lighten()
         from palimpsest.cli.app import app
 
-        app(["ingest", job, "--json"])
+        app(["ingest", job, "--json", *settings])
     except SystemExit as ended:
         code = int(ended.code or 0) if isinstance(ended.code, int | None) else CRASHED
     except BaseException:
@@ -111,13 +113,10 @@ def _hasten() -> None:
     s3.READ_SECONDS = READ_SECONDS
 
 
-def _without_ray() -> None:
-    import pytest
+def _lighten() -> None:
     import torch
 
     from palimpsest.operations import ingest as ingestion
-    from tests import flow_in_process
 
     torch.set_num_threads(1)
-    flow_in_process.without_ray(pytest.MonkeyPatch())
     ingestion.probe = lambda store: None  # the start-up race: 1 to 3 s of the server's time, and tests/test_store_s3.py has it

@@ -7,6 +7,5 @@ from palimpsest.codecs import (
 )
 from palimpsest.flow import stages  # noqa: F401
 from palimpsest.operations import ingest  # noqa: F401
-from tests import flow_in_process  # noqa: F401
 
 text_tokens.tokenizer()

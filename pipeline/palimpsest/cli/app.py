@@ -28,6 +28,7 @@ from palimpsest.cli.ingest import ingest
 from palimpsest.cli.options import Corpus, Json, Out, Preset, Set, Sources
 from palimpsest.cli.plan import plan
 from palimpsest.cli.presets import presets
+from palimpsest.cli.progress import LiveLine, TrainingRows
 from palimpsest.cli.retier import retier
 from palimpsest.cli.snapshots import snapshots
 from palimpsest.cli.status import status
@@ -102,7 +103,7 @@ def run(
             planned = plan_only(config)
             print_json(planned) if as_json else out.print(pairs("plan (nothing was written)", planned))
             return
-        with console.RunProgress() as progress:
+        with LiveLine() as progress:
             result = run_job(config, progress)
     if as_json:
         print_json(result.to_json())
@@ -266,8 +267,8 @@ def train_codec(
             if export:
                 print_json(train_reader.export_reader(tuning, export))
                 return
-            with console.TrainProgress(as_json) as watch:
-                train_reader.train_reader(tuning, watch)
+            with LiveLine("training", enabled=not as_json) as live:
+                train_reader.train_reader(tuning, TrainingRows(live, as_json))
             return
         config = load_config(preset, overrides or ())
         if export:
@@ -275,8 +276,8 @@ def train_codec(
 
             print_json(write(Path(config.out) / "state.pt", export))
             return
-        with console.TrainProgress(as_json) as watch:
-            train(config, watch)
+        with LiveLine("training", enabled=not as_json) as live:
+            train(config, TrainingRows(live, as_json))
 
 
 app.command("submit")(submit)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from palimpsest.cli.console import FINDINGS, RunProgress, explained, line, out, pairs, passed_over, print_json
+from palimpsest.cli.console import FINDINGS, explained, line, out, pairs, passed_over, print_json
+from palimpsest.cli.progress import LiveLine
 
 if TYPE_CHECKING:
     from palimpsest.operations.ingest import IngestResult
@@ -37,7 +38,7 @@ def ingest(
     with explained():
         config: JobConfig = load(preset, overrides or ())
         config = config.replace(sources=tuple(source) if source else config.sources, out=target or config.out)
-        with RunProgress(enabled=not dry_run) as progress:
+        with LiveLine("ingesting", enabled=not dry_run) as progress:
             result = run_pass(config, progress, dry_run=dry_run)
     if as_json:
         print_json(result.to_json())

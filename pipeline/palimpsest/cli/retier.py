@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from palimpsest.cli.console import FINDINGS, PageProgress, explained, line, out, pairs, print_json
+from palimpsest.cli.console import FINDINGS, explained, line, out, pairs, print_json
+from palimpsest.cli.progress import LiveLine
 
 
 def retier(
@@ -31,7 +32,7 @@ def retier(
     """
     from palimpsest.operations.retier import retier as run
 
-    with explained(), PageProgress("re-tiering") as watch:
+    with explained(), LiveLine("re-tiering", enabled=not dry_run) as watch:
         result = run(corpus, tuple(overrides or ()), as_of=as_of, sharpen=sharpen, dry_run=dry_run, watch=watch)
     if as_json:
         print_json(result.to_json())

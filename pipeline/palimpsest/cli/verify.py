@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from palimpsest.cli.console import FINDINGS, PageProgress, explained, out, pairs, print_json
+from palimpsest.cli.console import FINDINGS, explained, out, pairs, print_json
 from palimpsest.cli.options import Corpus, Json, Set, Share
+from palimpsest.cli.progress import LiveLine
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,7 +35,7 @@ def verify(
     """
     from palimpsest.operations.verify import open_and_reverify
 
-    with explained(), PageProgress("verifying") as watch:
+    with explained(), LiveLine("verifying") as watch:
         result = open_and_reverify(corpus, overrides or (), share=share, storages=tuple(storage or ()), watch=watch)
     if as_json:
         print_json(result.to_json())

@@ -57,12 +57,6 @@ def record_failure(store: ObjectStore, run_id: str, error: BaseException, stats:
         record_stats(store, run_id, {**stats, "outcome": FAILED, "reason": reason[:4000]})
 
 
-def stage_seconds() -> dict[str, dict[str, float]]:
-    """By stage, the seconds of all its workers in the last flow of this process; nothing where Ray was never started."""
-    flow = sys.modules.get("palimpsest.flow.ray_executor")
-    return dict(getattr(flow, "stage_seconds", {}))
-
-
 def environment() -> dict[str, Any]:
     """Versions and machine, for the run record."""
     versions = {name: metadata.version(name) for name in _PACKAGES if _installed(name)}

@@ -26,14 +26,13 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from palimpsest.config import SourceConfig
-from palimpsest.schemas import QUARANTINE_BYTES, conform
+from palimpsest.schemas import QUARANTINE_BYTES, RowKind, conform
 from palimpsest.sources.documents import Document, Reason, Rejected
 from palimpsest.sources.formats import format_of
 from palimpsest.sources.units import Unit
 
 DEATHS = 2  # children that a document must kill before it is set apart
 PATIENCE = 600.0  # seconds for one answer of a child, and for its start
-POISONED = "poisoned"  # kind of the row that stands for a document's pages in the blocks of a unit which will be done again
 _SLICES = 8
 _LENGTH = struct.Struct("<Q")
 
@@ -142,7 +141,7 @@ def isolate(child: Child, table: pa.Table, stage: str, schema: pa.Schema, *, who
             sound.append(rows)
             outputs += [] if whole else found
         else:
-            kind = "quarantined" if whole else POISONED
+            kind = RowKind.QUARANTINED if whole else RowKind.POISONED
             poison.append(_set_apart(rows, kind, f"{stage}: the process {how}, {DEATHS} times", schema))
     if whole:
         yield from child.call(pa.concat_tables(sound)) if sound else ()
@@ -153,7 +152,7 @@ def isolate(child: Child, table: pa.Table, stage: str, schema: pa.Schema, *, who
 
 def quarantined(document: pa.Table, detail: str, schema: pa.Schema) -> pa.Table:
     """The row that takes the place of a document whose pages killed a worker. `document` is one row of DOCUMENTS."""
-    return _set_apart(document, "quarantined", detail, schema)
+    return _set_apart(document, RowKind.QUARANTINED, detail, schema)
 
 
 def _tried(child: Child, rows: pa.Table) -> tuple[list[pa.Table], str | None]:
@@ -179,7 +178,7 @@ def _documents(table: pa.Table) -> Iterator[pa.Table]:
             start = place
 
 
-def _set_apart(rows: pa.Table, kind: str, detail: str, schema: pa.Schema) -> pa.Table:
+def _set_apart(rows: pa.Table, kind: RowKind, detail: str, schema: pa.Schema) -> pa.Table:
     row = rows.slice(0, 1).select(["unit_id", "doc_id", "source_id", "source_uri", "source_version", "text"]).to_pylist()[0]
     text = row.pop("text") or ""
     record = text[:QUARANTINE_BYTES].encode("utf-8", "replace")[:QUARANTINE_BYTES]

@@ -6,17 +6,19 @@ same one.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
+
+import pyarrow as pa
 
 from palimpsest.config import SourceConfig
 from palimpsest.corpus.duplicates import later_copies, stored_documents
 from palimpsest.corpus.repair import committed
 from palimpsest.corpus.snapshots import Snapshot, document_owners
 from palimpsest.corpus.units import CommitRecord, unit_id
+from palimpsest.schemas import UNITS, conform
 from palimpsest.sources.documents import Document
 from palimpsest.sources.listing import expand
 from palimpsest.sources.objects import SourceObject
@@ -43,15 +45,32 @@ class PlannedUnit:
     bytes: int = 0
     corpus: str = ""
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=True)
 
-    @classmethod
-    def from_json(cls, text: str) -> PlannedUnit:
-        fields = json.loads(text)
-        span = fields["unit"]["span"]
-        unit = Unit(object=SourceObject(**fields["unit"]["object"]), span=None if span is None else tuple(span))
-        return cls(**{**fields, "unit": unit, "left_out": tuple(fields["left_out"]), "defers_to": tuple(fields["defers_to"])})
+def units_table(units: Iterable[PlannedUnit]) -> pa.Table:
+    """Planned units as a table of UNITS."""
+    rows = [
+        {
+            **{name: getattr(planned, name) for name in ("unit_id", "left_out", "defers_to", "bytes", "corpus")},
+            "uri": planned.unit.object.uri.encode("utf-8", "surrogatepass"),
+            "key": planned.unit.object.key.encode("utf-8", "surrogatepass"),
+            "size": planned.unit.object.size,
+            "version": planned.unit.object.version,
+            "span": planned.unit.span,
+        }
+        for planned in units
+    ]
+    return conform(pa.Table.from_pylist(rows, UNITS), UNITS, "plan")
+
+
+def planned_units(table: pa.Table) -> Iterator[PlannedUnit]:
+    """The units of a table of UNITS, in order."""
+    for row in table.to_pylist():
+        uri, key = (row.pop(name).decode("utf-8", "surrogatepass") for name in ("uri", "key"))
+        item = SourceObject(uri=uri, key=key, size=row.pop("size"), version=row.pop("version"))
+        span = row.pop("span")
+        unit = Unit(object=item, span=None if span is None else (span[0], span[1]))
+        left_out, defers_to = tuple(row.pop("left_out")), tuple(row.pop("defers_to"))
+        yield PlannedUnit(unit=unit, left_out=left_out, defers_to=defers_to, **row)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +100,8 @@ def document_ids(unit: Unit, config: SourceConfig) -> list[str]:
     return [record.doc_id for record in read_unit(unit, config) if isinstance(record, Document)]
 
 
-IndexUnits = Callable[[list[Unit]], Iterator[list[str]]]
-"""Document ids of each unit, in order; how the work is spread is the caller's business."""
+IndexUnits = Callable[[list[Unit], SourceConfig], Iterator[list[str]]]
+"""Document ids of each unit, in order (`Executor.index_units`)."""
 
 
 def make_plan(
@@ -111,7 +130,7 @@ def make_plan(
     if all(known):
         return Plan(todo=(), done=tuple(record for record in known if record))
     fresh = [units[place] for place, record in enumerate(known) if record is None]
-    indexed = list(index(fresh))
+    indexed = list(index(fresh, config))
     staying = {record.unit_id for record in (*others, *known) if record}
     leaving = {record.unit_id for record in snapshot.units if record.unit_id not in staying} if snapshot else set()
     held = held_documents(store, snapshot, leaving, indexed)

@@ -1,15 +1,14 @@
-"""The flow: chains the stages over Ray Data. Only this file and `flow_workers.py`, which holds what runs in workers, import ray.
+"""The stages over Ray Data; `ray_workers.py` is what runs in the workers.
 
 Read, Paginate and Render are CPU tasks, which Ray fuses; Encode and Verify are actors that keep a model; Write is a task that
 puts shards into the store. The driver sees only the WRITTEN rows: which shards a block became, and the counts.
 
-What dies is done again: Ray runs a lost task or batch once more, a bounded number of times; what kills its worker is found and
-set apart (flow_workers.py); and what is still missing then is done in another pass over its units.
+Lost work is done again: Ray runs a lost task or batch once more, a bounded number of times; a document that kills its worker is
+found and quarantined (ray_workers.py); and what is still missing then is done in another pass over its units.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import uuid
@@ -29,15 +28,17 @@ from ray.data import ActorPoolStrategy, TaskPoolStrategy
 from ray.data.exceptions import ExecutionTimeoutError
 
 from palimpsest import telemetry
-from palimpsest.config import ConfigError, JobConfig, PlacementConfig, SourceConfig
+from palimpsest.config import ConfigError, PlacementConfig, SourceConfig
 from palimpsest.flow import ray_workers as workers
-from palimpsest.flow.isolation import POISONED
+from palimpsest.flow.clock import added_up
+from palimpsest.flow.executor import Row, StageSeconds
 from palimpsest.flow.ledger import WorkerFailed, WorkersLost
-from palimpsest.flow.plan import PlannedUnit
-from palimpsest.flow.stages import UNITS, Encode, Paginate, RateControl, Read, Render, Verify, Write
-from palimpsest.pages.grid import Grid
+from palimpsest.flow.plan import PlannedUnit, units_table
+from palimpsest.flow.recipe import Recipe
+from palimpsest.flow.stages import Encode, Paginate, RateControl, Read, Render, Verify, Write
+from palimpsest.flow.stages.reread import Reread, Touched, touched_table
+from palimpsest.schemas import RowKind
 from palimpsest.sources.units import Unit
-from palimpsest.tiers.policy import Policy
 
 # There is no other way yet to say how often a task or a batch may be tried again.
 warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
@@ -49,11 +50,11 @@ TASK_CPUS = 0.25  # what Ray reserves for a task that reads, lays out, draws or 
 
 
 @contextmanager
-def cluster(placement: PlacementConfig) -> Iterator[None]:
-    """A connection to Ray: the cluster at `placement.address`, or one of this machine's own that ends with the job."""
+def connected(placement: PlacementConfig) -> Iterator[RayExecutor]:
+    """An executor with a connection to Ray: to the cluster at `placement.address`, or to a local one that ends with the job."""
     workers.export_metrics()
     if ray.is_initialized():
-        yield
+        yield RayExecutor()
         return
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -67,7 +68,7 @@ def cluster(placement: PlacementConfig) -> Iterator[None]:
     _start(options)
     try:
         _refuse_too_little(placement)
-        yield
+        yield RayExecutor()
     finally:
         ray.shutdown()
 
@@ -98,124 +99,127 @@ def _refuse_too_little(placement: PlacementConfig) -> None:
             )
 
 
-def index_units(config: SourceConfig) -> Callable[[list[Unit]], Iterator[list[str]]]:
-    """The document ids of units, read by Ray tasks, a bounded number ahead."""
+class RayExecutor:
+    """See `executor.Executor`. A connection to Ray is there (`connected`)."""
 
-    def index(units: list[Unit]) -> Iterator[list[str]]:
+    def __init__(self) -> None:
+        self._spent: list[StageSeconds] = []
+
+    def index_units(self, units: Sequence[Unit], config: SourceConfig) -> Iterator[list[str]]:
+        """Read by Ray tasks, a bounded number ahead."""
         task = ray.remote(max_retries=RETRIES, num_cpus=TASK_CPUS)(workers.document_ids)
         ahead = max(2, int(ray.cluster_resources().get("CPU", 1)) * 2)
         read = ray.put(Read(config))
-        pending = [task.remote(unit, read) for unit in units[:ahead]]
-        for place in range(len(units)):
+        waiting = [task.remote(unit, read) for unit in units[:ahead]]
+        for index in range(len(units)):
             with _unwrapped():
-                found = ray.get(pending.pop(0))
-            yield found
-            if place + ahead < len(units):
-                pending.append(task.remote(units[place + ahead], read))
+                ids = ray.get(waiting.pop(0))
+            yield ids
+            if index + ahead < len(units):
+                waiting.append(task.remote(units[index + ahead], read))
 
-    return index
+    def run_units(
+        self, units: Sequence[PlannedUnit], recipe: Recipe, pending: Callable[[], Collection[PlannedUnit]]
+    ) -> Iterator[Row]:
+        """A unit with a document that killed a worker, or of which something was lost with a worker, is done again.
 
+        Raises:
+            WorkersLost: when the last of PASSES failed as well.
+        """
+        poisoned: workers.Poisoned = {}
+        todo, again, lost = tuple(units), "", None
+        redo: set[str] = set()
+        with self._notes() as notes:
+            for number in range(PASSES):
+                if again:
+                    telemetry.log_event("units_again", units=len(todo), number=number, why=again)
+                    telemetry.record("palimpsest_units", len(todo), outcome="redone")
+                    yield from ({"unit_id": unit.unit_id, "kind": RowKind.AGAIN, "detail": again} for unit in todo)
+                redo, lost = set(), None
+                try:
+                    for row in _run_pass(todo, recipe, notes, poisoned):
+                        if row["kind"] == RowKind.POISONED:
+                            redo.add(row["unit_id"])
+                            poisoned.setdefault(row["unit_id"], {})[row["doc_id"]] = row["detail"]
+                        elif row["unit_id"] not in redo:
+                            yield row
+                except WorkersLost as error:
+                    lost = error
+                    telemetry.record("palimpsest_worker_failures", 1, stage="flow")
+                    telemetry.log_event("flow_lost", detail=str(error).partition("\n")[0])
+                left = {unit.unit_id for unit in pending()} | redo
+                todo = tuple(unit for unit in units if unit.unit_id in left)
+                if not todo:
+                    return
+                again = (
+                    "workers were lost" if lost else "documents that kill workers were set apart" if redo else "rows are missing"
+                )
+            if lost or redo:
+                raise lost or WorkersLost(f"{len(redo)} units lost a worker to some document in each of {PASSES} passes")
 
-def run_units(
-    units: tuple[PlannedUnit, ...],
-    config: JobConfig,
-    grid: Grid,
-    policy: Policy,
-    fingerprint: str,
-    pending: Callable[[], Collection[PlannedUnit]] | None = None,
-) -> Iterator[dict[str, Any]]:
-    """Process units; yields the WRITTEN rows as they arrive, payloads parsed.
+    def retier(self, shards: Sequence[Touched], recipe: Recipe) -> Iterator[Row]:
+        with self._notes() as notes:
+            reread = workers.PlainTask("reread", Reread(recipe.config, recipe.grid, recipe.policy), notes)
+            for row in _pages_to_shards(touched_table(shards), [reread], recipe, notes):
+                if row["kind"] == RowKind.POISONED:
+                    raise WorkerFailed(f"unit {row['unit_id']}, document {row['doc_id']}: {row['detail']}")
+                yield row
 
-    A unit with a document that killed a worker, or of which something was lost with a worker, is done again. A row of the kind
-    "again" says so: the unit's rows before it do not count.
+    def stage_seconds(self) -> StageSeconds:
+        return added_up(self._spent)
 
-    Args:
-        pending: the units of which something is missing still, when a pass has ended; without it a pass that fails is the last.
-
-    Raises:
-        WorkersLost: when the last of PASSES failed as well.
-    """
-    notes = workers.Notes(str(telemetry.context().get("run_id") or uuid.uuid4().hex))
-    poisoned: workers.Poisoned = {}
-    todo, again, lost = units, "", None
-    redo: set[str] = set()
-    try:
-        for number in range(PASSES):
-            if again:
-                telemetry.log_event("units_again", units=len(todo), number=number, why=again)
-                telemetry.record("palimpsest_units", len(todo), outcome="redone")
-                said = {"kind": "again", "payload": {"why": again}, "record": None}
-                yield from ({"unit_id": unit.unit_id, **said} for unit in todo)
-            redo, lost = set(), None
-            try:
-                for row in _run_pass(todo, config, grid, policy, fingerprint, notes, poisoned):
-                    if row["kind"] == POISONED:
-                        redo.add(row["unit_id"])
-                        poisoned.setdefault(row["unit_id"], {})[row["payload"]["doc_id"]] = row["payload"]["detail"]
-                    elif row["unit_id"] not in redo:
-                        yield row
-            except WorkersLost as error:
-                lost = error
-                telemetry.record("palimpsest_worker_failures", 1, stage="flow")
-                telemetry.log_event("flow_lost", detail=str(error).partition("\n")[0])
-            if lost and pending is None:
-                raise lost
-            left = {unit.unit_id for unit in (pending() if pending else ())} | redo
-            todo = tuple(unit for unit in units if unit.unit_id in left)
-            if not todo:
-                return
-            again = "workers were lost" if lost else "documents that kill workers were set apart" if redo else "rows are missing"
-        if lost or redo:
-            raise lost or WorkersLost(f"{len(redo)} units lost a worker to some document in each of {PASSES} passes")
-    finally:
-        with suppress(ray.exceptions.RayError, RuntimeError, AttributeError):  # of a cluster that is gone
-            stage_seconds.clear()
-            stage_seconds.update(notes.seconds())
-            notes.clear()
-
-
-stage_seconds: dict[str, dict[str, float]] = {}
-"""Of the last `run_units`: by stage, the seconds of all its workers in batches, the batches, and the rows that came out."""
+    @contextmanager
+    def _notes(self) -> Iterator[workers.Notes]:
+        """Notes of one job; what they say of the time that stages took is kept when it ends."""
+        notes = workers.Notes(f"{telemetry.context().get('run_id') or ''} {uuid.uuid4().hex}")
+        try:
+            yield notes
+        finally:
+            with suppress(ray.exceptions.RayError, RuntimeError, AttributeError):  # of a cluster that is gone
+                self._spent.append(notes.seconds())
+                notes.clear()
 
 
-def _run_pass(
-    units: tuple[PlannedUnit, ...],
-    config: JobConfig,
-    grid: Grid,
-    policy: Policy,
-    fingerprint: str,
-    notes: workers.Notes,
-    poisoned: workers.Poisoned,
-) -> Iterator[dict[str, Any]]:
-    table = pa.table({"unit": [planned.to_json() for planned in units]}, schema=UNITS)
-    read = workers.ReadTask("read", Read(config.source), notes)
-    paginate = workers.PaginateTask(Paginate(config, grid, policy), notes, poisoned)
-    yield from pages_to_shards(table, [read, paginate], config, grid, policy, fingerprint, notes)
+def _run_pass(units: Sequence[PlannedUnit], recipe: Recipe, notes: workers.Notes, poisoned: workers.Poisoned) -> Iterator[Row]:
+    read = workers.ReadTask("read", Read(recipe.config.source), notes)
+    paginate = workers.PaginateTask(Paginate(recipe.config, recipe.grid, recipe.policy), notes, poisoned)
+    yield from _pages_to_shards(units_table(units), [read, paginate], recipe, notes)
 
 
-def pages_to_shards(
-    table: pa.Table,
-    first: Sequence[workers.TaskStage],
-    config: JobConfig,
-    grid: Grid,
-    policy: Policy,
-    fingerprint: str,
-    notes: workers.Notes,
-) -> Iterator[dict[str, Any]]:
+def _pages_to_shards(table: pa.Table, first: Sequence[workers.TaskStage], recipe: Recipe, notes: workers.Notes) -> Iterator[Row]:
     """Chain the stages that make PAGES of the rows of `table` with those that take them from there; yields the WRITTEN rows."""
+    config, place = recipe.config, recipe.config.placement
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = False
-    context.execution_no_progress_timeout_s = config.placement.stall_seconds
+    context.execution_no_progress_timeout_s = place.stall_seconds
     # Blocks of a few batches, so that Encode and Verify work on different ones at the same time.
-    context.target_max_block_size = max(4 << 20, config.placement.render_batch * policy.px**2)
-    place = config.placement
-    write = workers.WriteTask("write", Write(config.out, config.storage.row_group_bytes), notes)
+    context.target_max_block_size = max(4 << 20, place.render_batch * recipe.policy.px**2)
+    write = workers.PlainTask("write", Write(config.out, config.storage.row_group_bytes), notes)
     tables: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
     task: dict[str, Any] = {**tables, "num_cpus": TASK_CPUS, "max_retries": RETRIES}
     reading: dict[str, Any] = {**task, "batch_size": None, "compute": TaskPoolStrategy(place.read_tasks)}
     drawing = {**reading, "compute": TaskPoolStrategy(place.render_tasks)}
+    data: ray.data.Dataset = ray.data.from_arrow([table.slice(at, 1) for at in range(table.num_rows)])
+    for stage, options in zip(first, [reading, *[drawing] * len(first)], strict=False):
+        data = data.map_batches(stage.__call__, **options)
+    data = _judged(data, recipe, notes, drawing, tables)
+    data = data.map_batches(write.__call__, batch_size=place.shard_batch, **task)
+    batches: Iterator[Any] = iter(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+    while True:
+        with _unwrapped():
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield from batch.to_pylist()
+
+
+def _judged(
+    data: ray.data.Dataset, recipe: Recipe, notes: workers.Notes, drawing: dict[str, Any], tables: dict[str, Any]
+) -> ray.data.Dataset:
+    """PAGES -> VERDICTS, by actors."""
+    config, print_, place = recipe.config, recipe.fingerprint, recipe.config.placement
     model: dict[str, Any] = {
         **tables,
         "batch_size": place.render_batch,
@@ -224,31 +228,18 @@ def pages_to_shards(
         "max_task_retries": RETRIES,
         "max_restarts": -1,  # bounded by the retries of what it serves, and by stall_seconds where it cannot start
     }
-    encode, verify = (("encode", Encode, (config, fingerprint), notes), ("verify", Verify, (config, fingerprint), notes))
-    encoders, verifiers = ActorPoolStrategy(size=place.encode_workers), ActorPoolStrategy(size=place.verify_workers)
-    data: ray.data.Dataset = ray.data.from_arrow([table.slice(at, 1) for at in range(table.num_rows)])
-    for stage, options in zip(first, [reading, *[drawing] * len(first)], strict=False):
-        data = data.map_batches(stage.__call__, **options)
-    if policy.climbs:  # a page may have to be tried in several modes: one actor draws, encodes and reads it back
-        rate = ("verify", RateControl, (config, fingerprint, grid, policy), notes)
+    if recipe.policy.climbs:  # a page may have to be tried in several modes: one actor draws, encodes and reads it back
+        rate = ("verify", RateControl, (config, print_, recipe.grid, recipe.policy), notes)
         both = ActorPoolStrategy(size=place.encode_workers + place.verify_workers)
-        data = data.map_batches(workers.RateWorker, compute=both, fn_constructor_args=rate, **model)
-    else:
-        render = workers.TaskStage("render", Render(grid), notes)
-        data = (
-            data.map_batches(render.__call__, **drawing)
-            .map_batches(workers.EncodeWorker, compute=encoders, fn_constructor_args=encode, **model)
-            .map_batches(workers.VerifyWorker, compute=verifiers, fn_constructor_args=verify, **model)
-        )
-    data = data.map_batches(write.__call__, batch_size=place.shard_batch, **task)
-    batches: Iterator[Any] = iter(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
-    while True:
-        with _unwrapped():
-            batch = next(batches, None)
-        if batch is None:
-            return
-        for row in batch.to_pylist():
-            yield {**row, "payload": json.loads(row["payload"])}
+        return data.map_batches(workers.RateWorker, compute=both, fn_constructor_args=rate, **model)
+    encode, verify = (("encode", Encode, (config, print_), notes), ("verify", Verify, (config, print_), notes))
+    encoders, verifiers = ActorPoolStrategy(size=place.encode_workers), ActorPoolStrategy(size=place.verify_workers)
+    render = workers.TaskStage("render", Render(recipe.grid), notes)
+    return (
+        data.map_batches(render.__call__, **drawing)
+        .map_batches(workers.EncodeWorker, compute=encoders, fn_constructor_args=encode, **model)
+        .map_batches(workers.VerifyWorker, compute=verifiers, fn_constructor_args=verify, **model)
+    )
 
 
 _LOST = (

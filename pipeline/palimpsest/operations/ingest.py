@@ -21,14 +21,17 @@ from palimpsest.corpus.run_records import NOTHING, PUBLISHED, new_run_id, record
 from palimpsest.corpus.snapshots import Snapshot, latest
 from palimpsest.corpus.tries import count_tries, try_id
 from palimpsest.corpus.units import Counts
-from palimpsest.flow.ledger import UnreadSource
+from palimpsest.errors import RunFailed
+from palimpsest.flow.executor import LazyExecutor
+from palimpsest.flow.ledger import UnreadSource, refuse_quarantine
+from palimpsest.flow.recipe import Recipe
 from palimpsest.operations.changes import Spill, State, compare, published_sources
 from palimpsest.operations.ingest_batch import Batcher, Blocked, Outcome
 from palimpsest.operations.ingest_cache import Memory, VersionWriter
-from palimpsest.operations.run import Prepared, Progress, RunFailed, Work, identify, located, prepare, started
+from palimpsest.operations.progress import Progress
+from palimpsest.operations.run import Work, identify, located, prepare
 from palimpsest.sources.inventory import Inventory, versions
 from palimpsest.sources.objects import Listed
-from palimpsest.sources.units import Unit
 from palimpsest.storage.object_store import ObjectStore
 from palimpsest.storage.opening import open_store
 from palimpsest.storage.probe import probe
@@ -122,7 +125,7 @@ def ingest(
     """
     phases = _Phases()
     config = located(config)
-    prepared = identify(config)
+    recipe = identify(config)
     store = store or open_store(config.out)
     run_id = new_run_id()
     telemetry.set_context(run_id=run_id)
@@ -131,14 +134,14 @@ def ingest(
         base = latest(store)
         phases.end("list")
         memory = Memory(store, config)
-        remembered = memory.settled(inventory.digest, base.number, prepared.fingerprint) if base else None
+        remembered = memory.settled(inventory.digest, base.number, recipe.fingerprint) if base else None
         if remembered is not None:
             result = _result(run_id, config, inventory, Counter(remembered), base, Outcome(), phases, dry_run)
         else:
-            ingestion = _Ingestion(config, prepared, store, run_id, inventory, base, memory, stack, watch, phases)
+            ingestion = _Ingestion(config, recipe, store, run_id, inventory, base, memory, stack, watch, phases)
             result = ingestion.pass_(dry_run)
     if not dry_run and result.snapshot is not None:
-        stats = {**result.to_json(), "fingerprint": prepared.fingerprint, "outcome": PUBLISHED if result.snapshots else NOTHING}
+        stats = {**result.to_json(), "fingerprint": recipe.fingerprint, "outcome": PUBLISHED if result.snapshots else NOTHING}
         record_stats(store, run_id, {**stats, "command": "ingest", "newest_source": inventory.newest})
     return result
 
@@ -149,7 +152,7 @@ class _Ingestion:
     def __init__(
         self,
         config: JobConfig,
-        prepared: Prepared,
+        recipe: Recipe,
         store: ObjectStore,
         run_id: str,
         inventory: Inventory,
@@ -159,9 +162,10 @@ class _Ingestion:
         watch: Callable[[Progress], None],
         phases: _Phases,
     ) -> None:
-        self.config, self.prepared, self.store, self.run_id = config, prepared, store, run_id
+        self.config, self.recipe, self.store, self.run_id = config, recipe, store, run_id
         self.inventory, self.base, self.memory, self.stack = inventory, base, memory, stack
         self.watch, self.phases = watch, phases
+        self.executor = LazyExecutor(config.placement, stack)
         self.kinds: Counter[str] = Counter()
         self.rewritten, self.new = Spill(), Spill()
         stack.callback(self.rewritten.close)
@@ -200,7 +204,7 @@ class _Ingestion:
             ValueError: nothing is listed, and nothing of it is published.
             RunFailed: more is to be dropped than `ingest.drop_share` allows.
         """
-        ingest, fingerprint = self.config.ingest, self.prepared.fingerprint
+        ingest, fingerprint = self.config.ingest, self.recipe.fingerprint
         known = self.memory.versions() if self.base else iter(())
         listing = self.memory.watch(versions(self.inventory, known))
         self.stack.callback(listing.close)
@@ -244,24 +248,26 @@ class _Ingestion:
         todo = len(self.rewritten) + len(self.new)
         return Batcher(
             config=self.config,
-            prepared=self.prepared,
+            recipe=self.recipe,
             store=self.store,
             run_id=self.run_id,
             find=self._find,
-            index=self._index,
+            executor=self.executor,
             check=self._check,
             record=self._record,
             tries=self.tries,
-            progress=Progress(bytes_total=self.rewritten.bytes + self.new.bytes),
-            watch=self.watch,
-            told=RunMetrics(self.config.out, todo),
+            progress=Progress(
+                bytes_total=self.rewritten.bytes + self.new.bytes, stages=self.executor.stage_seconds, watch=self.watch
+            ),
+            metrics=RunMetrics(self.config.out, todo),
+            outcome=Outcome(work=Work(stages=self.executor.stage_seconds)),
         )
 
     def _batches(self, batcher: Batcher) -> Snapshot | None:
         """What is replaced comes first, and what relies on it with it: no new unit leaves a document to what goes away."""
         snapshot: Snapshot | None = None
         vanished = self.vanished
-        with batcher.told.run():
+        with batcher.metrics.run():
             for spill in (self.rewritten, self.new):
                 for batch in self._cut(spill):
                     snapshot = batcher.run(batch, vanished) or snapshot
@@ -272,7 +278,7 @@ class _Ingestion:
                 self.phases.end("batches")
             newest = snapshot or latest(self.store)
             if newest:
-                batcher.told.published(newest.number, time.time(), findings=bool(batcher.outcome.work.unread))
+                batcher.metrics.published(newest.number, time.time(), findings=bool(batcher.outcome.work.unread_sources))
         return newest
 
     def _cut(self, spill: Spill) -> Iterator[dict[str, tuple[Listed, State]]]:
@@ -292,34 +298,32 @@ class _Ingestion:
     def _find(self, names: set[str]) -> Mapping[str, Listed]:
         return {listed.name: listed for listed in self.inventory if listed.name in names}
 
-    def _index(self, units: list[Unit]) -> Iterator[list[str]]:
-        return started(self.stack, self.config).index_units(self.config.source)(units)
-
     def _check(self, counts: Counts, work: Work) -> None:
         """Raise RunFailed where too much of what this pass looked at is quarantined; an unread source counts as one document."""
-        limit, slack = self.config.limits.quarantine_share, self.config.ingest.quarantine_documents
-        lost, documents = counts.documents_quarantined + len(work.unread), counts.documents_in + len(work.unread)
-        if lost > slack and lost > limit * documents:
-            named = ", ".join(f"{reason} {count}" for reason, count in work.reasons.most_common()) or "see the quarantine"
-            raise RunFailed(
-                f"{lost} of {documents} documents ({lost / documents:.1%}) of this pass are quarantined, more than "
-                f"limits.quarantine_share = {limit:.1%} and ingest.quarantine_documents = {slack}: {named}. What was published "
-                f"before stays; this batch is not published, its work is kept. Mend the sources, or raise the limit"
-            )
+        unread = len(work.unread_sources)
+        refuse_quarantine(
+            counts.documents_quarantined + unread,
+            counts.documents_in + unread,
+            work.reasons,
+            share=self.config.limits.quarantine_share,
+            slack=self.config.ingest.quarantine_documents,
+            what="documents of this pass",
+            then="What was published before stays; this batch is not published, its work is kept.",
+        )
 
     def _record(self) -> None:
         if not self.recorded:
-            record_configuration(self.store, self.prepared.config, self.run_id)
+            record_configuration(self.store, self.recipe.config, self.run_id)
             self.recorded = True
 
     def _settle(self, snapshot: Snapshot, outcome: Outcome, written: VersionWriter) -> None:
         """Remember that nothing is left to do, if so: the next pass over the same listing then reads nothing more."""
-        settled = not (outcome.work.unread or outcome.blocked or outcome.waiting or outcome.elsewhere)
+        settled = not (outcome.work.unread_sources or outcome.blocked or outcome.waiting or outcome.elsewhere)
         if settled and written.settled == written.local:
             counts = Counter(self.kinds)
             counts["unchanged"] += counts.pop("new", 0) + counts.pop("rewritten", 0)
             counts["vanished"] -= outcome.dropped
-            self.memory.settle(self.inventory.digest, snapshot.number, self.prepared.fingerprint, dict(+counts))
+            self.memory.settle(self.inventory.digest, snapshot.number, self.recipe.fingerprint, dict(+counts))
 
 
 def _result(
@@ -332,7 +336,7 @@ def _result(
     phases: _Phases,
     dry_run: bool,
 ) -> IngestResult:
-    last = {lost.source_uri: lost for lost in outcome.work.unread if lost.source_uri not in outcome.given_up}
+    last = {lost.source_uri: lost for lost in outcome.work.unread_sources if lost.source_uri not in outcome.given_up}
     return IngestResult(
         run_id=run_id,
         out=config.out,

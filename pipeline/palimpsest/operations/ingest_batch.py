@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from palimpsest.config import JobConfig
@@ -19,9 +19,13 @@ from palimpsest.corpus.shards import new_attempt, write_quarantine
 from palimpsest.corpus.snapshots import PublishConflict, Snapshot, latest, publish
 from palimpsest.corpus.tries import note_try, try_id
 from palimpsest.corpus.units import CommitRecord, Counts, commit_unit, unit_id
+from palimpsest.flow.executor import LazyExecutor
+from palimpsest.flow.ledger import Metering
 from palimpsest.flow.plan import PlannedUnit, assign, held_documents, publishable, source_uri
+from palimpsest.flow.recipe import Recipe
 from palimpsest.operations.changes import State, dependents, units_of_sources
-from palimpsest.operations.run import Prepared, Progress, Work, process
+from palimpsest.operations.progress import Progress
+from palimpsest.operations.run import Work, process
 from palimpsest.schemas import QUARANTINE
 from palimpsest.sources.objects import Listed, local_object
 from palimpsest.sources.tables import plan_units
@@ -69,24 +73,23 @@ class Batcher:
 
     Attributes:
         find: objects of the inventory by name, with versions where they need no reading.
-        index: document ids of units, with Ray started by the first call.
+        executor: started by the first unit that has to be read.
         check: refuses by raising, told the counts of all that was planned so far and the work that was done.
         record: writes the run's configuration, before its first snapshot.
         tries: how often each version was tried in vain before this pass.
     """
 
     config: JobConfig
-    prepared: Prepared
+    recipe: Recipe
     store: ObjectStore
     run_id: str
     find: Callable[[set[str]], Mapping[str, Listed]]
-    index: Callable[[list[Unit]], Iterator[list[str]]]
+    executor: LazyExecutor
     check: Callable[[Counts, Work], None]
     record: Callable[[], None]
     tries: Counter[str]
     progress: Progress
-    watch: Callable[[Progress], None]
-    told: RunMetrics
+    metrics: RunMetrics
     outcome: Outcome = field(default_factory=Outcome)
 
     def run(self, sources: Mapping[str, tuple[Listed, State]], vanished: Iterable[str] = ()) -> Snapshot | None:
@@ -176,23 +179,23 @@ class _Batch:
         units = [unit for name in sorted(self.sources) for unit in plan_units(self.sources[name].item, of.config.source)]
         if not units:
             return []
-        indexed = list(of.index(units))
+        indexed = list(of.executor.index(units, of.config.source))
         replaced = {record.unit_id for record in self._replaced()}
         held = held_documents(of.store, base, replaced, indexed)
-        fingerprint, slices = of.prepared.fingerprint, Counter(unit.object.key for unit in units)
+        fingerprint, slices = of.recipe.fingerprint, Counter(unit.object.key for unit in units)
         todo, done = assign(of.store, units, indexed, held, fingerprint, slices=slices, corpus=of.config.out)
         random.Random(of.run_id).shuffle(todo)
         of.progress.units_total += len(todo)
         work = Work()
         if todo:
             try:
-                process(tuple(todo), of.prepared, of.store, of.run_id, of.progress, of.watch, work, of.told)
+                process(todo, of.recipe, of.executor(), of.store, of.run_id, [Metering(of.metrics), of.progress, work])
             finally:
                 whole = of.outcome.work
                 whole.records += work.records
                 whole.reasons.update(work.reasons)
-                whole.unread += work.unread
-        unread = {source.source_uri for source in work.unread}
+                whole.unread_sources += work.unread_sources
+        unread = {source.source_uri for source in work.unread_sources}
         records = [record for record in (*done, *work.records) if record.source_uri not in unread]
         ready = publishable(of.store, self.published, records, unread, held)
         self.done, self.waiting = len(done), len(done) + len(work.records) - len(ready)
@@ -215,8 +218,8 @@ class _Batch:
         of, found = self.of, []
         planned = {source_uri(unit.unit): unit.unit for unit in todo}
         has_old = {record.source_uri for record in self.published}
-        for source in {lost.source_uri: lost for lost in work.unread}.values():
-            item, fingerprint = planned[source.source_uri].object, of.prepared.fingerprint
+        for source in {lost.source_uri: lost for lost in work.unread_sources}.values():
+            item, fingerprint = planned[source.source_uri].object, of.recipe.fingerprint
             said = {"reason": source.reason, "detail": source.detail}
             note_try(of.store, of.run_id, source_uri=source.source_uri, version=item.version, fingerprint=fingerprint, **said)
             if of.tries[try_id(source.source_uri, item.version, fingerprint)] + 1 < of.config.ingest.tries:

@@ -9,27 +9,29 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from palimpsest.config import JobConfig
 from palimpsest.corpus.format import open_corpus
 from palimpsest.corpus.run_records import PUBLISHED, new_run_id, record_configuration, record_stats
 from palimpsest.corpus.shards import ShardRecord, new_attempt, read_shard, write_quarantine
 from palimpsest.corpus.snapshots import Snapshot, latest, publish
 from palimpsest.corpus.units import CommitRecord, commit_unit, is_committed, read_unit
-from palimpsest.flow.ledger import WorkerFailed
-from palimpsest.operations.retier_plan import Recipe, RetierPlan, UnitPlan, plan_retier, shards_of
-from palimpsest.operations.run import identify
-from palimpsest.storage.object_store import ObjectStore, StoreError
+from palimpsest.flow.executor import started
+from palimpsest.flow.ledger import EventLog, InFlight, Ledger, Subscriber, UnreadSource, WorkerFailed
+from palimpsest.flow.recipe import Recipe
+from palimpsest.operations.progress import Progress
+from palimpsest.operations.retier_plan import RetierPlan, UnitPlan, plan_retier, shards_of
+from palimpsest.operations.run import Work, identify
+from palimpsest.schemas import RowKind
+from palimpsest.storage.object_store import ObjectStore
 from palimpsest.storage.opening import open_store
 from palimpsest.storage.probe import probe
-
-Watch = Callable[[int, int], None]
-"""Called with the pages done so far and the pages that are due."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ def retier(
     as_of: str | None = None,
     sharpen: bool = False,
     dry_run: bool = False,
-    watch: Watch = lambda done, due: None,
+    watch: Callable[[Progress], None] = lambda progress: None,
 ) -> RetierResult:
     """Apply the policy of `overrides`, or else the one that the corpus was made with, to its newest snapshot.
 
@@ -93,6 +95,7 @@ def retier(
         as_of: the clock, in place of `tiers.as_of`.
         sharpen: also give pages back the sharpness that the policy would now see them in.
         dry_run: only say what is due.
+        watch: called whenever something arrived.
 
     Raises:
         ValueError: for a place that holds no published corpus, or settings that it cannot have.
@@ -107,13 +110,13 @@ def retier(
         raise ValueError(f"corpus {corpus!r} has no snapshot yet: run `palimpsest run … --out {corpus}` to its end")
     plan = plan_retier(store, base, corpus, overrides, as_of, sharpen=sharpen)
     run_id = new_run_id()
-    work = _Work(due=plan.due)
+    work = _Work()
     snapshot = base
     if plan.units and not dry_run:
         probe(store)
-        records = _commit(store, plan, run_id, work, watch)
+        records = _commit(store, plan, run_id, work, Progress(pages_total=plan.due, units_total=len(plan.units), watch=watch))
         # The configuration that made the pages stays the corpus's; what this run did with it stands in its stats.json.
-        record_configuration(store, next(iter(plan.recipes.values())).made, run_id)
+        record_configuration(store, next(iter(plan.made.values())), run_id)
         snapshot = publish(store, run_id, records, drop={planned.old.unit_id for planned in plan.units})
     result = _result(corpus, run_id, base, snapshot, plan, work, dry_run, time.monotonic() - began)
     if snapshot.run_id == run_id:
@@ -124,108 +127,118 @@ def retier(
 
 
 @dataclass
-class _Work:
-    due: int
-    done: int = 0
+class _Work(Subscriber):
+    """The outcome of a re-tiering.
+
+    Attributes:
+        ended: pages by the tier they got.
+    """
+
     ended: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
+    def arrived(self, row: Mapping[str, Any]) -> None:
+        if row["kind"] == RowKind.WRITTEN:
+            for shard in row["shards"]:
+                self.ended[shard["tier"]] += shard["rows"]
+
 
 @dataclass
-class _Progress:
-    """What arrived of one unit."""
+class _RetieredUnit:
+    """A unit that takes the place of a published one; see `ledger.UnitInFlight`."""
 
     planned: UnitPlan
     waiting: set[str]  # shards whose end has not arrived
+    arrived: InFlight = field(default_factory=InFlight)
     pages_expected: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    shards: list[ShardRecord] = field(default_factory=list)
+    bytes: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    unread: UnreadSource | None = None
+
+    @property
+    def unit_id(self) -> str:
+        return self.planned.new_id
 
     @property
     def complete(self) -> bool:
-        return not self.waiting and self.counts["pages"] == self.pages_expected
+        return not self.waiting and self.arrived.counts["pages"] == self.pages_expected
+
+    @property
+    def missing(self) -> str:
+        return f"{self.arrived.counts['pages']} of {self.pages_expected} pages, shards {sorted(self.waiting)}"
+
+    def anew(self) -> _RetieredUnit:
+        return _in_flight(self.planned)
+
+    def take(self, row: Mapping[str, Any]) -> None:
+        if row["kind"] == RowKind.WRITTEN:
+            self.arrived.add_pages(row)
+        elif row["kind"] == RowKind.UNIT_END:
+            control = row["control"]
+            self.waiting.remove(control["shard"])
+            self.pages_expected += control["pages"]
+            self.arrived.shards += [ShardRecord(**shard) for shard in control["kept"]]
+        else:  # a document that ended its workers when it was drawn, encoded or read
+            raise WorkerFailed(f"unit {self.unit_id}: {row['kind']}: {row['reason']}: {row['detail']}")
+
+    def commit(self, store: ObjectStore, run_id: str) -> CommitRecord:
+        return _commit_unit(store, self, run_id)
 
 
-def _commit(store: ObjectStore, plan: RetierPlan, run_id: str, work: _Work, watch: Watch) -> list[CommitRecord]:
+def _in_flight(planned: UnitPlan) -> _RetieredUnit:
+    return _RetieredUnit(planned, {touched.shard.key for touched in planned.touched})
+
+
+def _commit(store: ObjectStore, plan: RetierPlan, run_id: str, work: _Work, progress: Progress) -> list[CommitRecord]:
     """Commit every unit of the plan; those that a run before has committed are taken as they are."""
     done = {planned.new_id: read_unit(store, planned.new_id) for planned in plan.units if is_committed(store, planned.new_id)}
     todo: dict[str, list[UnitPlan]] = {}
     for planned in plan.units:
         if planned.new_id in done:
-            work.done += sum(len(touched.changes) for touched in planned.touched)
+            progress.pages += sum(len(touched.changes) for touched in planned.touched)
+            progress.units += 1
         elif planned.touched:
             todo.setdefault(planned.old.fingerprint, []).append(planned)
     for print_ in todo:
-        _refuse_other_codec(plan.recipes[print_], print_)
+        _refuse_other_codec(plan.made[print_], plan.recipes[print_])
     for planned in plan.units:
         if planned.new_id not in done and not planned.touched:
-            done[planned.new_id] = _commit_unit(store, _Progress(planned, set()), run_id)
-    watch(work.done, work.due)
+            done[planned.new_id] = _commit_unit(store, _in_flight(planned), run_id)
+            progress.units += 1
+    progress.watch(progress)
     start = time.monotonic()
     if todo:
-        from palimpsest.flow import ray_executor as flow
-
-        with flow.cluster(next(iter(plan.recipes.values())).config.placement):
+        with started(next(iter(plan.recipes.values())).config.placement) as executor:
+            progress.stages = executor.stage_seconds
             for print_, units in todo.items():
-                for record in _process(store, units, plan.recipes[print_], print_, run_id, work, watch):
-                    done[record.unit_id] = record
+                records = Work()
+                ledger = Ledger([_in_flight(planned) for planned in units], [progress, work, records, EventLog()])
+                ledger.settle(executor.retier(shards_of(units), plan.recipes[print_]), store, run_id)
+                done.update((record.unit_id, record) for record in records.records)
     work.seconds = time.monotonic() - start
     return list(done.values())
 
 
-def _refuse_other_codec(recipe: Recipe, fingerprint: str) -> None:
+def _refuse_other_codec(made: JobConfig, recipe: Recipe) -> None:
     """Before anything is written: pages can only be encoded again by the codec that made their unit.
 
     Raises:
         ValueError: naming both.
     """
-    prepared = identify(recipe.made)
-    if prepared.fingerprint != fingerprint:
-        there = f"{prepared.codec} {prepared.revision}"
+    now = identify(made)
+    if now.fingerprint != recipe.fingerprint:
         raise ValueError(
-            f"units with fingerprint {fingerprint} were made with codec {recipe.codec} {recipe.revision}, and codec.name = "
-            f"{recipe.made.codec.name!r} is now {there}: install the version that made them, or run their sources again"
+            f"units with fingerprint {recipe.fingerprint} were made with codec {recipe.codec} {recipe.revision}, and "
+            f"codec.name = {made.codec.name!r} is now {now.codec} {now.revision}: install the version that made them, or run "
+            "their sources again"
         )
 
 
-def _process(
-    store: ObjectStore, units: list[UnitPlan], recipe: Recipe, fingerprint: str, run_id: str, work: _Work, watch: Watch
-) -> list[CommitRecord]:
-    from palimpsest.flow import ray_retier as flow_retier
-
-    waiting = {planned.new_id: _Progress(planned, {touched.shard.key for touched in planned.touched}) for planned in units}
-    records = []
-    for row in flow_retier.run_retier(shards_of(units), recipe.config, recipe.grid, recipe.policy, fingerprint):
-        unit, payload = waiting[row["unit_id"]], row["payload"]
-        if row["kind"] == "failed":
-            raise StoreError(payload["error"])
-        if row["kind"] == "written":
-            unit.counts.update({name: payload[name] for name in ("pages", "text_tokens", "context_tokens", "tokens_as_text")})
-            written = [ShardRecord.from_json(shard) for shard in payload["shards"]]
-            unit.shards += written
-            work.done += payload["pages"]
-            work.ended.update({shard.tier: 0 for shard in written})
-            for shard in written:
-                work.ended[shard.tier] += shard.rows
-        elif row["kind"] == "unit_end":
-            unit.waiting.remove(payload["shard"])
-            unit.pages_expected += payload["pages"]
-            unit.shards += [ShardRecord.from_json(shard) for shard in payload["kept"]]
-        else:  # a document that killed its workers when it was drawn, encoded or read
-            raise WorkerFailed(f"unit {row['unit_id']}: {row['kind']}: {payload}")
-        if unit.complete:
-            records.append(_commit_unit(store, waiting.pop(row["unit_id"]), run_id))
-        watch(work.done, work.due)
-    if waiting:
-        raise AssertionError(f"the flow ended, but units are incomplete: {', '.join(waiting)}")
-    return records
-
-
-def _commit_unit(store: ObjectStore, unit: _Progress, run_id: str) -> CommitRecord:
-    """Write the commit record; returns the one that stands."""
+def _commit_unit(store: ObjectStore, unit: _RetieredUnit, run_id: str) -> CommitRecord:
+    """Write the commit record; returns the record that is in the store."""
     planned, old, attempt = unit.planned, unit.planned.old, new_attempt()
     touched = {shard.shard.key for shard in planned.touched}
-    shards = (*(shard for shard in old.shards if shard.key not in touched), *unit.shards)
+    shards = (*(shard for shard in old.shards if shard.key not in touched), *unit.arrived.shards)
     quarantine = None
     if old.quarantine is not None:
         table = read_shard(store, old.quarantine)
@@ -235,9 +248,9 @@ def _commit_unit(store: ObjectStore, unit: _Progress, run_id: str) -> CommitReco
     counts = replace(
         old.counts,
         bytes=sum(shard.bytes for shard in shards),
-        text_tokens=old.counts.text_tokens - planned.text_tokens + unit.counts["text_tokens"],
-        context_tokens=old.counts.context_tokens - planned.context_tokens + unit.counts["context_tokens"],
-        tokens_as_text=old.counts.tokens_as_text - planned.tokens_as_text + unit.counts["tokens_as_text"],
+        text_tokens=old.counts.text_tokens - planned.text_tokens + unit.arrived.counts["text_tokens"],
+        context_tokens=old.counts.context_tokens - planned.context_tokens + unit.arrived.counts["context_tokens"],
+        tokens_as_text=old.counts.tokens_as_text - planned.tokens_as_text + unit.arrived.counts["tokens_as_text"],
     )
     record = replace(
         old,

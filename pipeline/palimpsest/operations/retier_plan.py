@@ -24,6 +24,7 @@ from palimpsest.corpus.run_records import read_run
 from palimpsest.corpus.shards import read_shard
 from palimpsest.corpus.snapshots import Snapshot, read_snapshot, snapshot_numbers
 from palimpsest.corpus.units import CommitRecord, unit_id
+from palimpsest.flow.recipe import Recipe
 from palimpsest.flow.stages.reread import FORGET, STAY_TEXT, Touched, facts_of
 from palimpsest.flow.stages.tables import TEXT_TIER
 from palimpsest.pages.grid import Grid
@@ -37,23 +38,6 @@ _COLUMNS = [
     *("status", "reason", "tried", "precision", "codec", "codec_revision"),
 ]
 ALLOWED = ("tiers.", "placement.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How the pages of some units were made, and the policy that now applies to them.
-
-    Attributes:
-        made: the configuration of their run, which gives their fingerprint.
-        config: the same with the policy of this re-tiering.
-    """
-
-    made: JobConfig
-    config: JobConfig
-    grid: Grid
-    policy: Policy
-    codec: str
-    revision: str
 
 
 @dataclass
@@ -85,7 +69,8 @@ class RetierPlan:
         held: pages that the policy would see sharper than they are; they stay.
         pages: looked at.
         unknown: units by fingerprint, of runs whose configuration is not recorded; they stay as they are.
-        recipes: by fingerprint.
+        recipes: by fingerprint, with the policy of this re-tiering.
+        made: by fingerprint, the configuration of the run that made the units.
     """
 
     units: list[UnitPlan] = field(default_factory=list)
@@ -94,6 +79,7 @@ class RetierPlan:
     pages: int = 0
     unknown: Counter[str] = field(default_factory=Counter)
     recipes: dict[str, Recipe] = field(default_factory=dict)
+    made: dict[str, JobConfig] = field(default_factory=dict)
 
     @property
     def due(self) -> int:
@@ -131,6 +117,7 @@ def plan_retier(
             plan.unknown[unit.fingerprint] += 1
         else:
             plan.recipes[unit.fingerprint] = recipe
+            plan.made[unit.fingerprint] = cookbook.made[unit.fingerprint]
             _look(store, planned, recipe, plan)
         if planned.touched:
             replaced[unit.unit_id] = planned
@@ -213,6 +200,7 @@ class _Cookbook:
             read_snapshot(store, n).run_id for n in reversed(snapshot_numbers(store)) if n < snapshot.number
         )
         self.found: dict[str, Recipe | None] = {}
+        self.made: dict[str, JobConfig] = {}
         self.configs: dict[str, tuple[JobConfig, tuple[str, str] | None] | None] = {}
 
     def recipe(self, unit: CommitRecord) -> Recipe | None:
@@ -232,13 +220,14 @@ class _Cookbook:
             grid = Grid.parse(config.layout.grid, config.layout.alphabet)
             for codec, revision in dict.fromkeys([*makers, *([of_run] if of_run else [])]):
                 if fingerprint(config, layout_fingerprint(grid), codec, revision) == unit.fingerprint:
-                    return self._cooked(config, grid, codec, revision)
+                    self.made[unit.fingerprint] = config
+                    return self._cooked(config, grid, codec, revision, unit.fingerprint)
         return None
 
-    def _cooked(self, made: JobConfig, grid: Grid, codec: str, revision: str) -> Recipe:
+    def _cooked(self, made: JobConfig, grid: Grid, codec: str, revision: str, print_: str) -> Recipe:
         config: JobConfig = parse(_plain(made), self.overrides)
         config, policy = policy_of(config.replace(out=self.corpus), grid, revision, published=True, one_way=self.one_way)
-        return Recipe(made=made, config=config, grid=grid, policy=policy, codec=codec, revision=revision)
+        return Recipe(config=config, grid=grid, policy=policy, codec=codec, revision=revision, fingerprint=print_)
 
     def _candidates(self, unit: CommitRecord) -> Iterator[str]:
         yield unit.run_id

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,56 +26,35 @@ from palimpsest.corpus.run_records import (
     record_configuration,
     record_failure,
     record_stats,
-    stage_seconds,
 )
 from palimpsest.corpus.snapshots import Snapshot, latest, publish
 from palimpsest.corpus.units import CommitRecord, Counts
-from palimpsest.flow.ledger import Tally, UnreadSource
+from palimpsest.flow.executor import Executor, StageSeconds, lazily
+from palimpsest.flow.ledger import (
+    EventLog,
+    Ledger,
+    Metering,
+    SourceUnit,
+    Subscriber,
+    UnitInFlight,
+    UnreadSource,
+    refuse_quarantine,
+)
 from palimpsest.flow.plan import Plan, PlannedUnit, make_plan, publishable, settled, source_uri
+from palimpsest.flow.recipe import Recipe
 from palimpsest.flow.supply import supply
+from palimpsest.operations.progress import Progress
 from palimpsest.pages.grid import Grid
 from palimpsest.pages.pagination import layout_fingerprint
 from palimpsest.sources.listing import list_sources
 from palimpsest.sources.tables import plan_units
-from palimpsest.sources.units import Unit
 from palimpsest.storage.object_store import ObjectStore
 from palimpsest.storage.opening import open_store
 from palimpsest.storage.probe import probe
 from palimpsest.telemetry import RunMetrics
-from palimpsest.tiers.policy import Policy, policy_of
+from palimpsest.tiers.policy import policy_of
 
 Job = TypeVar("Job", bound=JobConfig)
-
-
-class RunFailed(RuntimeError):
-    """The run ended without a snapshot; what was committed stays and the next run goes on from there."""
-
-
-@dataclass
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        units, units_total: committed, and to be processed in this run.
-        pages, text_tokens, context_tokens: written so far, not necessarily committed.
-        bytes, bytes_total: of the sources of the committed units, and of all to be processed.
-        seconds: since processing began.
-    """
-
-    units_total: int = 0
-    bytes_total: int = 0
-    units: int = 0
-    bytes: int = 0
-    documents: int = 0
-    pages: int = 0
-    text_tokens: int = 0
-    context_tokens: int = 0
-    quarantined: int = 0
-    began: float = field(default_factory=time.monotonic)
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.began
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,19 +94,7 @@ class RunResult:
         return {**asdict(self), "pages_per_second": round(self.pages_per_second, 3)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A configuration made concrete: its grid, tier policy and fingerprint."""
-
-    config: JobConfig
-    grid: Grid
-    policy: Policy
-    codec: str
-    revision: str
-    fingerprint: str
-
-
-def identify(config: JobConfig) -> Prepared:
+def identify(config: JobConfig) -> Recipe:
     """Make a configuration concrete, its fingerprint included, without loading a model.
 
     Raises:
@@ -154,10 +120,10 @@ def identify(config: JobConfig) -> Prepared:
     config = config.replace(layout=config.layout.replace(alphabet=alphabet))
     config, policy = policy_of(config, grid, revision)
     print_ = configs.fingerprint(config, layout_fingerprint(grid), preset.name, revision)
-    return Prepared(config=config, grid=grid, policy=policy, codec=preset.name, revision=revision, fingerprint=print_)
+    return Recipe(config=config, grid=grid, policy=policy, codec=preset.name, revision=revision, fingerprint=print_)
 
 
-def prepare(config: JobConfig) -> Prepared:
+def prepare(config: JobConfig) -> Recipe:
     """Check a configuration against the codec that it names.
 
     Raises:
@@ -168,25 +134,25 @@ def prepare(config: JobConfig) -> Prepared:
     from palimpsest.codecs.adapter import load_codec
     from palimpsest.flow.stages import codec_options
 
-    prepared = identify(config)
-    config, grid = prepared.config, prepared.grid
+    recipe = identify(config)
+    config, grid = recipe.config, recipe.grid
     codec = load_codec(config.codec.name, config.codec.path, **codec_options(config), parts="encoder")
-    for mode in prepared.policy.modes:
+    for mode in recipe.policy.modes:
         codec.prompt_ids(codec.mode(mode.name), (grid.columns, grid.rows))
         if config.verification.reader == "cells":
             codec.read_cells(torch.zeros(1, mode.num_vision_tokens, codec.token_dim), (grid.columns, grid.rows))
-    return prepared
+    return recipe
 
 
 def plan_only(config: JobConfig) -> dict[str, Any]:
     """What `run` would do, as names and values; nothing is written, and Ray is not started."""
     config = located(config)
-    prepared = prepare(config)
+    recipe = prepare(config)
     listing = list_sources(config.sources, config.source, config.out)
     items = listing.objects
     units = [unit for item in items for unit in plan_units(item, config.source)]
     held = _published(config.out)
-    known = sum((source_uri(unit), unit.object.version, unit.slice, prepared.fingerprint) in held for unit in units)
+    known = sum((source_uri(unit), unit.object.version, unit.slice, recipe.fingerprint) in held for unit in units)
     return {
         "sources": len(items),
         "passed over": str(listing.passed_over) or "no name",
@@ -194,10 +160,10 @@ def plan_only(config: JobConfig) -> dict[str, Any]:
         "units": len(units),
         "published already": known,
         "to process": len(units) - known,
-        "grid": str(prepared.grid),
-        "tiers": prepared.policy.described,
-        "codec": f"{prepared.codec} {prepared.revision}",
-        "fingerprint": prepared.fingerprint,
+        "grid": str(recipe.grid),
+        "tiers": recipe.policy.described,
+        "codec": f"{recipe.codec} {recipe.revision}",
+        "fingerprint": recipe.fingerprint,
         "out": config.out,
     }
 
@@ -239,13 +205,13 @@ def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: 
     config = located(config)
     listing = list_sources(config.sources, config.source, config.out)
     found = listing.objects
-    prepared = identify(config)
+    recipe = identify(config)
     store = open_store(config.out)
     run_id = new_run_id()
     telemetry.set_context(run_id=run_id)
     base = latest(store)
     lost = lost_units(store, base.units) if base else frozenset()
-    done = settled(base, found, config.source, prepared.fingerprint, lost)
+    done = settled(base, found, config.source, recipe.fingerprint, lost)
     if done is not None and base is not None:
         plan, work, progress, snapshot, ready = Plan(todo=(), done=done), Work(), Progress(), base, list(done)
     else:
@@ -254,28 +220,27 @@ def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: 
         probe(store)
         progress, work = Progress(), Work()
         try:
-            with ExitStack() as stack:
-
-                def index(units: list[Unit]) -> Iterator[list[str]]:
-                    yield from started(stack, config).index_units(config.source)(units)
-
-                plan = make_plan(store, base, found, config.source, prepared.fingerprint, index, lost)
-                progress = Progress(units_total=len(plan.todo), bytes_total=plan.bytes)
+            with lazily(config.placement) as executor:
+                work.stages = executor.stage_seconds
+                plan = make_plan(store, base, found, config.source, recipe.fingerprint, executor.index, lost)
+                progress = Progress(
+                    units_total=len(plan.todo), bytes_total=plan.bytes, stages=executor.stage_seconds, watch=watch
+                )
                 if plan.todo:
-                    started(stack, config)
-                told = RunMetrics(config.out, len(plan.todo))
-                with told.run():
+                    executor()
+                metrics = RunMetrics(config.out, len(plan.todo))
+                with metrics.run():
                     if plan.todo:
-                        process(plan.todo, prepared, store, run_id, progress, watch, work, told)
+                        process(plan.todo, recipe, executor(), store, run_id, [Metering(metrics), progress, work])
                     counts = sum_counts(record.counts for record in (*plan.done, *work.records))
-                    refuse_quarantine(counts, work, config.limits.quarantine_share)
+                    _refuse_quarantine(counts, work, config.limits.quarantine_share)
                     records = [*plan.done, *work.records]
                     published = tuple(base.units) if base else ()
-                    ready = publishable(store, published, records, {source.source_uri for source in work.unread})
-                    snapshot = _publish(store, base, run_id, ready, prepared)
-                    told.published(snapshot.number, time.time(), findings=bool(work.unread))
+                    ready = publishable(store, published, records, {source.source_uri for source in work.unread_sources})
+                    snapshot = _publish(store, base, run_id, ready, recipe)
+                    metrics.published(snapshot.number, time.time(), findings=bool(work.unread_sources))
         except BaseException as error:
-            record_failure(store, run_id, error, {**_identity(prepared), **work.stats(progress.seconds)})
+            record_failure(store, run_id, error, {**_identity(recipe), **work.stats(progress.seconds)})
             raise
     fresh = sum_counts(record.counts for record in work.records)
     result = RunResult(
@@ -285,7 +250,7 @@ def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: 
         units_done=len(plan.done),
         units_new=len(work.records),
         units_waiting=len(plan.done) + len(work.records) - len(ready),
-        unread=tuple(work.unread),
+        unread=tuple(work.unread_sources),
         counts=sum_counts(record.counts for record in (*plan.done, *work.records)),
         fresh=fresh,
         reasons=dict(work.reasons),
@@ -295,33 +260,40 @@ def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: 
     )
     if plan.todo or snapshot.run_id == run_id:
         outcome = PUBLISHED if snapshot.run_id == run_id else NOTHING
-        stats = {**result.to_json(), **_identity(prepared), **work.stats(progress.seconds), "outcome": outcome}
+        stats = {**result.to_json(), **_identity(recipe), **work.stats(progress.seconds), "outcome": outcome}
         record_stats(store, run_id, stats)
     return result
 
 
-def started(stack: ExitStack, config: JobConfig) -> Any:
-    """The flow, with Ray started, or joined where it runs, until `stack` closes: for work that may turn out not to need it."""
-    from palimpsest.flow import ray_executor as flow
-
-    stack.enter_context(flow.cluster(config.placement))
-    return flow
-
-
-def _identity(prepared: Prepared) -> dict[str, str]:
-    return {"codec": prepared.codec, "codec_revision": prepared.revision, "fingerprint": prepared.fingerprint}
+def _identity(recipe: Recipe) -> dict[str, str]:
+    return {"codec": recipe.codec, "codec_revision": recipe.revision, "fingerprint": recipe.fingerprint}
 
 
 @dataclass
-class Work:
-    """What the processing of a plan brought forth; `reasons` counts quarantined documents."""
+class Work(Subscriber):
+    """The outcome of processing a plan.
+
+    Attributes:
+        reasons: quarantined documents by reason.
+        unread_sources: sources that could not be read as they were listed.
+        stages: `Executor.stage_seconds` of the executor that did the work.
+    """
 
     records: list[CommitRecord] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
-    unread: list[UnreadSource] = field(default_factory=list)
+    unread_sources: list[UnreadSource] = field(default_factory=list)
+    stages: Callable[[], StageSeconds] = dict
+
+    def committed(self, unit: UnitInFlight, record: CommitRecord) -> None:
+        self.records.append(record)
+        self.reasons.update(unit.reasons)
+
+    def unread(self, unit: UnitInFlight, source: UnreadSource) -> None:
+        self.unread_sources.append(source)
+        self.reasons.update(unit.reasons)
 
     def stats(self, seconds: float) -> dict[str, Any]:
-        """For the run record: counts, rates, the quarantine by reason, seconds by stage where the flow ran."""
+        """For the run record: counts, rates, the quarantine by reason, and seconds by stage."""
         fresh = sum_counts(record.counts for record in self.records)
         rates = {
             "pages_per_second": fresh.pages_committed,
@@ -332,73 +304,38 @@ class Work:
             "units_new": len(self.records),
             "fresh": asdict(fresh),
             "reasons": dict(self.reasons),
-            "unread": [asdict(source) for source in self.unread],
+            "unread": [asdict(source) for source in self.unread_sources],
             "seconds": round(seconds, 3),
-            "stage_seconds": (spent := stage_seconds() if self.records else {}),
+            "stage_seconds": (spent := self.stages() if self.records else {}),
             "supply": supply(spent, fresh.pages_committed),
             **{name: round(count / seconds, 3) if seconds else 0.0 for name, count in rates.items()},
         }
 
 
 def process(
-    units: tuple[PlannedUnit, ...],
-    prepared: Prepared,
+    units: Sequence[PlannedUnit],
+    recipe: Recipe,
+    executor: Executor,
     store: ObjectStore,
     run_id: str,
-    progress: Progress,
-    watch: Callable[[Progress], None],
-    work: Work,
-    told: RunMetrics,
+    subscribers: Sequence[Subscriber],
 ) -> None:
-    """Process units and commit each when it is complete; what became of them is added to `work`. Ray is there (`started`)."""
-    from palimpsest.flow import ray_executor as flow
+    """Process units and commit each when it is complete; the subscribers learn what became of them."""
+    ledger = Ledger((SourceUnit(planned, recipe.fingerprint) for planned in units), [*subscribers, EventLog()])
 
-    tally = Tally(units)
-    watch(progress)
-    rows = flow.run_units(units, prepared.config, prepared.grid, prepared.policy, prepared.fingerprint, tally.pending)
-    for row in rows:
-        if row["kind"] == "quarantined":
-            progress.quarantined += 1
-        elif row["kind"] == "written":
-            for name in ("pages", "text_tokens", "context_tokens"):
-                setattr(progress, name, getattr(progress, name) + row["payload"][name])
-            progress.documents += row["payload"]["first_pages"]
-        complete = tally.add(row)
-        if complete:
-            reasons = complete.quarantine.reasons
-            work.reasons.update(reasons)
-            if complete.unread:
-                work.unread.append(complete.unread)
-                told.unread()
-            else:
-                record = complete.commit(store, run_id, prepared.fingerprint)
-                work.records.append(record)
-                told.committed(asdict(record.counts), reasons, complete.pages, complete.precision, complete.planned.bytes)
-                telemetry.log_event(
-                    "unit_committed", routine=True, unit_id=record.unit_id, source=record.source_uri, **asdict(record.counts)
-                )
-            progress.units += 1
-            progress.bytes += complete.planned.bytes
-        watch(progress)
-    if len(tally):
-        raise AssertionError("the flow ended, but units are incomplete: " + "; ".join(tally.unfinished()))
+    def pending() -> list[PlannedUnit]:
+        return [unit.planned for unit in ledger.incomplete()]
+
+    ledger.settle(executor.run_units(units, recipe, pending), store, run_id)
 
 
-def refuse_quarantine(counts: Counts, work: Work, limit: float) -> None:
-    """A source that could not be read counts as one document."""
-    lost = counts.documents_quarantined + len(work.unread)
-    documents = counts.documents_in + len(work.unread)
-    share = lost / max(1, documents)
-    if share > limit:
-        named = ", ".join(f"{reason} {count}" for reason, count in work.reasons.most_common()) or "see the quarantine"
-        raise RunFailed(
-            f"{lost} of {documents} documents ({share:.1%}) are quarantined, more than "
-            f"limits.quarantine_share = {limit:.1%}: {named}. Nothing was published; the work is kept. Mend the sources, or "
-            f"raise the limit and run again"
-        )
+def _refuse_quarantine(counts: Counts, work: Work, share: float) -> None:
+    lost, documents = (count + len(work.unread_sources) for count in (counts.documents_quarantined, counts.documents_in))
+    then = "Nothing was published; the work is kept."
+    refuse_quarantine(lost, documents, work.reasons, share=share, then=then)
 
 
-def _publish(store: ObjectStore, base: Snapshot | None, run_id: str, records: list[CommitRecord], prepared: Prepared) -> Snapshot:
+def _publish(store: ObjectStore, base: Snapshot | None, run_id: str, records: list[CommitRecord], recipe: Recipe) -> Snapshot:
     """Publish the units of whole sources in place of what the snapshot holds of these sources."""
     ours = {record.unit_id for record in records}
     sources = {record.source_uri for record in records}
@@ -406,5 +343,5 @@ def _publish(store: ObjectStore, base: Snapshot | None, run_id: str, records: li
     drop = {name for name, source in theirs.items() if source in sources and name not in ours}
     if base and not drop and ours <= theirs.keys():
         return base
-    record_configuration(store, prepared.config, run_id)
+    record_configuration(store, recipe.config, run_id)
     return publish(store, run_id, records, drop=drop)

@@ -23,6 +23,7 @@ from palimpsest.corpus.reader import published
 from palimpsest.corpus.run_records import read_run
 from palimpsest.corpus.snapshots import Snapshot, iter_shards
 from palimpsest.flow.stages import Encode, Verify
+from palimpsest.operations.progress import Progress
 from palimpsest.report.findings import BASELINE, COUNTED, Findings, ReverifyResult
 from palimpsest.storage.object_store import NoSuchObject, ObjectStore
 from palimpsest.storage.stable_json import Damaged
@@ -38,9 +39,6 @@ _COLUMNS = [
     *("precision", "exact", "decoded_text"),
 ]
 
-Watch = Callable[[int, int], None]
-"""Called with the rows seen so far and the rows of the snapshot."""
-
 
 def open_and_reverify(
     corpus: str,
@@ -48,7 +46,7 @@ def open_and_reverify(
     *,
     share: float = 1.0,
     storages: Sequence[str] = (),
-    watch: Watch = lambda done, rows: None,
+    watch: Callable[[Progress], None] = lambda progress: None,
 ) -> ReverifyResult:
     """`reverify` the newest snapshot of a corpus, with the configuration that its run recorded and `key=value` overrides.
 
@@ -68,11 +66,12 @@ def reverify(
     config: JobConfig,
     share: float = 1.0,
     storages: Sequence[str] = (),
-    watch: Watch = lambda done, rows: None,
+    watch: Callable[[Progress], None] = lambda progress: None,
 ) -> ReverifyResult:
     """Decode the stored tokens of a snapshot and compare, in memory that does not grow with it.
 
     Args:
+        watch: called when pages were looked at.
         config: `codec`, `verification` and `placement` are used. Blank-page controls are decoded again too, because a page beside
             its control is a batch of two, and the last bits of a product depend on how many rows it has.
         share: of the pages, chosen by page id as a run chooses those that it verifies.
@@ -88,11 +87,10 @@ def reverify(
     reader = _Reader(config, tried)
     codec = reader.verify.codec
     _refuse_other_codecs(store, snapshot, (codec.id, codec.revision))
-    found, done = Findings(), 0
+    found, progress = Findings(), Progress(pages_total=snapshot.totals.rows, watch=watch)
     for table in _tables(store, snapshot, _COLUMNS, found.damage):
-        done += table.num_rows
         _take_in(table, reader, share, found)
-        watch(done, snapshot.totals.rows)
+        progress.read(table.num_rows)
     return ReverifyResult(
         corpus=store.uri("corpus.json").rsplit("/", 1)[0],
         snapshot=snapshot.number,
@@ -100,7 +98,7 @@ def reverify(
         codec_revision=codec.revision,
         dtype=config.codec.dtype,
         share=share,
-        rows=done,
+        rows=progress.pages,
         **{name: found.counts[name] for name in COUNTED},
         disagreements=tuple(found.disagreements),
         damages=tuple(found.damages),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from palimpsest.config import MIB, SourceConfig
-from palimpsest.schemas import DOCUMENTS, conform
+from palimpsest.schemas import DOCUMENTS, RowKind, conform
 from palimpsest.sources.documents import Document, Reason, Rejected
 from palimpsest.sources.formats import format_of
 from palimpsest.sources.objects import SourceObject
@@ -54,7 +53,7 @@ def read_unit_tables(
     """The unit as DOCUMENTS tables, in order: kinds "document", "quarantined", "duplicate", and one "unit_end" as the last row.
 
     A document whose text stood earlier in the unit, or whose id is in `left_out`, becomes a "duplicate" row without its text.
-    The `counts` of the unit_end row are JSON: documents_in = documents + quarantined + duplicates, and repeated_ids, the
+    The `control` of the unit_end row has counts: documents_in = documents + quarantined + duplicates, and repeated_ids, the
     documents whose source_id an earlier, different document of the unit bears (both are kept). Memory: one table, and about 200
     bytes per distinct document of the unit.
 
@@ -79,7 +78,7 @@ def read_unit_tables(
         doc_id = bytes.fromhex(record.doc_id)
         if doc_id in seen or record.doc_id in left_out:
             counts["duplicates"] += 1
-            rows.add("duplicate", doc_id=record.doc_id, source_id=record.source_id)
+            rows.add(RowKind.DUPLICATE, doc_id=record.doc_id, source_id=record.source_id)
             continue
         seen.add(doc_id)
         if record.source_id is not None:
@@ -88,14 +87,14 @@ def read_unit_tables(
             seen_ids.add(source_id)
         counts["documents"] += 1
         rows.add_document(record)
-    rows.add("unit_end", counts=json.dumps(counts))
+    rows.add(RowKind.UNIT_END, control=dict(counts))
     yield rows.flush()
 
 
 def committed_elsewhere(unit: Unit, unit_id: str) -> pa.Table:
     """What stands for a unit that another run has committed meanwhile: a unit_end row that says so."""
     rows = _Rows(unit_id, unit.object)
-    rows.add("unit_end", counts=json.dumps({"committed_elsewhere": 1}))
+    rows.add(RowKind.UNIT_END, control={"committed_elsewhere": True})
     return rows.flush()
 
 
@@ -116,18 +115,18 @@ class _Rows:
         uri = self.item.uri.encode("utf-8", "backslashreplace").decode()  # a file name need not be UTF-8
         self.every_row = {"unit_id": self.unit_id, "source_uri": uri, "source_version": self.item.version}
 
-    def add(self, kind: str, **columns: Any) -> None:
+    def add(self, kind: RowKind, **columns: Any) -> None:
         self.rows.append({**self.every_row, "kind": kind, **columns})
 
     def add_document(self, record: Document) -> None:
         self.chars += len(record.text)
         columns = ("doc_id", "source_id", "text", "timestamp", "importance", "text_class")
-        self.add("document", **{name: getattr(record, name) for name in columns})
+        self.add(RowKind.DOCUMENT, **{name: getattr(record, name) for name in columns})
 
     def add_rejected(self, record: Rejected) -> None:
         columns = ("source_id", "reason", "record")
         detail = record.detail.encode("utf-8", "backslashreplace").decode()
-        self.add("quarantined", detail=detail, **{name: getattr(record, name) for name in columns})
+        self.add(RowKind.QUARANTINED, detail=detail, **{name: getattr(record, name) for name in columns})
 
     def flush(self) -> pa.Table:
         rows, self.rows, self.chars = self.rows, [], 0

@@ -1,4 +1,4 @@
-"""The stages: plain classes that map one Arrow table to others. They know nothing of Ray; `flow.py` chains them.
+"""The stages: plain classes that map one Arrow table to others. They know nothing of Ray; an executor chains them.
 
     read.py       Read          units -> DOCUMENTS
     paginate.py   Paginate      DOCUMENTS -> PAGES
@@ -9,7 +9,7 @@
     rate.py       RateControl   PAGES -> VERDICTS, several modes tried where one does not do
     reread.py     Reread        shards -> PAGES: what a new tier is due, taken out of a published corpus
     write.py      Write         VERDICTS -> shards, WRITTEN
-    tables.py     what they do to tables
+    tables.py     operations on tables that they share
 
 Rows of a kind other than "page" (quarantined records, duplicates, ends of units) pass through every stage untouched.
 """
@@ -21,14 +21,12 @@ from palimpsest.flow.stages.paginate import Paginate
 from palimpsest.flow.stages.rate import RateControl
 from palimpsest.flow.stages.read import Read
 from palimpsest.flow.stages.render import Render
-from palimpsest.flow.stages.tables import TEXT_TIER, UNITS, WRITTEN
+from palimpsest.flow.stages.tables import TEXT_TIER
 from palimpsest.flow.stages.verify import Verify
 from palimpsest.flow.stages.write import Write
 
 __all__ = [
     "TEXT_TIER",
-    "UNITS",
-    "WRITTEN",
     "Encode",
     "Model",
     "Paginate",

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from palimpsest.flow.stages.model import Model
 from palimpsest.flow.stages.tables import TEXT_TIER, by_mode, page_image, token_columns, with_columns
-from palimpsest.schemas import TOKENS, conform
+from palimpsest.schemas import TOKENS, RowKind, conform
 
 if TYPE_CHECKING:
     from palimpsest.codecs.modes import Mode
@@ -52,6 +52,6 @@ class Encode(Model):
         for place, tier in enumerate(tiers):
             if tier == TEXT_TIER:
                 columns["num_context_tokens"][place] = text_tokens[place]
-        columns["fingerprint"] = [self.fingerprint if kind == "page" else None for kind in table["kind"].to_pylist()]
+        columns["fingerprint"] = [self.fingerprint if kind == RowKind.PAGE else None for kind in table["kind"].to_pylist()]
         tokens = {name: pa.array(values, TOKENS.field(name).type) for name, values in columns.items()}
         return conform(with_columns(table.drop_columns(["image"]), tokens), TOKENS, "encode")

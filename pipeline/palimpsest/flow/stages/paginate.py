@@ -13,7 +13,7 @@ from palimpsest.pages.grid import Grid
 from palimpsest.pages.normalise import normalise
 from palimpsest.pages.pagination import DocumentPage, layout_fingerprint, page_id, paginate
 from palimpsest.pages.text_class import classify
-from palimpsest.schemas import PAGES, QUARANTINE_BYTES
+from palimpsest.schemas import PAGES, QUARANTINE_BYTES, RowKind
 from palimpsest.sources.documents import Reason, utf8
 from palimpsest.tiers.policy import PageFacts, Policy
 
@@ -34,7 +34,7 @@ class Paginate:
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         batch: list[dict[str, Any]] = []
         for document in table.to_pylist():
-            if document["kind"] != "document":
+            if document["kind"] != RowKind.DOCUMENT:
                 document.pop("text")
                 batch.append(document)
             else:
@@ -58,14 +58,14 @@ class Paginate:
         if not num_pages:
             detail = "nothing is left of the text after normalising"
             record = utf8(raw)[:QUARANTINE_BYTES]
-            yield {**document, "kind": "quarantined", "reason": str(Reason.EMPTY_TEXT), "detail": detail, "record": record}
+            yield {**document, "kind": RowKind.QUARANTINED, "reason": str(Reason.EMPTY_TEXT), "detail": detail, "record": record}
             return
         pages = first if num_pages <= _PAGE_BUFFER else paginate(text, self.grid)
         text_class = document["text_class"] or classify(text[:20_000])
         for number, page in enumerate(pages):
             yield {
                 **document,
-                "kind": "page",
+                "kind": RowKind.PAGE,
                 "text_class": text_class,
                 "page_id": page_id(document["doc_id"], number, self.layout),
                 "page_number": number,
@@ -93,7 +93,7 @@ class Paginate:
     def _table(self, rows: list[dict[str, Any]]) -> pa.Table:
         from palimpsest.codecs.text_tokens import TEXT_TOKENIZER, count_tokens
 
-        pages = [row for row in rows if row["kind"] == "page"]
+        pages = [row for row in rows if row["kind"] == RowKind.PAGE]
         for row, count in zip(pages, count_tokens([row["text"] for row in pages]), strict=True):
             row["num_text_tokens"], row["text_tokenizer"] = count, TEXT_TOKENIZER
         return table_of(rows, PAGES, "paginate")

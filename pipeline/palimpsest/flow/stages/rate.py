@@ -14,7 +14,7 @@ from palimpsest.flow.stages.render import Render
 from palimpsest.flow.stages.tables import TEXT_TIER, with_columns
 from palimpsest.flow.stages.verify import Verify
 from palimpsest.pages.grid import Grid
-from palimpsest.schemas import TRIALS, VERDICTS, conform
+from palimpsest.schemas import TRIALS, VERDICTS, RowKind, conform
 from palimpsest.tiers.policy import PageFacts, Policy, Reading
 
 _LOOKED_AT = ["timestamp", "importance", "num_text_tokens", "text", "stored_tier", "tried"]
@@ -35,7 +35,7 @@ class RateControl:
     def __call__(self, table: pa.Table) -> pa.Table:
         done: list[pa.Table | None] = [None] * table.num_rows
         kinds, tiers = table["kind"].to_pylist(), table["tier"].to_pylist()
-        settled = [place for place in range(table.num_rows) if kinds[place] != "page" or tiers[place] is not None]
+        settled = [place for place in range(table.num_rows) if kinds[place] != RowKind.PAGE or tiers[place] is not None]
         judged = self._judge(table.take(pa.array(settled, pa.int64())))
         for row, place in enumerate(settled):
             done[place] = judged.slice(row, 1)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from palimpsest.flow.stages.rate import readings, trials
 from palimpsest.flow.stages.tables import TEXT_TIER, table_of
 from palimpsest.pages.grid import Grid, lay_out
 from palimpsest.pages.pagination import DocumentPage, paginate
-from palimpsest.schemas import CARRIER, PAGES
+from palimpsest.schemas import CARRIER, PAGES, TOUCHED, RowKind, conform
 from palimpsest.storage.opening import open_store
 from palimpsest.tiers.ladder import FORGOTTEN
 from palimpsest.tiers.policy import PageFacts, Policy, Reading
@@ -26,7 +25,7 @@ NOT_LAID_OUT = "not_laid_out"
 FORGET = "forgotten"
 STAY_TEXT = (NOT_COVERED, NOT_LAID_OUT, FORGET)
 """Reasons of pages in tier text that no policy can make into pixels."""
-_CARRIED = [name for name in PAGES.names if name not in CARRIER.names and name not in ("cells", "lines", "stored_tier", "counts")]
+_CARRIED = [name for name in PAGES.names if name not in CARRIER.names and name not in ("cells", "lines", "stored_tier")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,24 +36,35 @@ class Touched:
     shard: ShardRecord
     changes: Mapping[str, str]
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
 
-    @classmethod
-    def from_json(cls, text: str) -> Touched:
-        record = json.loads(text)
-        return cls(unit_id=record["unit_id"], shard=ShardRecord.from_json(record["shard"]), changes=record["changes"])
+def touched_table(shards: Iterable[Touched]) -> pa.Table:
+    """Touched shards as a table of TOUCHED."""
+    rows = [
+        {
+            "unit_id": touched.unit_id,
+            "shard": asdict(touched.shard),
+            "changes": [{"page_id": page, "tier": tier} for page, tier in touched.changes.items()],
+        }
+        for touched in shards
+    ]
+    return conform(pa.Table.from_pylist(rows, TOUCHED), TOUCHED, "re-tiering plan")
+
+
+def touched_shards(table: pa.Table) -> Iterator[Touched]:
+    """The shards of a table of TOUCHED, in order."""
+    for row in table.to_pylist():
+        changes = {change["page_id"]: change["tier"] for change in row["changes"]}
+        yield Touched(unit_id=row["unit_id"], shard=ShardRecord(**row["shard"]), changes=changes)
 
 
 class Reread:
-    """UNITS (each a `Touched`) -> PAGES, and a row `unit_end` for each shard that says what was written again of it."""
+    """TOUCHED -> PAGES, and a row `unit_end` for each shard that says what was written again of it."""
 
     def __init__(self, config: JobConfig, grid: Grid, policy: Policy) -> None:
         self.config, self.grid, self.policy = config, grid, policy
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
-        for text in table["unit"].to_pylist():
-            touched = Touched.from_json(text)
+        for touched in touched_shards(table):
             store = open_store(self.config.out)
             rows = read_shard(store, touched.shard)
             changing = pc.is_in(rows["page_id"], pa.array(touched.changes, pa.string()))
@@ -68,13 +78,13 @@ class Reread:
             for start in range(0, changed.num_rows, step):
                 yield table_of([self._page(row, touched) for row in changed.slice(start, step).to_pylist()], PAGES, "reread")
             said = {"shard": touched.shard.key, "pages": changed.num_rows, "kept": [asdict(shard) for shard in shards]}
-            yield table_of([{"unit_id": touched.unit_id, "kind": "unit_end", "counts": json.dumps(said)}], PAGES, "reread")
+            yield table_of([{"unit_id": touched.unit_id, "kind": RowKind.UNIT_END, "control": said}], PAGES, "reread")
 
     def _page(self, row: dict[str, Any], touched: Touched) -> dict[str, Any]:
         tier = touched.changes[row["page_id"]]
         carried = {name: row[name] for name in _CARRIED}
         as_text = {"tier": TEXT_TIER, "mode": None, "image_px": None, "reason": None, "detail": None}
-        page = {**carried, **as_text, "unit_id": touched.unit_id, "kind": "page"}
+        page = {**carried, **as_text, "unit_id": touched.unit_id, "kind": RowKind.PAGE}
         if tier == FORGOTTEN:
             return {**page, "text": "", "num_text_tokens": 0, "reason": FORGET}
         facts = facts_of(row, self.policy)

@@ -1,8 +1,7 @@
-"""What the stages do to tables, and the two boundaries that only they and the flow know."""
+"""Operations on tables that the stages share."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,15 +10,6 @@ import pyarrow as pa
 
 from palimpsest.schemas import IMAGES, TOKENS, VERDICTS, conform
 
-UNITS = pa.schema([pa.field("unit", pa.string(), nullable=False)])
-WRITTEN = pa.schema(
-    [
-        pa.field("unit_id", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("payload", pa.string()),
-        pa.field("record", pa.binary()),
-    ]
-)
 TEXT_TIER = "text"
 
 
@@ -34,10 +24,6 @@ def by_mode(table: pa.Table) -> Iterator[tuple[str, list[int]]]:
 
 def page_image(scalar: pa.Scalar, px: int) -> np.ndarray:
     return np.frombuffer(scalar.as_buffer(), np.uint8).reshape(px, px)
-
-
-def written(unit_id: str, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
-    return {"unit_id": unit_id, "kind": kind, "payload": json.dumps(payload), "record": None}
 
 
 def token_columns() -> list[str]:

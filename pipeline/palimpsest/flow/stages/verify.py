@@ -13,7 +13,7 @@ import pyarrow as pa
 from palimpsest.codecs.token_storage.rows import stored_tokens
 from palimpsest.flow.stages.model import Model, codec_options
 from palimpsest.flow.stages.tables import TEXT_TIER, by_mode, verdict_columns, with_columns
-from palimpsest.schemas import VERDICTS, conform
+from palimpsest.schemas import VERDICTS, RowKind, conform
 
 if TYPE_CHECKING:
     from palimpsest.codecs.modes import Mode
@@ -33,7 +33,7 @@ class Verify(Model):
         kinds = table["kind"].to_pylist()
         columns: dict[str, list[Any]] = {name: [None] * table.num_rows for name in verdict_columns()}
         for place, (kind, tier) in enumerate(zip(kinds, tiers, strict=True)):
-            if kind == "page":
+            if kind == RowKind.PAGE:
                 columns["status"][place] = "text" if tier == TEXT_TIER else "unverified"
         reasons, details = table["reason"].to_pylist(), table["detail"].to_pylist()
         for name, places in by_mode(table):

@@ -24,6 +24,7 @@ from rapidfuzz.distance import Levenshtein
 
 from palimpsest import config as configs
 from palimpsest.config import ConfigError, JobConfig
+from palimpsest.flow.recipe import Recipe
 from palimpsest.lab.bench.machine import machine
 from palimpsest.lab.bench.memory_findings import ALL_TEXT, BANDS, CONTROLLED, FADING, RULES, TRUNCATION, findings
 from palimpsest.lab.bench.planting import Fact, plant_facts
@@ -32,7 +33,7 @@ from palimpsest.operations.conversations.bank import Bank, Studio
 from palimpsest.operations.conversations.compose import Candidate, compose
 from palimpsest.operations.conversations.transcript import Transcript, TranscriptPage, transcribe
 from palimpsest.operations.conversations.turns import Conversation, Turn
-from palimpsest.operations.run import Prepared, identify, prepare
+from palimpsest.operations.run import identify, prepare
 from palimpsest.pages.normalise import normalise
 from palimpsest.pages.pagination import layout_fingerprint
 from palimpsest.tiers.ladder import TEXT
@@ -154,7 +155,7 @@ def bench_memory(
     }
 
 
-def _tell(prepared: Prepared, studio: Studio, pages: int, facts_per_page: float, text: Path | None, seed: str) -> Told:
+def _tell(prepared: Recipe, studio: Studio, pages: int, facts_per_page: float, text: Path | None, seed: str) -> Told:
     """A conversation, and all of its pages read in every mode."""
     draw = random.Random(seed)
     size = (pages + 1) * prepared.grid.cells
@@ -197,7 +198,7 @@ def _listen(told: Told, table: pa.Table) -> list[tuple[int, int]]:
     return [(0, 0)] * table.num_rows
 
 
-def _mode_table(prepared: Prepared, told: Sequence[Told]) -> list[dict[str, Any]]:
+def _mode_table(prepared: Recipe, told: Sequence[Told]) -> list[dict[str, Any]]:
     """Modes from the cheapest on."""
     rows: list[dict[str, Any]] = []
     for mode in reversed(prepared.policy.ladder.modes):
@@ -218,7 +219,7 @@ def _mode_table(prepared: Prepared, told: Sequence[Told]) -> list[dict[str, Any]
     return rows
 
 
-def _ways(asked: JobConfig, prepared: Prepared) -> dict[str, Policy | None]:
+def _ways(asked: JobConfig, prepared: Recipe) -> dict[str, Policy | None]:
     tiers = asked.tiers
     ways: dict[str, Policy | None] = {TRUNCATION: None}
     for mode in reversed(prepared.policy.ladder.modes):

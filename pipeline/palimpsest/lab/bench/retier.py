@@ -56,9 +56,9 @@ def bench_retier(
         groups = [list(range(len(texts)))] if spread else [sorted(old), [n for n in range(len(texts)) if n not in old]]
         whole = [_write(folder / "in", f"{n}.jsonl", texts, group, old) for n, group in enumerate(groups)]
         part = _write(folder / "part", "0.jsonl", texts, sorted(old), old)
-        from palimpsest.flow import ray_executor as flow
+        from palimpsest.flow.ray_executor import connected
 
-        with flow.cluster(config.placement):
+        with connected(config.placement):
             base = run(config.replace(sources=tuple(whole), out=str(folder / "corpus"), tiers=policy))
             fixed = config.tiers.replace(policy="fixed", mode=mode)
             few = _write(folder / "few", "0.jsonl", texts, sorted(old)[:WARM], old)

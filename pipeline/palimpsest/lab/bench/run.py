@@ -22,11 +22,12 @@ import pyarrow.compute as pc
 
 from palimpsest import config as configs
 from palimpsest.config import JobConfig, SourceConfig
-from palimpsest.flow.plan import PlannedUnit
-from palimpsest.flow.stages import UNITS, Encode, Paginate, Read, Render, Verify
+from palimpsest.flow.plan import PlannedUnit, units_table
+from palimpsest.flow.recipe import Recipe
+from palimpsest.flow.stages import Encode, Paginate, Read, Render, Verify
 from palimpsest.lab.bench.machine import machine
 from palimpsest.lab.bench.texts import bench_pages
-from palimpsest.operations.run import Prepared, prepare, run
+from palimpsest.operations.run import prepare, run
 from palimpsest.sources.listing import expand
 from palimpsest.sources.tables import plan_units
 
@@ -110,7 +111,7 @@ def _write_documents(folder: Path, pages: list[tuple[str, Any]]) -> str:
     return str(folder)
 
 
-def _bare_loops(prepared: Prepared, source: str) -> list[dict[str, Any]]:
+def _bare_loops(prepared: Recipe, source: str) -> list[dict[str, Any]]:
     """The bare loop with one thread, and with one for each core."""
     import torch
 
@@ -124,7 +125,7 @@ def _bare_loops(prepared: Prepared, source: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _bare_loop(prepared: Prepared, source: str, threads: int) -> dict[str, Any]:
+def _bare_loop(prepared: Recipe, source: str, threads: int) -> dict[str, Any]:
     config = prepared.config.replace(placement=prepared.config.placement.replace(threads_per_worker=threads))
     paginate, render = Paginate(config, prepared.grid, prepared.policy), Render(prepared.grid)
     encode, verify = Encode(config, prepared.fingerprint), Verify(config, prepared.fingerprint)
@@ -147,16 +148,16 @@ def _documents(source: str, config: SourceConfig) -> Iterator[pa.Table]:
     for item in expand([source], config):
         for number, unit in enumerate(plan_units(item, config)):
             planned = PlannedUnit(unit=unit, unit_id=f"{item.key}-{number}")
-            yield from read(pa.table({"unit": [planned.to_json()]}, schema=UNITS))
+            yield from read(units_table([planned]))
 
 
 def _ray_jobs(
-    prepared: Prepared, source: str, block: str, pages: int, tried: Mapping[str, Mapping[str, Any]], folder: Path
+    prepared: Recipe, source: str, block: str, pages: int, tried: Mapping[str, Mapping[str, Any]], folder: Path
 ) -> Iterator[dict[str, Any]]:
-    from palimpsest.flow import ray_executor as flow
+    from palimpsest.flow.ray_executor import connected
 
     started = time.perf_counter()
-    with flow.cluster(prepared.config.placement):
+    with connected(prepared.config.placement):
         ray_seconds = time.perf_counter() - started
         for number, (name, settings) in enumerate(tried.items()):
             placement = prepared.config.placement.replace(**settings)

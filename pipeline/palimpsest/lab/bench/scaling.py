@@ -6,7 +6,6 @@ out, draw, write; CPU seconds, so that other work on the machine counts little).
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -17,12 +16,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from palimpsest.config import JobConfig
+from palimpsest.config import JobConfig, SourceConfig
 from palimpsest.corpus import manifest
 from palimpsest.corpus.format import create_corpus
 from palimpsest.corpus.manifest import write_segment
 from palimpsest.corpus.snapshots import publish
-from palimpsest.flow.ledger import Tally
+from palimpsest.flow.ledger import Ledger, SourceUnit
 from palimpsest.flow.plan import PlannedUnit, make_plan
 from palimpsest.flow.stages import Paginate, Render, Write
 from palimpsest.flow.stages.tables import with_columns
@@ -31,7 +30,7 @@ from palimpsest.lab.bench.texts import bench_text
 from palimpsest.lab.forecast.scaling import Scale, before_and_after, limiting, limits, most_gpus, pages_per_second
 from palimpsest.lab.forecast.simulation import simulate
 from palimpsest.operations.run import identify, run
-from palimpsest.schemas import DOCUMENTS, VERDICTS, conform
+from palimpsest.schemas import DOCUMENTS, PAGE_COUNTS, VERDICTS, WRITTEN, conform
 from palimpsest.sources.listing import expand
 from palimpsest.sources.objects import SourceObject
 from palimpsest.sources.units import Unit
@@ -122,24 +121,33 @@ def _named(found: dict[str, float]) -> dict[str, float]:
 
 
 def _tally_rate(rows: int) -> float:
-    """WRITTEN rows per second: payload parsed and added, as the driver does it; without commits."""
+    """WRITTEN rows per second: from Arrow and added, as the driver does it; without commits."""
     each = 100
     item = SourceObject(uri="s3://texts/0", key="s3://texts/0", size=1, version="v")
     planned = tuple(PlannedUnit(unit=Unit(object=item), unit_id=f"{n:032x}") for n in range(max(1, rows // each)))
     shard = asdict(_record("s3://texts/0", "etag:0", "f" * 16, shard=True).shards[0])
-    counts = {"first_pages": 100, "pages_expected": 512, "pages": 512, "text_tokens": 250_000, "context_tokens": 40_000}
-    statuses = [["tiny", "verified", 500], ["tiny", "below_target", 12]]
-    payload = json.dumps({"shards": [shard], **counts, "statuses": statuses, "precision": [510.0, 512]})
-    end = json.dumps({"documents_in": 100 * each, "documents": 100 * each, "quarantined": 0, "duplicates": 0})
-    tally, done, began = Tally(planned), 0, time.process_time()
+    counts = dict.fromkeys(PAGE_COUNTS, 0) | {"first_pages": 100, "pages_expected": 512, "pages": 512, "text_tokens": 250_000}
+    statuses = [{"tier": "tiny", "status": status, "pages": pages} for status, pages in (("verified", 500), ("below_target", 12))]
+    precision = {"total": 510.0, "pages": 512}
+    written: dict[str, Any] = {
+        "kind": "written",
+        "shards": [shard],
+        "counts": counts,
+        "statuses": statuses,
+        "precision": precision,
+    }
+    end = {
+        "kind": "unit_end",
+        "control": {"documents_in": 100 * each, "documents": 100 * each, "quarantined": 0, "duplicates": 0},
+    }
+    messages: list[dict[str, Any]] = [{"unit_id": "", **row} for row in (*[written] * each, end)]
+    ledger = Ledger(SourceUnit(unit, "f" * 16) for unit in planned)
+    done, began = 0, time.process_time()
     for unit in planned:
-        for _ in range(each):
-            row = {"unit_id": unit.unit_id, "kind": "written", "record": None}
-            tally.add({**row, "payload": json.loads(payload)})
-        complete = tally.add({"unit_id": unit.unit_id, "kind": "unit_end", "record": None, "payload": json.loads(end)})
-        done += complete is not None
+        for row in pa.Table.from_pylist(messages, WRITTEN).to_pylist():
+            done += ledger.take({**row, "unit_id": unit.unit_id}) is not None
     seconds = time.process_time() - began
-    assert done == len(planned) and not len(tally)
+    assert done == len(planned) and not len(ledger)
     return len(planned) * (each + 1) / seconds
 
 
@@ -154,7 +162,7 @@ def _plan_rates(config: JobConfig, place: Path, units: int) -> dict[str, float]:
     store = open_store(place / "corpus")
     create_corpus(store)
 
-    def index(some: list[Unit]) -> Iterator[list[str]]:
+    def index(some: list[Unit], config: SourceConfig) -> Iterator[list[str]]:
         yield from ([f"{number:032x}"] for number in range(len(some)))
 
     began = time.perf_counter()
@@ -177,7 +185,7 @@ def _plan_rates(config: JobConfig, place: Path, units: int) -> dict[str, float]:
 
 def _task_rate(config: JobConfig, place: Path, units: int) -> float:
     """Tasks and batches per second through a real job, from the difference of two, so that its start does not count."""
-    from palimpsest.flow import ray_executor as flow
+    from palimpsest.flow.ray_executor import connected
 
     place_of: dict[str, Any] = {
         "read_tasks": 2,
@@ -191,7 +199,7 @@ def _task_rate(config: JobConfig, place: Path, units: int) -> float:
     tiers = config.tiers.replace(policy="fixed", mode="text")
     config = config.replace(placement=placement, tiers=tiers, verification=config.verification.replace(share=0.0))
     seconds = []
-    with flow.cluster(placement):
+    with connected(placement):
         for count in (max(1, units // 10), units):
             folder = place / f"tasks-{count}"
             folder.mkdir()

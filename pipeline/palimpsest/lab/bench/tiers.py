@@ -23,10 +23,11 @@ import pyarrow.compute as pc
 from palimpsest import config as configs
 from palimpsest.codecs.modes import Mode
 from palimpsest.config import ConfigError, JobConfig
+from palimpsest.flow.recipe import Recipe
 from palimpsest.flow.stages import Encode, Paginate, RateControl, Render, Verify
 from palimpsest.flow.stages.tables import with_columns
 from palimpsest.lab.bench.machine import machine
-from palimpsest.operations.run import Prepared, prepare
+from palimpsest.operations.run import prepare
 from palimpsest.schemas import DOCUMENTS, conform
 from palimpsest.sources.documents import document_id
 from palimpsest.tiers.fit import MIN_PAGES, fit_grid, rungs_file
@@ -123,7 +124,7 @@ def fit_rungs(config: JobConfig, texts: dict[str, str], path: Path, *, max_pages
 
 def _measured(
     config: JobConfig, texts: dict[str, str], max_pages: int
-) -> tuple[Prepared, list[pa.Table], list[Measured], dict[str, float]]:
+) -> tuple[Recipe, list[pa.Table], list[Measured], dict[str, float]]:
     config = config.replace(verification=config.verification.replace(share=1.0), tiers=config.tiers.replace(policy="fidelity"))
     prepared = prepare(config)
     tables = list(_pages(prepared, texts, max_pages))
@@ -133,13 +134,13 @@ def _measured(
     return prepared, tables, measured, seconds
 
 
-def _modes(config: JobConfig, prepared: Prepared) -> list[Mode]:
+def _modes(config: JobConfig, prepared: Recipe) -> list[Mode]:
     """Those that are measured, cheapest first: the ones that the settings name, or else all, rungs or not."""
     ladder = prepared.policy.ladder
     return list(reversed(ladder.modes if config.tiers.modes else ladder.known))
 
 
-def _pages(prepared: Prepared, texts: dict[str, str], max_pages: int) -> list[pa.Table]:
+def _pages(prepared: Recipe, texts: dict[str, str], max_pages: int) -> list[pa.Table]:
     paginate = Paginate(prepared.config, prepared.grid, prepared.policy)
     found = []
     for name, text in texts.items():
@@ -154,7 +155,7 @@ def _pages(prepared: Prepared, texts: dict[str, str], max_pages: int) -> list[pa
     return found
 
 
-def _measure(prepared: Prepared, tables: Sequence[pa.Table], modes: Sequence[Mode]) -> tuple[list[Measured], dict[str, float]]:
+def _measure(prepared: Recipe, tables: Sequence[pa.Table], modes: Sequence[Mode]) -> tuple[list[Measured], dict[str, float]]:
     """Every page in every mode; and the seconds that a page takes in each."""
     render, encode = Render(prepared.grid), Encode(prepared.config, prepared.fingerprint)
     verify = Verify(prepared.config, prepared.fingerprint)
@@ -188,28 +189,28 @@ def _climb(policy: Policy, page: Measured) -> tuple[str, int]:
         seen = {**seen, tier: page.readings[tier]}
 
 
-def _cost(prepared: Prepared, page: Measured, tier: str) -> int:
+def _cost(prepared: Recipe, page: Measured, tier: str) -> int:
     if tier == TEXT:
         return page.text_tokens
     return next(mode.num_context_tokens for mode in prepared.policy.ladder.known if mode.name == tier)
 
 
-def _fixed(prepared: Prepared, page: Measured, mode: str) -> str:
+def _fixed(prepared: Recipe, page: Measured, mode: str) -> str:
     cheaper = prepared.config.tiers.cheap_text and page.text_tokens <= _cost(prepared, page, mode)
     return mode if page.readings[mode].met and not cheaper else TEXT
 
 
-def _fixed_way(prepared: Prepared, measured: Sequence[Measured], mode: str, place: int) -> tuple[str, int]:
+def _fixed_way(prepared: Recipe, measured: Sequence[Measured], mode: str, place: int) -> tuple[str, int]:
     return _fixed(prepared, measured[place], mode), 1
 
 
-def _cheapest(prepared: Prepared, page: Measured) -> tuple[str, int]:
+def _cheapest(prepared: Recipe, page: Measured) -> tuple[str, int]:
     known = [mode.name for mode in reversed(prepared.policy.ladder.known) if mode.name in page.readings]
     met = [mode for mode in known if _fixed(prepared, page, mode) != TEXT]
     return (met[0], 1) if met else (TEXT, 0)
 
 
-def _row(prepared: Prepared, name: str, measured: Sequence[Measured], ends: Sequence[tuple[str, int]]) -> dict[str, Any]:
+def _row(prepared: Recipe, name: str, measured: Sequence[Measured], ends: Sequence[tuple[str, int]]) -> dict[str, Any]:
     visual = [(page, tier) for page, (tier, _) in zip(measured, ends, strict=True) if tier != TEXT]
     missed = sum(not page.readings[tier].met for page, tier in visual)
     context = sum(_cost(prepared, page, tier) for page, (tier, _) in zip(measured, ends, strict=True))
@@ -251,7 +252,7 @@ def _classes(measured: Sequence[Measured], ends: Sequence[tuple[str, int]], mode
     return [{"text_class": name, **{tier: found[tier] for tier in (*modes, TEXT)}} for name, found in sorted(counts.items())]
 
 
-def _cross_validated(prepared: Prepared, measured: Sequence[Measured], modes: Sequence[str]) -> list[Policy] | None:
+def _cross_validated(prepared: Recipe, measured: Sequence[Measured], modes: Sequence[str]) -> list[Policy] | None:
     """For pages of even and of odd place the policy with a predictor that was fitted to the others; None for too few pages."""
     halves = [measured[1::2], measured[::2]]
     if min(map(len, halves)) < MIN_PAGES:
@@ -260,17 +261,17 @@ def _cross_validated(prepared: Prepared, measured: Sequence[Measured], modes: Se
     return [find_policy(prepared.config.tiers, prepared.policy.ladder, predictor) for predictor in fitted]
 
 
-def _entry(prepared: Prepared, measured: Sequence[Measured], modes: Sequence[str]) -> dict[str, Any]:
+def _entry(prepared: Recipe, measured: Sequence[Measured], modes: Sequence[str]) -> dict[str, Any]:
     precisions = [[page.readings[mode].precision for mode in modes] for page in measured]
     return fit_grid(prepared.revision, str(prepared.grid), modes, [page.features for page in measured], precisions)
 
 
-def _predictor(prepared: Prepared, entry: dict[str, Any]) -> Predictor | None:
+def _predictor(prepared: Recipe, entry: dict[str, Any]) -> Predictor | None:
     target = prepared.config.verification.target_precision
     return read_predictor(json.dumps(rungs_file([entry])), prepared.revision, str(prepared.grid), target)
 
 
-def _write_fit(path: Path, prepared: Prepared, measured: Sequence[Measured], modes: Sequence[str]) -> dict[str, Any]:
+def _write_fit(path: Path, prepared: Recipe, measured: Sequence[Measured], modes: Sequence[str]) -> dict[str, Any]:
     entry = _entry(prepared, measured, modes)
     kept: list[dict[str, Any]] = []
     if path.is_file():
@@ -285,7 +286,7 @@ def _write_fit(path: Path, prepared: Prepared, measured: Sequence[Measured], mod
     return entry
 
 
-def _really(prepared: Prepared, tables: Sequence[pa.Table], measured: Sequence[Measured]) -> str:
+def _really(prepared: Recipe, tables: Sequence[pa.Table], measured: Sequence[Measured]) -> str:
     """Whether pages that go through the stage end where the comparison says they do."""
     stage = RateControl(prepared.config, prepared.fingerprint, prepared.grid, prepared.policy)
     pages = pa.concat_tables(tables)

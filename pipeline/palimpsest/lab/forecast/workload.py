@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from math import sqrt
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from palimpsest.config import ConfigError, JobConfig
-from palimpsest.flow.plan import PlannedUnit
-from palimpsest.flow.stages import UNITS, Paginate, Read
+from palimpsest.flow.plan import PlannedUnit, units_table
+from palimpsest.flow.stages import Paginate, Read
 from palimpsest.pages.grid import Grid
 from palimpsest.sources.listing import expand
 from palimpsest.sources.tables import plan_units
@@ -231,7 +230,7 @@ def _drawn(units: list[tuple[Unit, int]], limit: int) -> Iterator[tuple[Unit, in
 
 def _look(unit: Unit, size: int, config: JobConfig, grid: Grid, policy: Policy) -> _Seen:
     read, paginate, seen = Read(config.source), Paginate(config, grid, policy), _Seen(size)
-    table = pa.table({"unit": [PlannedUnit(unit=unit, unit_id="sample").to_json()]}, schema=UNITS)
+    table = units_table([PlannedUnit(unit=unit, unit_id="sample")])
     for documents in read(table):
         for rows in paginate(documents):
             kinds = Counter(rows["kind"].to_pylist())

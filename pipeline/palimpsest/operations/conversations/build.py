@@ -17,12 +17,14 @@ from palimpsest.config import ConfigError
 from palimpsest.corpus.run_records import new_run_id
 from palimpsest.corpus.sample_sets import MemoryUnit, commit, committed, create_set, newest_set, publish
 from palimpsest.corpus.units import unit_id
+from palimpsest.errors import RunFailed
+from palimpsest.flow.recipe import Recipe
 from palimpsest.operations.conversations.bank import Studio
 from palimpsest.operations.conversations.samples import Samples
 from palimpsest.operations.conversations.settings import MemoryConfig, latest_date, with_clock
 from palimpsest.operations.conversations.turns import Refused, read_conversations
 from palimpsest.operations.conversations.writer import UnitWriter
-from palimpsest.operations.run import Prepared, RunFailed, located, prepare
+from palimpsest.operations.run import located, prepare
 from palimpsest.sources.documents import Reason
 from palimpsest.sources.formats import format_of
 from palimpsest.sources.jsonl import JsonlSource
@@ -139,7 +141,7 @@ def build(config: MemoryConfig, watch: Watch = lambda counts: None) -> MemoryRes
     )
 
 
-def sample_fingerprint(config: MemoryConfig, prepared: Prepared) -> str:
+def sample_fingerprint(config: MemoryConfig, prepared: Recipe) -> str:
     """16 hexadecimal digits over what changes a sample: the fingerprint of its pages, and the settings of conversations."""
     settings = {**config.conversations.model_dump(), "block": 0}
     what = (SAMPLE_VERSION, prepared.fingerprint, *(f"{name}={value}" for name, value in sorted(settings.items())))
@@ -148,7 +150,7 @@ def sample_fingerprint(config: MemoryConfig, prepared: Prepared) -> str:
 
 def _make_unit(
     config: MemoryConfig,
-    prepared: Prepared,
+    prepared: Recipe,
     studio: Studio,
     store: ObjectStore,
     piece: Unit,

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from palimpsest import schemas as records
+from palimpsest.flow.recipe import Recipe
 from palimpsest.operations.conversations.bank import Bank, Studio
 from palimpsest.operations.conversations.compose import Candidate, Composition, compose, is_pinned
 from palimpsest.operations.conversations.refusals import ChatReason
@@ -15,7 +16,6 @@ from palimpsest.operations.conversations.settings import MemoryConfig
 from palimpsest.operations.conversations.transcript import transcribe
 from palimpsest.operations.conversations.turns import Conversation
 from palimpsest.operations.conversations.writer import UnitWriter
-from palimpsest.operations.run import Prepared
 from palimpsest.pages.pagination import layout_fingerprint
 from palimpsest.sources.documents import QUARANTINE_BYTES, excerpt
 from palimpsest.tiers.ladder import TEXT
@@ -28,7 +28,7 @@ class Samples:
     def __init__(
         self,
         config: MemoryConfig,
-        prepared: Prepared,
+        prepared: Recipe,
         studio: Studio,
         writer: UnitWriter,
         conversation: Conversation,

@@ -1,0 +1,102 @@
+"""The seam between operations and whatever runs the stages. A new executor is one new file, and one line here.
+
+with started(config.placement) as executor:
+    for row in executor.run_units(units, recipe, pending): ...     # dicts of the WRITTEN schema
+
+ray      ray_executor.py     tasks and actors on one machine or a cluster; finds and sets apart documents that end a worker
+local    local_executor.py   one process without Ray, for small jobs and tests; a document that ends the process ends the job
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from importlib import import_module
+from typing import Any, Protocol
+
+from palimpsest.config import PlacementConfig, SourceConfig
+from palimpsest.flow.plan import PlannedUnit
+from palimpsest.flow.recipe import Recipe
+from palimpsest.flow.stages.reread import Touched
+from palimpsest.sources.units import Unit
+
+EXECUTORS = {"ray": "palimpsest.flow.ray_executor", "local": "palimpsest.flow.local_executor"}
+"""Modules by name, each with a context manager `connected(placement)` that gives an `Executor`."""
+
+Row = dict[str, Any]
+"""A row of the WRITTEN schema."""
+
+StageSeconds = dict[str, dict[str, float]]
+"""By stage, of all its workers: `seconds` in batches, their number `batches`, and the `rows` that came out; stages with a model
+add what `flow/supply.py` reads."""
+
+
+class Executor(Protocol):
+    """Runs the stages; rows arrive in any order."""
+
+    def index_units(self, units: Sequence[Unit], config: SourceConfig) -> Iterator[list[str]]:
+        """The document ids of each unit, in order."""
+        ...
+
+    def run_units(
+        self, units: Sequence[PlannedUnit], recipe: Recipe, pending: Callable[[], Collection[PlannedUnit]]
+    ) -> Iterator[Row]:
+        """Process units; yields the WRITTEN rows as they arrive.
+
+        A row of the kind "again" takes back all rows of its unit before it.
+
+        Args:
+            pending: the units of which something is still missing.
+
+        Raises:
+            WorkerFailed: a worker met a bug, or died too often; what was committed is kept.
+        """
+        ...
+
+    def retier(self, shards: Sequence[Touched], recipe: Recipe) -> Iterator[Row]:
+        """Give the pages of published shards other tiers; yields the WRITTEN rows as they arrive.
+
+        Raises:
+            WorkerFailed: as `run_units` does; a document that ends its workers is an error here.
+        """
+        ...
+
+    def stage_seconds(self) -> StageSeconds:
+        """Of everything that this executor has run so far."""
+        ...
+
+
+def started(placement: PlacementConfig) -> AbstractContextManager[Executor]:
+    """The executor that `placement.executor` names, for as long as the context is open."""
+    connect: Callable[[PlacementConfig], AbstractContextManager[Executor]] = import_module(
+        EXECUTORS[placement.executor]
+    ).connected
+    return connect(placement)
+
+
+class LazyExecutor:
+    """An executor that starts when it is first asked for: for work that may turn out not to need it."""
+
+    def __init__(self, placement: PlacementConfig, stack: ExitStack) -> None:
+        self._placement, self._stack = placement, stack
+        self._executor: Executor | None = None
+
+    def __call__(self) -> Executor:
+        if self._executor is None:
+            self._executor = self._stack.enter_context(started(self._placement))
+        return self._executor
+
+    def index(self, units: Sequence[Unit], config: SourceConfig) -> Iterator[list[str]]:
+        """As `Executor.index_units`; starts the executor with the first unit."""
+        yield from self().index_units(units, config)
+
+    def stage_seconds(self) -> StageSeconds:
+        """As `Executor.stage_seconds`; nothing where the executor was never started."""
+        return self._executor.stage_seconds() if self._executor else {}
+
+
+@contextmanager
+def lazily(placement: PlacementConfig) -> Iterator[LazyExecutor]:
+    """A `LazyExecutor` that ends with the context."""
+    with ExitStack() as stack:
+        yield LazyExecutor(placement, stack)

@@ -1,0 +1,46 @@
+"""Everything of Ray that is not public API, in one file. `tests/test_ray_internals.py` runs it with the installed Ray.
+
+KeyValues       the key-value store of a cluster's head: bytes by key, outliving the processes that wrote them
+task_attempt    how often the current task was tried before
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import ray
+from ray.experimental import internal_kv
+
+_NAMESPACE = b"palimpsest"
+
+
+class KeyValues:
+    """The keys of one run, which share a prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+
+    def put(self, name: str, value: bytes) -> None:
+        internal_kv._internal_kv_put(self._key(name), value, overwrite=True, namespace=_NAMESPACE)
+
+    def get(self, name: str) -> bytes | None:
+        found: bytes | None = internal_kv._internal_kv_get(self._key(name), namespace=_NAMESPACE)
+        return found
+
+    def values(self) -> Iterator[bytes]:
+        """All values, in no order."""
+        for key in internal_kv._internal_kv_list(self.prefix.encode(), namespace=_NAMESPACE):
+            found = internal_kv._internal_kv_get(key, namespace=_NAMESPACE)
+            if found:
+                yield found
+
+    def clear(self) -> None:
+        internal_kv._internal_kv_del(self.prefix.encode(), del_by_prefix=True, namespace=_NAMESPACE)
+
+    def _key(self, name: str) -> bytes:
+        return (self.prefix + name).encode()
+
+
+def task_attempt() -> int:
+    """How often the current task was tried before; 0 in the first try."""
+    return int(ray._private.worker.global_worker.core_worker.get_current_task_attempt_number())  # type: ignore[attr-defined]

@@ -1,0 +1,124 @@
+"""How far a job is: a subscriber of the ledger, with pages, a rate and an estimate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from palimpsest.corpus.units import CommitRecord
+from palimpsest.flow.ledger import Subscriber, UnitInFlight, UnreadSource
+from palimpsest.schemas import RowKind
+
+
+@dataclass
+class Progress(Subscriber):
+    """How far a job is.
+
+    Attributes:
+        units, units_total: committed (or found unreadable), and to be processed by this job.
+        bytes, bytes_total: stored bytes of the sources of these units, and of all to be processed.
+        pages, text_tokens, context_tokens, text_bytes: written so far, not necessarily committed.
+        pages_total: where it is known beforehand (re-tiering).
+        stages: by stage, seconds and rows of its workers so far (`Executor.stage_seconds`).
+        watch: called after every change.
+    """
+
+    units_total: int = 0
+    bytes_total: int = 0
+    pages_total: int | None = None
+    units: int = 0
+    bytes: int = 0
+    documents: int = 0
+    pages: int = 0
+    text_tokens: int = 0
+    context_tokens: int = 0
+    text_bytes: int = 0
+    quarantined: int = 0
+    stages: Callable[[], Mapping[str, Mapping[str, float]]] = dict
+    watch: Callable[[Progress], None] = lambda progress: None
+    began: float = field(default_factory=time.monotonic)
+    _settled: int = 0  # text bytes of the units that `bytes` counts
+    _first: tuple[float, float] | None = None  # when the first pages arrived, and how much of the job they were
+
+    @property
+    def seconds(self) -> float:
+        """Since processing began."""
+        return time.monotonic() - self.began
+
+    @property
+    def share(self) -> float | None:
+        """The part of the job that is done, from 0 to 1; None while it is unknown.
+
+        By pages where their number is known. Otherwise by the bytes of text that were written, compared with the bytes of the
+        sources; committed units tell how many bytes of source a byte of text takes, and until there is one it is taken to be one.
+        """
+        if self.pages_total is not None:
+            return self.pages / self.pages_total if self.pages_total else 1.0
+        if not self.bytes_total:
+            return None
+        each = self.bytes / self._settled if self._settled else 1.0
+        running = (self.text_bytes - self._settled) * each
+        return min(1.0, (self.bytes + running) / self.bytes_total)
+
+    @property
+    def estimated_pages(self) -> int | None:
+        """Pages of the whole job, about; None while that is unknown."""
+        return self.pages_total if self.pages_total is not None else round(self.pages / self.share) if self.share else None
+
+    @property
+    def rate(self) -> float:
+        """Pages per second since processing began."""
+        return self.pages / self.seconds if self.seconds else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """About; None while that is unknown. From the speed since the first pages arrived: starting up is not repeated."""
+        share = self.share
+        if not share or self._first is None:
+            return None
+        at, before = self._first
+        elapsed, done = time.monotonic() - at, share - before
+        if done <= 0:  # the first pages are all there is so far
+            elapsed, done = self.seconds, share
+        return max(0.0, (1 - share) * elapsed / done)
+
+    def read(self, pages: int) -> None:
+        """So many pages of a published corpus were looked at."""
+        self.pages += pages
+        if self._first is None:
+            self._first = time.monotonic(), self.share or 0.0
+        self.watch(self)
+
+    def arrived(self, row: Mapping[str, Any]) -> None:
+        if row["kind"] == RowKind.QUARANTINED:
+            self.quarantined += 1
+        elif row["kind"] == RowKind.WRITTEN:
+            counts = row["counts"]
+            self._add(counts, 1)
+            if self._first is None:
+                self._first = time.monotonic(), self.share or 0.0
+        self.watch(self)
+
+    def again(self, unit: UnitInFlight) -> None:
+        self._add(unit.arrived.counts, -1)
+        self.quarantined -= sum(unit.reasons.values())
+        self.watch(self)
+
+    def committed(self, unit: UnitInFlight, record: CommitRecord) -> None:
+        self._settle(unit)
+
+    def unread(self, unit: UnitInFlight, source: UnreadSource) -> None:
+        self._settle(unit)
+
+    def _add(self, counts: Mapping[str, int], sign: int) -> None:
+        for name in ("pages", "text_tokens", "context_tokens", "text_bytes"):
+            setattr(self, name, getattr(self, name) + sign * counts[name])
+        self.documents += sign * counts["first_pages"]
+
+    def _settle(self, unit: UnitInFlight) -> None:
+        self.units += 1
+        self.bytes += unit.bytes
+        self._settled += unit.arrived.counts["text_bytes"]
+        self.watch(self)
