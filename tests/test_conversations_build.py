@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import palimpsest
 from palimpsest.codecs.adapter import Codec, load_codec
 from palimpsest.config import ConfigError, parse
-from palimpsest.corpus.sample_sets import newest_set, read_unit
-from palimpsest.corpus.shards import read_shard
+from palimpsest.corpus.format import NotACorpus
+from palimpsest.corpus.fsck import fsck
+from palimpsest.corpus.gc import gc
+from palimpsest.corpus.shard_check import check_samples
 from palimpsest.errors import UsageError
 from palimpsest.loading.adapters import collate, features_of, inputs_embeds
 from palimpsest.loading.consumer import consumer
@@ -22,7 +27,10 @@ from palimpsest.loading.memory import Memory, OverBudget
 from palimpsest.loading.packing import IGNORED, Example
 from palimpsest.operations.conversations.build import MemoryResult, build
 from palimpsest.operations.conversations.settings import MemoryConfig
-from palimpsest.storage.opening import open_store
+from palimpsest.operations.retier import retier
+from palimpsest.operations.run import run
+from palimpsest.storage.local_store import LocalStore
+from tests.conftest import JobFactory
 from tests.loader_kills import tokenizer
 from tests.mixed_sources import prose
 
@@ -63,11 +71,7 @@ def make(tiny_codec: Path, tmp_path: Path) -> Make:
 
 
 def samples(result: MemoryResult) -> list[dict[str, Any]]:
-    store = open_store(result.out)
-    published = newest_set(store)
-    assert published is not None
-    shards = [shard for name in published.units if (shard := read_unit(store, name).samples)]
-    return [row for shard in shards for row in read_shard(store, shard).to_pylist()]
+    return list(palimpsest.Corpus(result.out).samples())
 
 
 @pytest.fixture
@@ -91,6 +95,42 @@ def test_older_turns_are_seen_blurrier_within_the_budget_and_the_next_reply_is_t
         assert row["segments"][-1]["text"].endswith("assistant: ")
     again = make([{"id": "long", "messages": said}])
     assert (again.units_new, again.units_done) == (0, 1) and samples(again) == made
+
+
+def test_samples_are_committed_published_checked_and_collected_as_every_corpus_is(make: Make) -> None:
+    first = make([{"id": "a", "messages": talk(8, 900)}, {"id": "b", "messages": [{"role": "robot", "content": "x"}]}])
+    store = LocalStore(first.out)
+    corpus = palimpsest.Corpus(first.out)
+    assert fsck(store) == [] and corpus.snapshot.totals.samples_committed == first.counts["samples"] == 4
+    assert [row["target_turn"] for row in corpus.samples()] == [1, 3, 5, 7] and len(corpus.quarantine()) == 1
+    assert set(corpus.table(["page_id", "mode"])["mode"].to_pylist()) <= {"small", "tiny"}
+    second = make([{"id": "a", "messages": talk(10, 900)}])  # another version of the same file takes its place
+    assert (first.number, second.number) == (1, 2) and len(palimpsest.Corpus(first.out).snapshot.units) == 1
+    assert fsck(store) == []
+    removed = gc(store, now=datetime.now(UTC) + timedelta(days=9), delete=True)
+    assert {removal.key.split("/")[0] for removal in removed} >= {"_units", "_snapshots", "data", "samples", "quarantine"}
+    assert fsck(store) == [] and len(list(palimpsest.Corpus(first.out).samples())) == 5
+    (unit,) = palimpsest.Corpus(first.out).snapshot.units
+    assert unit.samples is not None and len(unit.shards) == 2
+    swapped = replace(unit, shards=unit.shards[::-1])
+    assert any("is not its page" in what for what in check_samples(store, swapped, unit.samples))
+    store.delete(unit.samples.key)  # what is lost is made again, under the id of a successor
+    assert [finding.key for finding in fsck(store)] == [unit.samples.key]
+    assert (
+        make([{"id": "a", "messages": talk(10, 900)}]).units_new == 1 and len(list(palimpsest.Corpus(first.out).samples())) == 5
+    )
+
+
+def test_samples_and_pages_do_not_share_a_corpus(make: Make, job: JobFactory, tmp_path: Path) -> None:
+    result = make([{"id": "a", "messages": talk(2, 50)}])
+    with pytest.raises(NotACorpus, match="holds samples, not pages"):
+        run(job(tmp_path / "chats.jsonl", tmp_path / "memory", "source.text_field=body"))
+    with pytest.raises(NotACorpus, match="holds samples, not pages"):
+        retier(result.out)
+    old = LocalStore(tmp_path / "old")
+    old.put("memory.json", b"{}")
+    with pytest.raises(NotACorpus, match="memory samples of format 1, which is not read any more"):
+        Memory(str(tmp_path / "old"))
 
 
 def test_what_is_no_conversation_or_does_not_fit_is_a_row_with_a_reason(make: Make) -> None:

@@ -129,7 +129,7 @@ def test_a_corpus_is_created_once_and_nothing_else_is_taken_for_one(tmp_path: Pa
     create_corpus(store)
     create_corpus(store)
     assert open_corpus(store) == "pages"
-    with pytest.raises(NotACorpus, match="this corpus holds pages, not samples; choose another output"):
+    with pytest.raises(NotACorpus, match="this corpus holds pages, not samples; choose another corpus or output"):
         create_corpus(store, "samples")
     for body, message in (
         (b'{"format": "palimpsest corpus", "version": 3}', "upgrade"),

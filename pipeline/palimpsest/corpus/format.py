@@ -30,16 +30,15 @@ def create_corpus(store: ObjectStore, holds: str = "pages") -> None:
         if other is not None and not store.exists(KEY):  # another writer may have made it, and more, while we looked
             raise NotACorpus(f"{store.uri(other)} is in the way: the output must be empty or a corpus (with a {KEY})")
         store.create(KEY, to_bytes({"format": FORMAT, "version": VERSION, "holds": holds}))
-    found = open_corpus(store)
-    if found != holds:
-        raise NotACorpus(f"{store.uri(KEY)}: this corpus holds {found}, not {holds}; choose another output")
+    open_corpus(store, holds)
 
 
-def open_corpus(store: ObjectStore) -> str:
-    """What the corpus here holds: "pages" or "samples".
+def open_corpus(store: ObjectStore, holds: str | None = None) -> str:
+    """What the corpus here holds: "pages" or memory "samples".
 
     Raises:
-        NotACorpus: there is none, or its format is not the one that this version reads; the message says what to do.
+        NotACorpus: there is none, it does not hold what it must (`holds`, where given), or its format is not the one that this
+            version reads; the message says what to do.
     """
     uri = store.uri(KEY)
     try:
@@ -50,14 +49,16 @@ def open_corpus(store: ObjectStore) -> str:
         raise NotACorpus(f"{uri} does not exist: this place is not a corpus") from None
     except Damaged as error:
         raise NotACorpus(str(error)) from error
-    version, holds = record.get("version"), record.get("holds", "pages")
-    if record.get("format") != FORMAT or not isinstance(version, int) or version < 1 or holds not in ("pages", "samples"):
+    version, found = record.get("version"), record.get("holds", "pages")
+    if record.get("format") != FORMAT or not isinstance(version, int) or version < 1 or found not in ("pages", "samples"):
         raise NotACorpus(f"{uri} says {str(record)[:200]}; a corpus has format {FORMAT!r} and a version of 1 or more")
     if version > VERSION:
         raise NotACorpus(f"{uri} has format version {version}; this program reads version {VERSION}: upgrade it")
     if version < VERSION:
         raise _deleted(uri, f"a corpus of format version {version}")
-    return str(holds)
+    if holds not in (None, found):
+        raise NotACorpus(f"{uri}: this corpus holds {found}, not {holds}; choose another corpus or output")
+    return str(found)
 
 
 def _deleted(uri: str, what: str) -> NotACorpus:

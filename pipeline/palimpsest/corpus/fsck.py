@@ -17,13 +17,14 @@ from palimpsest.corpus.format import KEY as CORPUS_KEY
 from palimpsest.corpus.format import NotACorpus, open_corpus
 from palimpsest.corpus.manifest import PREFIX as MANIFESTS
 from palimpsest.corpus.manifest_check import check_index, check_manifest
-from palimpsest.corpus.shard_check import CodecRegister, check_shard
+from palimpsest.corpus.sample_sets import PREFIX as SAMPLES
+from palimpsest.corpus.shard_check import CodecRegister, check_samples, check_shard
 from palimpsest.corpus.snapshots import Snapshot, read_snapshot, snapshot_key, snapshot_numbers
 from palimpsest.corpus.units import PREFIX as UNITS
 from palimpsest.corpus.units import CommitRecord, NotReconciled, committed_units, read_unit, unit_key
 from palimpsest.storage.object_store import ObjectInfo, ObjectStore, StoreError, Unavailable
 
-DATA_PREFIXES = ("data/", "quarantine/", "_probe/", MANIFESTS, DOCUMENTS)
+DATA_PREFIXES = ("data/", SAMPLES, "quarantine/", "_probe/", MANIFESTS, DOCUMENTS)
 
 
 @dataclass(frozen=True, order=True)
@@ -185,9 +186,14 @@ def _check_unit(
         unit.reconcile()
     except NotReconciled as error:
         yield Finding("error", unit_key(unit.unit_id), str(error))
+    if unit.holds == "samples":
+        census = None  # a page is there once in each mode
     for number, shard in enumerate(unit.shards, first_number):
         for what in check_shard(store, unit, shard, codecs, census, number):
             yield Finding("error", shard.key, what)
+    if unit.samples is not None:
+        for what in check_samples(store, unit, unit.samples):
+            yield Finding("error", unit.samples.key, what)
     if unit.quarantine is not None:
         for what in check_shard(store, unit, unit.quarantine, codecs):
             yield Finding("error", unit.quarantine.key, what)

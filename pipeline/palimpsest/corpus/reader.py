@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -122,6 +123,13 @@ class Corpus:
         tables = (read_shard(self.store, unit.quarantine) for unit in self.snapshot.units if unit.quarantine)
         found = pa.concat_tables([QUARANTINE.empty_table(), *(table.cast(QUARANTINE) for table in tables)])
         return found if wanted is None else found.filter(wanted)
+
+    def samples(self) -> Iterator[dict[str, Any]]:
+        """Memory samples, rows of `palimpsest.schemas.SAMPLES`, of a corpus that `palimpsest conversations` made; else none."""
+        for unit in self.snapshot.units:
+            if unit.samples is not None:
+                for start in range(0, len(table := read_shard(self.store, unit.samples)), 64):
+                    yield from table.slice(start, 64).to_pylist()
 
     def snapshots(self) -> list[Snapshot]:
         """All published versions that are still there, oldest first: `number`, `parent`, `run_id`, `totals`."""

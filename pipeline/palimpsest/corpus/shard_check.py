@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from palimpsest.corpus.duplicates import PageCensus
-from palimpsest.corpus.shards import QUARANTINE_TIER, STATUSES, TEXT_TIER, ShardRecord, open_shard
+from palimpsest.corpus.shards import QUARANTINE_TIER, STATUSES, TEXT_TIER, ShardRecord, open_shard, read_shard
 from palimpsest.corpus.units import CommitRecord
-from palimpsest.schemas import QUARANTINE, SHARD
+from palimpsest.schemas import QUARANTINE, SAMPLES, SHARD, VISUAL
 from palimpsest.storage.object_store import ObjectStore, StoreError, Unavailable
 
 VALUE_BYTES = {"bf16": 2, "int8": 1}
@@ -96,6 +96,43 @@ def _check_parquet(
         yield f"{fault}: {', '.join(rows[:EXAMPLES])}{more}"
 
 
+def check_samples(store: ObjectStore, unit: CommitRecord, samples: ShardRecord) -> Iterator[str]:
+    """What is wrong with the samples of a unit: their object, and the pages that they refer to.
+
+    Memory: the hashes of the tokens of all pages of the unit.
+
+    Raises:
+        Unavailable: the storage cannot be asked, so that nobody can tell.
+    """
+    try:
+        pages = [read_shard(store, shard, ["tokens_sha256"])["tokens_sha256"].to_pylist() for shard in unit.shards]
+        with open_shard(store, samples, verify=True) as stream:
+            parquet = pq.ParquetFile(stream)
+            if not parquet.schema_arrow.equals(SAMPLES):
+                yield f"schema differs from that of samples: {_difference(parquet.schema_arrow, SAMPLES)}"
+                return
+            if parquet.metadata.num_rows != samples.rows:
+                yield f"has {parquet.metadata.num_rows} rows, not {samples.rows}"
+            for batch in parquet.iter_batches(_BATCH_ROWS, columns=["sample_id", "unit_id", "segments"], use_threads=False):
+                for row in batch.to_pylist():
+                    yield from _sample_faults(row, unit, pages)
+    except Unavailable:
+        raise
+    except (StoreError, pa.ArrowException, OSError) as error:
+        yield f"cannot be read with its pages: {error}"
+
+
+def _sample_faults(row: dict[str, Any], unit: CommitRecord, pages: list[list[str]]) -> Iterator[str]:
+    if row["unit_id"] != unit.unit_id:
+        yield f"sample {row['sample_id']} is of unit {row['unit_id']}, not {unit.unit_id}"
+    for segment in row["segments"]:
+        if segment["kind"] == VISUAL:
+            shard, place = segment["page_shard"], segment["page_row"]
+            known = shard is not None and 0 <= shard < len(pages) and place is not None and 0 <= place < len(pages[shard])
+            if not known or pages[shard][place] != segment["tokens_sha256"]:
+                yield f"sample {row['sample_id']}: row {place} of shard {shard} is not its page {segment['page_id']}"
+
+
 def _row_faults(row: dict[str, Any], unit: CommitRecord, shard: ShardRecord, codecs: CodecRegister) -> Iterator[str]:
     if not row["page_id"] or not row["doc_id"]:
         yield "page_id or doc_id is missing"
@@ -103,7 +140,11 @@ def _row_faults(row: dict[str, Any], unit: CommitRecord, shard: ShardRecord, cod
         yield f"tier {row['tier']!r} in a shard of tier {shard.tier!r}"
     if row["status"] not in STATUSES:
         yield f"status {row['status']!r} is none of {STATUSES}"
-    if row["fingerprint"] != unit.fingerprint and not (row["tier"] == TEXT_TIER and row["fingerprint"] is None):
+    if (
+        unit.holds == "pages"
+        and row["fingerprint"] != unit.fingerprint
+        and not (row["tier"] == TEXT_TIER and row["fingerprint"] is None)
+    ):
         yield f"fingerprint {row['fingerprint']!r}, but the unit has {unit.fingerprint!r}"
     if row["tier"] == TEXT_TIER:
         if row["tokens"] is not None:
@@ -113,7 +154,7 @@ def _row_faults(row: dict[str, Any], unit: CommitRecord, shard: ShardRecord, cod
         yield f"no tokens on a page of tier {row['tier']!r}"
         return
     yield from _token_faults(row)
-    conflict = codecs.conflict(unit.fingerprint, (row["codec"], row["codec_revision"]))
+    conflict = codecs.conflict(row["fingerprint"], (row["codec"], row["codec_revision"]))
     if conflict:
         yield conflict
 

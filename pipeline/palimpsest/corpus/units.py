@@ -35,7 +35,7 @@ class Counts:
 
     Memory samples: a document is a conversation, a page is counted once in each mode, `samples_in` are the replies that could
     become a sample, and the `sample_…_tokens` add up what all samples have before their targets (text), show of it (context),
-    and leave out (dropped).
+    and leave out (dropped). `media_gaps` are images and sounds that became a mark.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -57,6 +57,7 @@ class Counts:
     sample_text_tokens: int = 0
     sample_context_tokens: int = 0
     sample_dropped_tokens: int = 0
+    media_gaps: int = 0
 
     @property
     def ratio(self) -> float | None:

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from palimpsest.corpus.sample_sets import MemoryUnit, newest_set, open_set, read_set, read_unit
+from palimpsest.corpus.sample_sets import published_samples
+from palimpsest.corpus.units import CommitRecord
 from palimpsest.errors import UsageError
 from palimpsest.loading.consumer import Consumer, consumer
 from palimpsest.loading.packing import IGNORED, Example
@@ -72,20 +73,14 @@ class Memory(Rows):
             raise UsageError(f"Memory(budget={budget}) counts in the consumer's ids: pass its tokenizer")
         self.consumer: Consumer | None = None if tokenizer is None else consumer(tokenizer)
         store = open_store(uri)
-        open_set(store)
-        published = newest_set(store) if number is None else read_set(store, number)
-        if published is None:
-            raise UsageError(
-                f"{self.uri!r} has no published set yet: run `palimpsest conversations … --out {self.uri}` to its end"
-            )
+        published = published_samples(store, number)
         self._number = published.number
-        units = [read_unit(store, name) for name in published.units]
-        self.units: list[MemoryUnit] = [unit for unit in units if unit.samples is not None]
-        self._digest = digest_of("\n".join(f"{unit.unit_id} {unit.counts['samples']}" for unit in self.units))
+        self.units: list[CommitRecord] = [unit for unit in published.units if unit.samples is not None]
+        self._digest = digest_of("\n".join(f"{unit.unit_id} {unit.counts.samples_committed}" for unit in self.units))
         self._cache = None if cache is None else ShardCache(cache, cache_bytes)
         self._opened: tuple[int, OpenShards] | None = None
         sizes = np.array([unit.samples.rows for unit in self.units if unit.samples], np.int64)
-        stored = sum(shard.bytes for unit in self.units for shard in unit.pages) + sum(
+        stored = sum(shard.bytes for unit in self.units for shard in unit.shards) + sum(
             u.samples.bytes for u in self.units if u.samples
         )
         super().__init__(sizes, stored, seed=seed, streams=streams, window_bytes=window_bytes)
@@ -111,9 +106,9 @@ class Memory(Rows):
         unit = self.units[section]
         return [self._load(unit, row, reading) for row in rows]
 
-    def _load(self, unit: MemoryUnit, row: int, reading: Reading) -> dict[str, Any] | None:
+    def _load(self, unit: CommitRecord, row: int, reading: Reading) -> dict[str, Any] | None:
         assert unit.samples is not None
-        shards = [unit.samples, *unit.pages]
+        shards = [unit.samples, *unit.shards]
 
         def forget() -> None:
             for shard in shards:
@@ -125,7 +120,7 @@ class Memory(Rows):
             lost(error, f"sample {row} of {unit.samples.key}", 1, reading)
             return None
 
-    def _read(self, unit: MemoryUnit, row: int) -> dict[str, Any]:
+    def _read(self, unit: CommitRecord, row: int) -> dict[str, Any]:
         """A row of SAMPLES, each visual segment with its page's payload."""
         assert unit.samples is not None
         sample = self._shards_open.get(unit.samples).read([row], SAMPLES.names, payload=False)[0]
@@ -134,15 +129,15 @@ class Memory(Rows):
                 segment["page"] = self._page(unit, segment)
         return sample
 
-    def _page(self, unit: MemoryUnit, segment: dict[str, Any]) -> dict[str, Any]:
+    def _page(self, unit: CommitRecord, segment: dict[str, Any]) -> dict[str, Any]:
         shard, row = segment["page_shard"], segment["page_row"]
-        if not 0 <= shard < len(unit.pages) or not 0 <= row < unit.pages[shard].rows:
+        if not 0 <= shard < len(unit.shards) or not 0 <= row < unit.shards[shard].rows:
             raise Damaged(f"unit {unit.unit_id} has no row {row} in page shard {shard}")
-        page = self._shards_open.get(unit.pages[shard]).read([row], ("page_id", "mode", *COUNTED, *TOKEN_COLUMNS), payload=True)[
+        page = self._shards_open.get(unit.shards[shard]).read([row], ("page_id", "mode", *COUNTED, *TOKEN_COLUMNS), payload=True)[
             0
         ]
         if page["tokens_sha256"] != segment["tokens_sha256"]:
-            key = unit.pages[shard].key
+            key = unit.shards[shard].key
             raise Damaged(f"row {row} of {key} is not the page that the sample shows: its tokens_sha256 differs")
         return page
 

@@ -104,7 +104,7 @@ def retier(
     began = time.monotonic()
     corpus = corpus if "://" in corpus else str(Path(corpus).expanduser().absolute())
     store = open_store(corpus)
-    open_corpus(store)
+    open_corpus(store, "pages")
     base = latest(store)
     if base is None:
         raise ValueError(f"corpus {corpus!r} has no snapshot yet: run `palimpsest run … --out {corpus}` to its end")

@@ -14,9 +14,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from palimpsest.config import ConfigError
-from palimpsest.corpus.run_records import new_run_id
-from palimpsest.corpus.sample_sets import MemoryUnit, commit, committed, create_set, newest_set, publish
-from palimpsest.corpus.units import unit_id
+from palimpsest.corpus.format import create_corpus
+from palimpsest.corpus.repair import committed
+from palimpsest.corpus.run_records import PUBLISHED, new_run_id, record_configuration, record_stats
+from palimpsest.corpus.sample_sets import counters_of, counts_of, reasons_of
+from palimpsest.corpus.snapshots import latest, publish, superseded
+from palimpsest.corpus.units import CommitRecord, commit_unit, unit_id
 from palimpsest.errors import RunFailed
 from palimpsest.flow.recipe import Recipe
 from palimpsest.operations.conversations.bank import Studio
@@ -45,9 +48,9 @@ class MemoryResult:
     """What was made.
 
     Attributes:
-        number: of the newest published set.
+        number: of the newest snapshot.
         units_new, units_done: made now, and found committed.
-        counts, reasons: of all units of these sources; see `MemoryUnit`.
+        counts, reasons: of all units of these sources; see `sample_sets.COUNTED`.
         passed_over: names that are no sources, by rule (sources/names.py).
         unread: sources that could not be read as they were listed; the next call tries them again.
     """
@@ -95,20 +98,19 @@ def build(config: MemoryConfig, watch: Watch = lambda counts: None) -> MemoryRes
         raise ConfigError(f"source {other[0]!r} is not JSON lines; conversations are read from .jsonl or .ndjson files")
     prepared = prepare(config)
     store = open_store(config.out)
-    create_set(store)
+    create_corpus(store, "samples")
     probe(store)
     run_id = new_run_id()
     print_ = sample_fingerprint(config, prepared)
     studio: Studio | None = None
-    units: list[MemoryUnit] = []
+    units: list[CommitRecord] = []
     unread: list[str] = []
     total: Counter[str] = Counter()
     new = 0
     for item in items:
-        whole: list[MemoryUnit] = []
+        whole: list[CommitRecord] = []
         for piece in JsonlSource().plan(item, config.source):
-            name = unit_id(item.key, item.version, piece.slice, print_)
-            done = committed(store, name)
+            name, done = committed(store, unit_id(item.key, item.version, piece.slice, print_))
             if done is None:
                 try:
                     studio = studio or Studio(prepared.config, prepared.fingerprint, prepared.grid, prepared.policy)
@@ -120,15 +122,17 @@ def build(config: MemoryConfig, watch: Watch = lambda counts: None) -> MemoryRes
             whole.append(done)
         else:
             units += whole
-    counts, reasons = Counter[str](), Counter[str]()
+    counts, reasons = Counter[str](), reasons_of(store, units)
     for unit in units:
-        counts.update(unit.counts)
-        reasons.update(unit.reasons)
+        counts.update(counters_of(unit.counts))
     _refuse_quarantine(counts, reasons, len(unread), config.limits.quarantine_share)
-    published = publish(store, run_id, units) if units else newest_set(store)
-    return MemoryResult(
+    snapshot = latest(store)
+    if units:
+        record_configuration(store, config, run_id)
+        snapshot = publish(store, run_id, units, drop=superseded(snapshot, units))
+    result = MemoryResult(
         out=config.out,
-        number=published.number if published else 0,
+        number=snapshot.number if snapshot else 0,
         units_new=new,
         units_done=len(units) - new,
         policy="+".join(prepared.policy.names),
@@ -139,6 +143,10 @@ def build(config: MemoryConfig, watch: Watch = lambda counts: None) -> MemoryRes
         passed_over=listing.passed_over.to_json(),
         seconds=round(time.monotonic() - began, 3),
     )
+    if snapshot is not None and snapshot.run_id == run_id:
+        named = {"command": "conversations", "outcome": PUBLISHED, "snapshot": snapshot.number}
+        record_stats(store, run_id, {**result.to_json(), **named})
+    return result
 
 
 def sample_fingerprint(config: MemoryConfig, prepared: Recipe) -> str:
@@ -159,7 +167,7 @@ def _make_unit(
     print_: str,
     total: Counter[str],
     watch: Watch,
-) -> MemoryUnit:
+) -> CommitRecord:
     item = piece.object
     if item.version == UNREAD:
         raise _Unread(f"{item.uri}: it could not be read when it was listed")
@@ -182,24 +190,21 @@ def _make_unit(
                 total["samples"] += 1
             watch(total)
         pages, samples, quarantine = writer.finish()
-        return commit(
-            store,
-            MemoryUnit(
-                unit_id=name,
-                run_id=run_id,
-                source_uri=item.uri,
-                source_version=item.version,
-                slice=piece.slice,
-                fingerprint=print_,
-                codec=prepared.codec,
-                codec_revision=prepared.revision,
-                pages=pages,
-                samples=samples,
-                quarantine=quarantine,
-                counts=dict(writer.counts),
-                reasons=dict(writer.quarantine.reasons),
-            ),
+        record = CommitRecord(
+            unit_id=name,
+            run_id=run_id,
+            attempt=writer.attempt,
+            source_uri=item.uri,
+            source_version=item.version,
+            slice=piece.slice,
+            fingerprint=print_,
+            holds="samples",
+            shards=pages,
+            samples=samples,
+            quarantine=quarantine,
+            counts=counts_of(writer.counts, pages),
         )
+        return commit_unit(store, record)
 
 
 def _refuse_quarantine(counts: Counter[str], reasons: Counter[str], unread: int, limit: float) -> None:

@@ -10,9 +10,11 @@ from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from palimpsest.corpus.quarantine_rows import QuarantineRows
+from palimpsest.corpus.sample_sets import PREFIX, TIER
 from palimpsest.corpus.shards import ShardRecord, new_attempt, write_shard
 from palimpsest.flow.stages.tables import table_of
 from palimpsest.schemas import SAMPLES, SHARD, conform
@@ -62,6 +64,8 @@ class UnitWriter:
             if self._held[tier] >= PAGE_SHARD_BYTES:
                 self._seal(tier)
         self.counts["page_rows"] += table.num_rows
+        for name in ("text", "context"):
+            self.counts[f"page_{name}_tokens"] += pc.sum(table[f"num_{name}_tokens"]).as_py() or 0
         return placed
 
     def add_sample(self, row: dict[str, Any]) -> None:
@@ -91,10 +95,10 @@ class UnitWriter:
             path = self._path
             with path.open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            key = f"samples/{self.unit_id}-{self.attempt}.parquet"
+            key = f"{PREFIX}{self.unit_id}-{self.attempt}.parquet"
             self.store.put(key, path)
             rows = self.counts["samples"]
-            samples = ShardRecord(key=key, tier="samples", rows=rows, bytes=path.stat().st_size, sha256=digest)
+            samples = ShardRecord(key=key, tier=TIER, rows=rows, bytes=path.stat().st_size, sha256=digest)
         quarantine = self.quarantine.write(self.store, unit_id=self.unit_id, attempt=self.attempt)
         return tuple(self._pages[number] for number in range(self._shards)), samples, quarantine
 
