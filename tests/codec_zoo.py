@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of seven kinds, which the tests of codecs load."""
+"""Tiny random checkpoints of eleven kinds, which the tests of codecs load."""
 
 from __future__ import annotations
 
@@ -17,11 +17,19 @@ from transformers import (
     Gemma3ForConditionalGeneration,
     GlmOcrConfig,
     GlmOcrForConditionalGeneration,
+    GotOcr2Config,
+    GotOcr2ForConditionalGeneration,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     LightOnOcrConfig,
     LightOnOcrForConditionalGeneration,
+    PaddleOCRVLConfig,
+    PaddleOCRVLForConditionalGeneration,
     PreTrainedModel,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
     UnlimitedOcrConfig,
     UnlimitedOcrForConditionalGeneration,
 )
@@ -117,6 +125,55 @@ def lighton() -> PreTrainedModel:
     return LightOnOcrForConditionalGeneration(config)
 
 
+def qwen3() -> PreTrainedModel:
+    """Its decoder reads deeper features of the image in its first layer."""
+    rope = dict(rope_type="default", mrope_section=[2, 3, 3], rope_theta=1e4)
+    vision = {**PATCHED, "deepstack_visual_indexes": [0], "num_position_embeddings": 16}
+    text = {**TEXT, "rope_parameters": rope, "head_dim": 16}
+    config = Qwen3VLConfig(vision_config=vision, text_config=text, vision_start_token_id=5, vision_end_token_id=6, **SPECIAL)
+    return Qwen3VLForConditionalGeneration(config)
+
+
+def paddle() -> PreTrainedModel:
+    rope = dict(rope_type="default", mrope_section=[2, 3, 3], rope_theta=1e4)
+    vision = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1, image_size=56, patch_size=14)
+    config = PaddleOCRVLConfig(
+        vision_config=vision,
+        text_config={**TEXT, "rope_parameters": rope, "head_dim": 16},
+        vision_start_token_id=5,
+        vision_end_token_id=6,
+        **SPECIAL,
+    )
+    return PaddleOCRVLForConditionalGeneration(config)
+
+
+def internvl() -> PreTrainedModel:
+    vision = dict(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1, image_size=[56, 56], patch_size=[14, 14]
+    )
+    config = InternVLConfig(
+        vision_config=vision, text_config={**TEXT, "model_type": "qwen2"}, image_token_id=IMAGE, image_seq_length=4
+    )
+    return InternVLForConditionalGeneration(config)
+
+
+def got_ocr() -> PreTrainedModel:
+    vision = dict(
+        hidden_size=16,
+        output_channels=8,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        image_size=256,
+        patch_size=16,
+        window_size=2,
+    )
+    vision |= dict(global_attn_indexes=[1], mlp_dim=16)
+    config = GotOcr2Config(
+        vision_config=vision, text_config={**TEXT, "model_type": "qwen2"}, image_token_index=IMAGE, image_seq_length=16
+    )
+    return GotOcr2ForConditionalGeneration(config)
+
+
 def newlines(name: str, px: int) -> Mode:
     side = px // 64
     return Mode(name, px, side, side * side, side * (side + 1) + 1)
@@ -137,6 +194,10 @@ ZOO: dict[str, tuple[Callable[[], PreTrainedModel], CodecPreset]] = {
     "glm-ocr": (glm_ocr, replace(AUTO, modes=MERGED)),
     "gemma": (gemma, AUTO),
     "lighton": (lighton, replace(AUTO, modes=MERGED)),
+    "qwen3": (qwen3, replace(AUTO, modes=(tokens("tiny", 64, 4), tokens("small", 128, 16)))),
+    "paddleocr": (paddle, replace(AUTO, modes=MERGED)),
+    "internvl": (internvl, AUTO),
+    "got-ocr": (got_ocr, AUTO),
 }
 
 

@@ -1,4 +1,4 @@
-"""Codecs of seven kinds, tiny and random: pixels -> tokens -> bytes -> tokens -> text, as the models themselves have it."""
+"""Codecs of eleven kinds, tiny and random: pixels -> tokens -> bytes -> tokens -> text, as the models themselves have it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ def image_features(codec: Codec, images: np.ndarray) -> list[torch.Tensor]:
     pixels = ((torch.from_numpy(images).float() / 255 - 0.5) / 0.5)[:, None].expand(-1, 3, -1, -1).to(torch.bfloat16)
     with torch.no_grad():
         output = codec.model.get_image_features(**codec.family.vision_inputs(pixels, codec.config), return_dict=True)
-    return list(output.pooler_output)
+    return [
+        torch.cat(layers, dim=-1)
+        for layers in zip(output.pooler_output, *(getattr(output, "deepstack_features", None) or ()), strict=True)
+    ]
 
 
 @every_model

@@ -136,6 +136,18 @@ class CodecConfig(Settings):
     """Run Python code that the checkpoint brings."""
     fast: Literal["auto", "on", "off"] = "auto"
     """The fast encoder: "auto" where the architecture fits, "on" (else an error) or "off"."""
+    prompt: str | None = None
+    """Text that asks the decoder, with one "<image>" in it. None: the codec preset's, like the settings that follow."""
+    chat_template: str | None = None
+    """Jinja text into which the prompt goes as a user's message; "checkpoint" for the checkpoint's own, "" for none."""
+    system: str | None = None
+    """Text of a system message; without a chat template it goes before the prompt."""
+    bos: bool | None = None
+    """Whether the beginning-of-sequence id comes first."""
+    max_new_tokens: Count | None = None
+    """Most tokens that the decoder may write for a page; a page that it has not ended then has the status "unfinished"."""
+    dialect: str | None = None
+    """What the decoder writes around the text, undone before scoring: plain or document."""
 
 
 class TierConfig(Settings):
@@ -326,6 +338,10 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in presets_folder().glob("*.toml"))
 
 
+ASKED = ("prompt", "chat_template", "system", "bos", "max_new_tokens", "dialect")
+"""Settings of `[codec]` that change how a decoder is asked; part of the fingerprint where they are set."""
+
+
 def fingerprint(config: JobConfig, layout: str, codec: str, revision: str) -> str:
     """16 hexadecimal digits over everything that changes the bytes of a shard.
 
@@ -338,7 +354,8 @@ def fingerprint(config: JobConfig, layout: str, codec: str, revision: str) -> st
         del what[how]
     for how in ("unit_bytes", "max_document_chars", "follow_symlinks"):
         del what["source"][how]
-    what["codec"] = {"id": codec, "revision": revision, "dtype": config.codec.dtype, "fast": config.codec.fast}
+    asked = {name: value for name in ASKED if (value := getattr(config.codec, name)) is not None}
+    what["codec"] = {"id": codec, "revision": revision, "dtype": config.codec.dtype, "fast": config.codec.fast, **asked}
     what["layout"] = {"fingerprint": layout, "max_escaped_share": config.layout.max_escaped_share}
     del what["storage"]["row_group_bytes"]
     what["tiers"] = tier_identity(config.tiers)

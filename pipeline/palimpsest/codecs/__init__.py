@@ -4,6 +4,7 @@
     presets.py        the codecs, found by name: checkpoint, revision, prompt, pixels
     checkpoint.py     finds, pins and loads weights; refuses a checkpoint that is not complete
     families.py       the arguments that architectures of transformers take besides pixels and ids
+    asking.py         prompt, chat template, system text, BOS: the ids around an image
     target.py         what a decoder is expected to write for a page
     dialects.py       what a decoder writes around the text, undone before scoring
     dialects.py       what a decoder writes around the text, undone before scoring

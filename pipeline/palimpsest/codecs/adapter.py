@@ -13,6 +13,7 @@ from functools import cached_property
 from importlib import import_module
 from math import isqrt
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,10 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from palimpsest.codecs.asking import Asking, Brackets, prompt_around
 from palimpsest.codecs.checkpoint import Checkpoint, Parts, load_checkpoint
 from palimpsest.codecs.dialects import Dialect, find_dialect
-from palimpsest.codecs.families import family_of, image_brackets
+from palimpsest.codecs.families import deeper_layers, family_of, image_brackets
 from palimpsest.codecs.image_encoder import Fast, ImageEncoder
 from palimpsest.codecs.modes import Mode, find_mode
 from palimpsest.codecs.presets import CodecPreset, find_preset, image_statistics
@@ -51,7 +53,8 @@ class Codec:
         self.config = self.model.config
         self.family = family_of(self.config)
         text = self.config.get_text_config()
-        self.token_dim: int = text.hidden_size
+        self.layers = 1 + deeper_layers(self.config)
+        self.token_dim: int = text.hidden_size * self.layers
         self.image_token_id: int = self.config.image_token_id
         self.eos_ids = _eos_ids(self.model)
         self.bidirectional_images = self.family.bidirectional_images
@@ -119,13 +122,10 @@ class Codec:
         if self.preset.target:
             return named_target(self.preset.target)
         start, end = image_brackets(self.config)
-        return PlainTarget(
-            read_tokenizer(self.checkpoint.directory),
-            self.preset.prompt,
-            image=(start, self.image_token_id, end),
-            bos_id=self.config.get_text_config().bos_token_id if self.preset.bos else None,
-            eos_id=min(self.eos_ids),
-        )
+        tokenizer, directory = read_tokenizer(self.checkpoint.directory), self.checkpoint.directory
+        brackets = Brackets(start, self.image_token_id, end)
+        around = prompt_around(tokenizer, directory, self.preset, brackets, self.config.get_text_config().bos_token_id)
+        return PlainTarget(tokenizer, around, image_token_id=self.image_token_id, eos_id=min(self.eos_ids))
 
     def prompt_ids(self, mode: Mode, grid: tuple[int, int]) -> list[int]:
         """Prompt for a page of `grid = (columns, rows)` cells, with `mode.num_context_tokens` image ids."""
@@ -163,6 +163,11 @@ class Codec:
 
     def image_inputs(self, features: list[Tensor]) -> dict[str, Any]:
         """Features of several pages as an argument of `model.forward` and `model.generate`."""
+        if self.layers > 1:  # deeper features of the image come beside its tokens
+            width = self.config.get_text_config().hidden_size
+            tokens, *deeper = zip(*(rows.split(width, dim=1) for rows in features), strict=True)
+            output: Any = SimpleNamespace(pooler_output=list(tokens), deepstack_features=[list(layer) for layer in deeper])
+            return {"mm_encoder_outputs": {"image": output}}
         pooled: Any = torch.cat(features) if self._container == "tensor" else features
         return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=pooled)}}
 
@@ -279,9 +284,13 @@ def load_codec(
     parts: Parts = "both",
     trust_remote_code: bool = False,
     fast: Fast = "auto",
+    asking: Asking | None = None,
 ) -> Codec:
-    """The codec called `name` (or of a preset), ready to use; see `load_checkpoint` and `Codec` for the arguments and errors."""
-    preset = find_preset(name) if isinstance(name, str) else name
+    """The codec called `name` (or of a preset), ready to use, its decoder asked as `asking` says.
+
+    See `load_checkpoint`, `Asking` and `Codec` for the arguments and errors.
+    """
+    preset = (asking or Asking()).of(find_preset(name) if isinstance(name, str) else name)
     checkpoint = load_checkpoint(
         preset,
         path,

@@ -40,6 +40,16 @@ def _patches(pixels: Tensor, config: PreTrainedConfig) -> Arguments:
     return {"pixel_values": blocks.reshape(n * side * side, -1), "image_grid_thw": _grid(n, side, pixels.device)}
 
 
+def _flat_patches(pixels: Tensor, config: PreTrainedConfig) -> Arguments:
+    """PaddleOCR-VL's layout: patches `[n * side^2, channels, patch, patch]`, row by row."""
+    patch = config.vision_config.patch_size
+    n, channels, px, _ = pixels.shape
+    side = px // patch
+    patches = pixels.reshape(n, channels, side, patch, side, patch).permute(0, 2, 4, 1, 3, 5)
+    grid = _grid(n, side, pixels.device)
+    return {"pixel_values": patches.reshape(n * side * side, channels, patch, patch), "image_grid_thw": grid}
+
+
 def _nothing(ids: Tensor, image: Tensor, counts: list[int], config: PreTrainedConfig) -> Arguments:
     return {}
 
@@ -73,6 +83,13 @@ def _merged_modes(config: PreTrainedConfig) -> tuple[Mode, ...]:
 def _one_mode(config: PreTrainedConfig) -> tuple[Mode, ...]:
     count, px = config.mm_tokens_per_image, config.vision_config.image_size
     return (Mode("base", px, isqrt(count), count, count),)
+
+
+def _sequence_modes(config: PreTrainedConfig) -> tuple[Mode, ...]:
+    """The one size of an architecture that says how many tokens it makes of it."""
+    px = config.vision_config.image_size
+    count = config.image_seq_length
+    return (Mode("base", px if isinstance(px, int) else px[0], isqrt(count), count, count),)
 
 
 def _unknown_modes(config: PreTrainedConfig) -> tuple[Mode, ...]:
@@ -112,7 +129,11 @@ FAMILIES = {
     "qwen2_vl": _PATCHED,
     "qwen2_5_vl": _PATCHED,
     "glm4v": _PATCHED,
+    "qwen3_vl": _PATCHED,
     "glm_ocr": _PATCHED,
+    "paddleocr_vl": Family(vision_inputs=_flat_patches, text_inputs=_grids_and_types, modes=_merged_modes, axes=True),
+    "internvl": Family(modes=_sequence_modes, container="tensor"),
+    "got_ocr2": Family(modes=_sequence_modes, container="tensor"),
     "gemma3": Family(text_inputs=_token_types, modes=_one_mode, container="tensor", bidirectional_images=True),
     "lighton_ocr": Family(vision_inputs=_sized_pixels, modes=_merged_modes),
 }
@@ -123,14 +144,19 @@ def family_of(config: PreTrainedConfig) -> Family:
     """The conventions of the architecture of `config`; plain pixels for an unknown one.
 
     Raises:
-        ValueError: for architectures whose decoder reads more of the image than its visual tokens.
+        ValueError: for an unknown architecture whose decoder reads more of the image than its visual tokens.
     """
-    if getattr(config.vision_config, "deepstack_visual_indexes", None):
+    if deeper_layers(config) and config.model_type not in FAMILIES:
         raise ValueError(
-            f"model_type {config.model_type!r}: its decoder also reads deeper features of the image (deepstack), which visual "
-            f"tokens do not hold; choose one of {', '.join(FAMILIES)}"
+            f"model_type {config.model_type!r}: its decoder also reads deeper features of the image (deepstack), and where is "
+            f"unknown; choose one of {', '.join(FAMILIES)}"
         )
     return FAMILIES.get(config.model_type, UNKNOWN)
+
+
+def deeper_layers(config: PreTrainedConfig) -> int:
+    """Layers of the encoder whose features the decoder reads besides the visual tokens (Qwen3-VL); each is stored with them."""
+    return len(getattr(config.vision_config, "deepstack_visual_indexes", None) or ())
 
 
 def image_brackets(config: PreTrainedConfig) -> tuple[list[int], list[int]]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palimpsest.codecs.families import Family
+from palimpsest.codecs.families import Family, deeper_layers
 from palimpsest.codecs.fast.deepencoder import DeepEncoder, unfit
 from palimpsest.codecs.fast.runner import FastEncoder, probe_page
 from palimpsest.codecs.modes import Mode
@@ -42,7 +42,7 @@ class ImageEncoder:
         if fast not in get_args(Fast):
             raise ValueError(f"codec.fast = {fast!r}: choose one of {', '.join(get_args(Fast))}")
         self.codec_id, self.model, self.family, self.statistics, self.fast = codec_id, model, family, statistics, fast
-        self.token_dim: int = model.config.get_text_config().hidden_size
+        self.token_dim: int = model.config.get_text_config().hidden_size * (1 + deeper_layers(model.config))
 
     @torch.no_grad()
     def encode(self, images: np.ndarray, mode: Mode) -> Tensor:
@@ -84,6 +84,9 @@ class ImageEncoder:
         """`get_image_features(…).pooler_output` of gray images `[n, px, px]`: one `[rows, token_dim]` per image."""
         pixels = self.pixel_table[:, torch.from_numpy(images).to(self.model.device).int()].transpose(0, 1)
         output = self.model.get_image_features(**self.family.vision_inputs(pixels, self.model.config), return_dict=True)
+        deeper = getattr(output, "deepstack_features", None)
+        if deeper:  # of Qwen3-VL: its decoder adds them to its first layers, so they are stored with the tokens
+            return [torch.cat(layers, dim=-1) for layers in zip(output.pooler_output, *deeper, strict=True)]
         return output.pooler_output
 
     @cached_property

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from palimpsest.codecs.dialects import find_dialect
 from palimpsest.codecs.modes import MODES, Mode
 
 HALF = (0.5, 0.5, 0.5)
+CHECKPOINT = "checkpoint"  # as a chat template: the checkpoint's own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,11 @@ class CodecPreset:
         lean: either half can be built without the other (the DeepSeek-OCR classes); else the unused one is dropped after loading.
         modes: the resolutions it was trained for; empty: derived from the checkpoint's configuration.
         prompt: text around the one "<image>"; special tokens may be written out.
+        chat_template: Jinja text into which the prompt goes as a user's message; "checkpoint" for the checkpoint's own where it
+            has one, "" for none.
+        system: text of a system message; without a template it goes before the prompt.
         bos: whether the beginning-of-sequence id comes first.
+        max_new_tokens: the most tokens that the decoder may write for a page; None: by the length of the page's text.
         image_mean, image_std: per channel, on pixels scaled to 0..1; None: as the checkpoint's image processor says.
         target: "module:Class" of a `TargetFormat` without arguments; empty: the text as the checkpoint's tokenizer.json cuts it.
         dialect: what its decoder writes around the text (`codecs.dialects`).
@@ -50,7 +56,10 @@ class CodecPreset:
     lean: bool = False
     modes: tuple[Mode, ...] = ()
     prompt: str = "<image>\nFree OCR."
+    chat_template: str = ""
+    system: str = ""
     bos: bool = True
+    max_new_tokens: int | None = None
     image_mean: tuple[float, float, float] | None = HALF
     image_std: tuple[float, float, float] | None = HALF
     target: str = ""
@@ -62,7 +71,12 @@ class CodecPreset:
 
     def __post_init__(self) -> None:
         if self.prompt.count("<image>") != 1:
-            raise ValueError(f'codec.prompt {self.prompt!r} must hold "<image>" exactly once')
+            raise ValueError(
+                f'codec.prompt = {self.prompt!r}: it must hold "<image>" exactly once, for example "<image>\\nFree OCR."'
+            )
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ValueError(f"codec.max_new_tokens = {self.max_new_tokens}: at least 1")
+        find_dialect(self.dialect)
 
 
 _UNLIMITED = "UnlimitedOcrForConditionalGeneration"
@@ -120,6 +134,7 @@ PRESETS = {
             image_mean=None,
             image_std=None,
             bos=False,
+            chat_template=CHECKPOINT,
             notes="Any vision-language checkpoint on disk whose class takes mm_encoder_outputs; set codec.path and codec.prompt.",
         ),
     )

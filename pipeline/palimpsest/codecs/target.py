@@ -35,28 +35,22 @@ class PlainTarget:
 
     Args:
         tokenizer: of the checkpoint.
-        prompt: text with one "<image>", in which special tokens may be written out.
-        image: ids before the visual tokens, the id that stands for one of them, ids behind them.
-        bos_id: comes first, unless None.
+        around: ids before and behind the visual tokens (`asking.prompt_around`).
+        image_token_id: stands for one visual token.
         eos_id: ends the text.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
-        prompt: str,
+        around: tuple[Sequence[int], Sequence[int]],
         *,
-        image: tuple[Sequence[int], int, Sequence[int]],
-        bos_id: int | None,
+        image_token_id: int,
         eos_id: int,
     ) -> None:
-        self.tokenizer, self.eos_id = tokenizer, eos_id
-        start, self.image_token_id, end = image
-        tokenizer.encode_special_tokens = False
-        head, tail = (tokenizer.encode(part, add_special_tokens=False).ids for part in prompt.split("<image>"))
+        self.tokenizer, self.image_token_id, self.eos_id = tokenizer, image_token_id, eos_id
         tokenizer.encode_special_tokens = True
-        self.before = [*([] if bos_id is None else [bos_id]), *head, *start]
-        self.after = [*end, *tail]
+        self.before, self.after = (list(ids) for ids in around)
 
     def encode(self, text: str, columns: int, rows: int, mode: Mode) -> list[int]:
         return [*self.tokenizer.encode(text, add_special_tokens=False).ids, self.eos_id]

@@ -101,6 +101,7 @@ def identify(config: JobConfig) -> Recipe:
         ValueError: for a grid, mode, token storage or checkpoint that does not exist, with the choices.
     """
     from palimpsest.codecs import checkpoint
+    from palimpsest.codecs.asking import Asking
     from palimpsest.codecs.presets import find_preset
     from palimpsest.codecs.token_storage import STORAGES
 
@@ -108,6 +109,10 @@ def identify(config: JobConfig) -> Recipe:
         raise configs.ConfigError(f"storage.tokens = {config.storage.tokens!r}: choose one of {', '.join(STORAGES)}")
     codec = config.codec
     preset = find_preset(codec.name)
+    asking = Asking(**{name: getattr(codec, name) for name in configs.ASKED})
+    differing, preset = asking.differing(preset), asking.of(preset)
+    codec = codec.replace(**{name: differing.get(name) for name in configs.ASKED})
+    config = config.replace(codec=codec)
     score = preset.score if config.verification.score == "auto" else config.verification.score
     if config.verification.early_stop and score != "raw":
         raise configs.ConfigError(

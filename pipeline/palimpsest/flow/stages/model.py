@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from palimpsest.config import JobConfig
+from palimpsest.config import ASKED, JobConfig
 from palimpsest.flow.allocator import keep_freed_memory
 from palimpsest.flow.batching import Batches
 
@@ -40,6 +40,8 @@ def codec_options(config: JobConfig) -> dict[str, Any]:
     """Arguments of `load_codec` other than name, path and parts."""
     import torch
 
+    from palimpsest.codecs.asking import Asking
+
     device = config.codec.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -50,4 +52,5 @@ def codec_options(config: JobConfig) -> dict[str, Any]:
         "device": device,
         "trust_remote_code": config.codec.trust_remote_code,
         "fast": config.codec.fast,
+        "asking": Asking(**{name: getattr(config.codec, name) for name in ASKED}),
     }

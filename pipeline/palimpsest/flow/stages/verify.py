@@ -97,7 +97,16 @@ class Verify(Model):
             if settings.early_stop and settings.target_precision:
                 watches += (EarlyStop(text, settings.target_precision, lambda ids: stable_prefix(codec.decode_ids(ids))),)
             others = codec.conventions(text, mode, grid)
-            pages.append(DraftedPage(features=features, prompt_ids=prompt, draft_ids=draft, conventions=others, watches=watches))
+            pages.append(
+                DraftedPage(
+                    features=features,
+                    prompt_ids=prompt,
+                    draft_ids=draft,
+                    conventions=others,
+                    max_new_tokens=codec.preset.max_new_tokens,
+                    watches=watches,
+                )
+            )
         controls = []
         for place in controlled:
             watch = LoopWatch(pages[place].draft_ids)
