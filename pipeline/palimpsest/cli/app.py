@@ -24,6 +24,7 @@ from palimpsest.cli.bench_scaling import bench_scaling
 from palimpsest.cli.bench_tiers import bench_retier, bench_tiers
 from palimpsest.cli.console import FINDINGS, explained, line, out, pairs, print_json
 from palimpsest.cli.conversations import conversations
+from palimpsest.cli.export import export_app
 from palimpsest.cli.ingest import ingest
 from palimpsest.cli.options import Corpus, Json, Out, Preset, Set, Sources
 from palimpsest.cli.plan import plan
@@ -48,6 +49,7 @@ bench_app = typer.Typer(
     no_args_is_help=True, help="Measure this machine and this codec: render, encode, verify, run, fidelity, gpu."
 )
 app.add_typer(bench_app, name="bench")
+app.add_typer(export_app, name="export")
 bench_app.callback()(console.needs_lab)
 
 

@@ -203,12 +203,12 @@ def _is_file(stream: BinaryIO) -> bool:
 
 
 def _write(store: ObjectStore, table: pa.Table, key: str, tier: str, row_group_bytes: int) -> ShardRecord:
-    body = _parquet(table, row_group_bytes)
+    body = parquet_body(table, row_group_bytes)
     store.put(key, body)
     return ShardRecord(key=key, tier=tier, rows=table.num_rows, bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
 
 
-def _parquet(table: pa.Table, row_group_bytes: int) -> memoryview:
+def parquet_body(table: pa.Table, row_group_bytes: int = ROW_GROUP_BYTES) -> memoryview:
     """The table as Parquet bytes. Chunking does not show in them, and nothing of the time or the place does."""
     table = table.combine_chunks().replace_schema_metadata(None)
     sink = pa.BufferOutputStream()

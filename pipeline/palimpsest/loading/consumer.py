@@ -124,9 +124,10 @@ def consumer(tokenizer: Any, **ids: int) -> Consumer:
         tokenizer = Tokenizer.from_file(str(tokenizer))
     if hasattr(tokenizer, "image_token_id") and hasattr(tokenizer, "preset"):
         return CodecConsumer(tokenizer)
+    if all(hasattr(tokenizer, name) for name in ("encode", "image", "eos_id", "bos_id", "pad_id", "image_id")):
+        own: Consumer = tokenizer
+        return own
     if not hasattr(tokenizer, "encode"):
-        if all(hasattr(tokenizer, name) for name in ("eos_id", "pad_id", "image_id", "image")):
-            return tokenizer
         raise UsageError(
             f"tokenizer = {tokenizer!r}: give a Codec, a tokenizer of tokenizers or transformers, or a tokenizer.json"
         )

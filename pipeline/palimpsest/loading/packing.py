@@ -50,10 +50,10 @@ class TooLong(UsageError):
 class Packed(Source):
     """Sequences of `length` ids, from Pages, Memory or a Mix of them.
 
-    A sequence is a dict: `input_ids`, `labels`, `segment_ids` (1, 2, … by sample, 0 for padding), `position_ids` (they begin
-    again with each sample), int64 `[length]`; `loss_mask` and `visual_mask`, bool `[length]` (the latter where visual tokens
-    go); `tokens` and `modes`, as in `Example`; `ids`, the samples in it, and `precision`, float32 `[length]`: that of each id's
-    sample.
+    A sequence is a dict: `input_ids`, `labels` (not shifted; the first id of a sample has none), `segment_ids` (1, 2, … by
+    sample, 0 for padding), `position_ids` (they begin again with each sample), int64 `[length]`; `loss_mask` and `visual_mask`,
+    bool `[length]` (the latter where visual tokens go); `tokens` and `modes`, as in `Example`; `ids`, the samples in it, and
+    `precision`, float32 `[length]`: that of each id's sample.
 
     Args:
         length: ids of a sequence.
@@ -128,6 +128,7 @@ class Packed(Source):
             stop = at + len(example.ids)
             ids[at:stop] = torch.tensor(example.ids)
             labels[at:stop] = torch.tensor(example.labels)
+            labels[at] = IGNORED  # the id before it is of another sample
             segments[at:stop], positions[at:stop] = number, torch.arange(stop - at)
             precision[at:stop] = example.precision
             for first, rows in example.images:
