@@ -46,7 +46,7 @@ def test_pages_are_full_and_different(tmp_path: Path) -> None:
     pages = bench_pages(5, grid)
     assert len({text for text, _ in pages}) == 5
     for text, page in pages:
-        assert page.cells is not None and len(text) == grid.cells
+        assert page.drawing and len(text) == grid.cells
     short = tmp_path / "short.txt"
     short.write_text("Über den Wolken.\n\n\n   Ende", "utf-8")
     repeated = bench_pages(3, grid, short)

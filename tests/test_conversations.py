@@ -17,7 +17,6 @@ from palimpsest.operations.conversations.settings import ConversationConfig, Mem
 from palimpsest.operations.conversations.transcript import transcribe
 from palimpsest.operations.conversations.turns import Conversation, NoConversation, Turn, parse_conversation
 from palimpsest.pages.grid import Grid
-from palimpsest.pages.pagination import layout_fingerprint
 from palimpsest.tiers.ladder import Ladder
 from palimpsest.tiers.policy import PageFacts, Policy, Reading, find_policy
 
@@ -117,7 +116,7 @@ def test_pages_and_tail_cover_the_transcript_at_every_target(texts: Sequence[str
     if len(turns) < 2:
         return
     conversation = Conversation(source_id=None, turns=tuple(turns))
-    written = transcribe(conversation, GRID, layout_fingerprint(GRID), 1.0)
+    written = transcribe(conversation, GRID, 1.0)
     for target in conversation.targets:
         pages = written.pages_before(target)
         at = 0
@@ -127,7 +126,7 @@ def test_pages_and_tail_cover_the_transcript_at_every_target(texts: Sequence[str
             assert written.starts[page.first_turn] <= page.char_start and page.last_turn < target
         assert at <= written.starts[target] and written.text[: written.contents[target]].endswith("assistant: ")
     prefix = Conversation(source_id=None, turns=tuple(turns[: conversation.targets[0] + 1]))
-    early = transcribe(prefix, GRID, layout_fingerprint(GRID), 1.0)
+    early = transcribe(prefix, GRID, 1.0)
     late = written.pages_before(conversation.targets[0])
     assert [(p.char_start, p.char_end) for p in early.pages] == [(p.char_start, p.char_end) for p in late][: len(early.pages)]
 

@@ -20,7 +20,6 @@ from palimpsest.lab.forecast.scaling import Scale, limiting, limits, most_gpus, 
 from palimpsest.lab.forecast.simulation import simulate
 from palimpsest.lab.forecast.workload import Workload, given_workload, sampled_workload
 from palimpsest.pages.grid import Grid
-from palimpsest.pages.pagination import paginate
 from palimpsest.tiers.policy import Policy, policy_of
 
 GRID = Grid.parse("64x32", "latin")
@@ -175,7 +174,7 @@ def test_a_sample_of_everything_is_the_corpus_itself(corpus: Path) -> None:
     config = parse({"sources": [str(corpus)]}, ["layout.alphabet=latin"])
     work = sampled_workload(config, GRID, policy(), megabytes=10)
     texts = [path.read_text() for path in corpus.iterdir()]
-    assert work.pages == sum(len(list(paginate(text, GRID))) for text in texts)
+    assert work.pages == sum(len(list(GRID.paginate(text, "prose"))) for text in texts)
     assert work.characters == sum(map(len, texts)) and work.documents == 12
     assert work.sample["pages_standard_error"] == 0 and work.sample["classes"] == {"prose": 1.0}
 

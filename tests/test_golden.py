@@ -40,8 +40,8 @@ from palimpsest.operations.conversations.build import sample_fingerprint
 from palimpsest.operations.conversations.settings import MemoryConfig, with_clock
 from palimpsest.operations.run import identify, run
 from palimpsest.pages.grid import Grid
+from palimpsest.pages.layout import page_id
 from palimpsest.pages.normalise import normalise
-from palimpsest.pages.pagination import layout_fingerprint, page_id, paginate, render
 from palimpsest.schemas import DOCUMENTS, IMAGES, PAGES, QUARANTINE, SHARD, TOKENS, VERDICTS
 from palimpsest.sources.documents import Reason, document_id
 from palimpsest.sources.listing import expand
@@ -136,7 +136,7 @@ def fingerprints(preset: str, *overrides: str) -> dict[str, str]:
     found = {
         "fingerprint": prepared.fingerprint,
         "codec": f"{prepared.codec} {prepared.revision}",
-        "grid": f"{prepared.grid} {prepared.grid.alphabet}",
+        "layout": f"{prepared.layout} {prepared.layout.described}",
         "tiers": prepared.policy.described,
     }
     return found | ({"samples": sample_fingerprint(config, prepared)} if memory else {})
@@ -155,11 +155,7 @@ def test_overrides_change_the_fingerprint_as_they_did(pin: Pin) -> None:
 
 
 def test_layouts_have_their_fingerprints(pin: Pin) -> None:
-    found = {
-        f"{grid} {alphabet}": layout_fingerprint(Grid.parse(grid, alphabet))
-        for grid in GRIDS
-        for alphabet in ("unicode", "latin")
-    }
+    found = {f"{grid} {alphabet}": Grid.parse(grid, alphabet).identity for grid in GRIDS for alphabet in ("unicode", "latin")}
     pin("layout_fingerprints", found)
 
 
@@ -170,13 +166,16 @@ def test_texts_have_their_ids_pages_and_pixels(pin: Pin) -> None:
     found: dict[str, Any] = {"documents": {name: document_id(text) for name, text in TEXTS.items()}, "pages": {}}
     for grid in (Grid(64, 32, "latin"), Grid(64, 32), Grid(80, 40, "latin"), Grid(128, 64)):
         for name, text in TEXTS.items():
-            pages = list(paginate(normalise(text), grid))
-            ids = (page_id(document_id(text), number, layout_fingerprint(grid)) for number in range(len(pages)))
+            pages = list(grid.paginate(normalise(text), "prose"))
+            ids = (page_id(document_id(text), number, grid.identity) for number in range(len(pages)))
             layout = [
-                [key, page.char_start, page.char_end, page.script, page.escaped, digest(page.cells or page.lines or b"")]
+                [key, page.char_start, page.char_end, page.escaped, digest(page.drawing)]
                 for key, page in zip(ids, pages, strict=True)
             ]
-            pixels = {mode: digest(render(pages, grid, MODES[mode].px).tobytes()) for mode in MODES}
+            pixels = {
+                mode: digest(grid.render([""] * len(pages), [page.drawing for page in pages], MODES[mode].px).tobytes())
+                for mode in MODES
+            }
             found["pages"][f"{grid} {grid.alphabet}: {name}"] = {"layout": layout, "pixels": pixels}
     pin("pages", found)
 

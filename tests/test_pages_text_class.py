@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from palimpsest.lab.bench.render import bench_render
+from palimpsest.lab.bench.render import MODES_PX, bench_render
 from palimpsest.pages.text_class import TEXT_CLASSES, classify
 
 _DRAW = random.Random(3)
@@ -34,8 +34,10 @@ def test_degenerate_texts_have_a_class() -> None:
 
 def test_the_benchmark_compares_every_script_and_says_whether_the_bars_are_reached() -> None:
     result = bench_render(seconds=0.01, pages=1)
-    by_name = {(row["script"], row["mode"]): row for row in result["rows"]}
-    assert {mode for script, mode in by_name if script == "latin"} == {"tiny", "small", "base", "large"}
-    assert by_name["latin", "base"]["bar"] == 100 and by_name["arabic", "base"]["bar"] == 20
-    assert all(row["ours"] > row["pillow"] > 0 for row in result["rows"] if row["script"] == "latin")
-    assert result["passed"] == all(row["ratio"] >= (row["bar"] or 0) for row in result["rows"])
+    by_name = {(row["layout"], row["script"], row["mode"]): row for row in result["rows"]}
+    assert {mode for layout, script, mode in by_name if layout == "document" and script == "latin"} == {*MODES_PX}
+    assert by_name["grid", "latin", "base"]["bar"] == 100 and by_name["document", "arabic", "base"]["bar"] == 100
+    assert by_name["document", "latin", "base"]["least"] == 500
+    assert all(row["ours"] > row["pillow"] > 0 for row in result["rows"])
+    reached = [row["ratio"] >= (row["bar"] or 0) and row["ours"] >= (row["least"] or 0) for row in result["rows"]]
+    assert result["passed"] == all(reached)

@@ -71,8 +71,8 @@ def original(tmp_path_factory: pytest.TempPathFactory, codec: Path) -> Callable[
         stages = [Encode(config, prepared.fingerprint), Verify(config, prepared.fingerprint), Write(config.out, 1 << 20)]
         for unit in plan.todo:
             documents = Read(config.source)(units_table([unit]))
-            for pages in (pages for table in documents for pages in Paginate(config, prepared.grid, prepared.policy)(table)):
-                table = Render(prepared.grid)(pages)
+            for pages in (pages for table in documents for pages in Paginate(config, prepared.layout, prepared.policy)(table)):
+                table = Render(prepared.layout)(pages)
                 for stage in stages:
                     table = stage(table)
                 for row in table.to_pylist():

@@ -176,7 +176,6 @@ def test_stored_tokens_are_those_of_the_page_drawn_again(
     from palimpsest.codecs.adapter import load_codec
     from palimpsest.codecs.token_storage import pack
     from palimpsest.codecs.token_storage.rows import stored_tokens
-    from palimpsest.pages.pagination import paginate, render
 
     prepared = prepare(job(mixed_sources, corpus[0]))
     codec = load_codec("embedded", prepared.config.codec.path)
@@ -186,8 +185,8 @@ def test_stored_tokens_are_those_of_the_page_drawn_again(
     features = codec.features(stored_tokens(table, mode, codec), mode)
     assert table.num_rows >= 8
     for row, stored in zip(table.to_pylist(), features, strict=True):
-        (page,) = paginate(row["text"], prepared.grid)
-        tokens = codec.encode(render([page], prepared.grid, mode.px), mode)
+        (page,) = prepared.layout.paginate(row["text"], row["text_class"])
+        tokens = codec.encode(prepared.layout.render([row["text"]], [page.drawing], mode.px), mode)
         assert pack("int8", tokens)[0].payload == row["tokens"]
         drawn = codec.features(tokens, mode)[0]
         assert torch.allclose(stored.float(), drawn.float(), atol=drawn.abs().max().item() / 100)

@@ -15,9 +15,9 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, overload
+from typing import Annotated, Any, Literal, get_args, overload
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from palimpsest import settings as base
 from palimpsest.settings import (
@@ -100,12 +100,29 @@ class SourceConfig(Settings):
 
 
 class LayoutConfig(Settings):
-    """How text is laid out on a page."""
+    """How text is laid out on a page.
 
+    Sizes of layout document are in 1/900 of the page's width; the defaults are the layout of the public DeepSeek-OCR readings.
+    """
+
+    name: Literal["codec", "grid", "document"] = "codec"
+    """`grid` is for codecs trained on its cells, `document` for models that read documents; "codec" takes the codec's."""
     grid: str = "64x32"
     """Density of layout grid: COLUMNSxROWS of cells on a page."""
     alphabet: str = "codec"
     """Characters that are drawn; others are written as escapes. "codec" takes what the codec reads."""
+    font_size: Annotated[float, Field(ge=6, le=200)] = 16.0
+    """Of layout document: size of the em."""
+    padding: Annotated[float, Field(ge=0, le=200)] = 20.0
+    """Of layout document: white border on each side; at least half of font_size."""
+    line_spacing: Annotated[float, Field(ge=0, le=200)] = 4.0
+    """Of layout document: space between two lines of Latin text; scripts with taller letters get more."""
+    newline: Literal["break", "glyph"] = "break"
+    """Of layout document: a newline ends the line, or is drawn as a pilcrow and text flows on."""
+    font: Literal["class", "sans", "mono"] = "class"
+    """Of layout document: "class" is monospaced for code and tables, else proportional."""
+    cjk_font: str = "auto"
+    """Of layout document: "auto" finds the font of palimpsest[cjk] or Debian's fonts-noto-cjk; a path; or "none"."""
     max_escaped_share: Share = 0.05
     """A page on which more characters than this need an escape gets tier text."""
 
@@ -115,6 +132,13 @@ class LayoutConfig(Settings):
         if not isinstance(grid, str) or not re.fullmatch(r"\d+x\d+", grid):
             raise ValueError("expected COLUMNSxROWS, for example 64x32")
         return grid
+
+    @field_validator("padding")
+    @classmethod
+    def _room_for_accents(cls, padding: float, info: ValidationInfo) -> float:
+        if padding < 0.5 * info.data.get("font_size", 0):
+            raise ValueError("must be at least half of layout.font_size, so that no accent is cut")
+        return padding
 
 
 class CodecConfig(Settings):

@@ -139,8 +139,7 @@ PAGES = pa.schema(
     [
         *CARRIER,
         *_PAGE,
-        pa.field("cells", pa.binary()),
-        pa.field("lines", pa.binary()),
+        pa.field("drawing", pa.binary()),  # what its layout needs to draw the page, besides the text
         pa.field("stored_tier", pa.string()),  # of a published page that rate control looks at again
     ]
 )

@@ -92,23 +92,23 @@ def forecast(
     from palimpsest.config import ConfigError, JobConfig, load
     from palimpsest.lab.forecast.estimate import Speeds, Terms, estimate, sensitivity
     from palimpsest.lab.forecast.workload import given_workload, sampled_workload
-    from palimpsest.pages.grid import Grid
+    from palimpsest.operations.run import concrete_layout
+    from palimpsest.pages.layouts import make_layout
     from palimpsest.tiers.clock import parse_duration
     from palimpsest.tiers.policy import policy_of
 
     config = load(preset, overrides, JobConfig)
     codec = find_preset(config.codec.name)
-    alphabet = codec.alphabet if config.layout.alphabet == "codec" else config.layout.alphabet
-    grid = Grid.parse(config.layout.grid, alphabet)
-    config = config.replace(layout=config.layout.replace(alphabet=alphabet), sources=tuple(source))
-    config, policy = policy_of(config, grid, _revision(codec, config))
+    config = config.replace(layout=concrete_layout(config.layout, codec), sources=tuple(source))
+    layout = make_layout(config.layout)
+    config, policy = policy_of(config, layout, _revision(codec, config))
     given = {name: value for name, value in numbers.items() if value}
     if source:
         if given:
             raise ConfigError(f"--{next(iter(given)).replace('_', '-')}: with --source these numbers come from the sample")
-        work = sampled_workload(config, grid, policy, megabytes=sample_megabytes, tiers=tiers)
+        work = sampled_workload(config, layout, policy, megabytes=sample_megabytes, tiers=tiers)
     else:
-        work = given_workload(grid, policy, tiers=tiers, **given)
+        work = given_workload(layout, policy, tiers=tiers, **given)
     checked = config.verification
     supposed = Terms(
         verified=checked.share,
@@ -130,7 +130,7 @@ def forecast(
     return {
         "preset": preset,
         "codec": codec.name,
-        "grid": str(grid),
+        "grid": str(layout),
         "tiers": policy.described,
         "device": device,
         "documents": work.documents,

@@ -41,6 +41,7 @@ class CodecPreset:
         dialect: what its decoder writes around the text (`codecs.dialects`).
         score: the precision that the target is compared with unless `verification.score` says so: "raw" or "folded".
         alphabet: the characters it reads (`pages.characters.ALPHABETS`).
+        layout: the layout that it was trained to read: "grid" or "document".
         reader: function that loads a second decoder, which reads all cells at once; "" where there is none.
         notes: why the fields above are what they are.
     """
@@ -66,6 +67,7 @@ class CodecPreset:
     dialect: str = "document"
     score: Literal["raw", "folded"] = "folded"
     alphabet: str = "unicode"
+    layout: str = "document"
     reader: str = ""
     notes: str = ""
 
@@ -95,6 +97,7 @@ PRESETS = {
             dialect="plain",
             score="raw",
             alphabet="latin",
+            layout="grid",
             reader="palimpsest.codecs.embedded.cell_reader:load_reader",
             notes="Trained by this project on its own pages; runs on a CPU.",
         ),

@@ -17,8 +17,7 @@ from palimpsest.codecs.presets import find_preset
 from palimpsest.codecs.token_storage import DamagedTokens, PackedTokens, find_storage
 from palimpsest.codecs.token_storage.rows import refuse_other_codec, stored_tokens
 from palimpsest.corpus.where import UnknownColumn
-from palimpsest.pages.grid import Grid
-from palimpsest.pages.pagination import paginate, render
+from palimpsest.pages.layouts import layout_of_row
 from palimpsest.schemas import SHARD
 
 if TYPE_CHECKING:
@@ -152,15 +151,16 @@ def documents_of(tables: Iterable[pa.Table]) -> Iterator[Document]:
         )
 
 
-RENDERED = ("text", "image_px", "grid_w", "grid_h", "codec")
+RENDERED = ("text", "text_class", "image_px", "layout", "grid_w", "grid_h", "codec")
 
 
 def render_row(row: Mapping[str, Any]) -> np.ndarray | None:
     """The image of a stored page, drawn again from its text: uint8 `[px, px]`, or None in tier text."""
     if row["image_px"] is None:
         return None
-    grid = Grid(row["grid_w"], row["grid_h"], find_preset(row["codec"]).alphabet)
-    return render(list(paginate(row["text"], grid))[:1], grid, row["image_px"])[0]
+    layout = layout_of_row(row, find_preset(row["codec"]).alphabet)
+    page = next(layout.paginate(row["text"], row["text_class"]))
+    return layout.render([row["text"]], [page.drawing], row["image_px"])[0]
 
 
 @lru_cache(maxsize=1)

@@ -46,14 +46,14 @@ class LocalExecutor:
     def run_units(
         self, units: Sequence[PlannedUnit], recipe: Recipe, pending: Callable[[], Collection[PlannedUnit]]
     ) -> Iterator[Row]:
-        read, paginate = Read(recipe.config.source), Paginate(recipe.config, recipe.grid, recipe.policy)
+        read, paginate = Read(recipe.config.source), Paginate(recipe.config, recipe.layout, recipe.policy)
         for planned in units:
             documents = self.clock.timed("read", read(units_table([planned])))
             pages = (table for some in documents for table in self.clock.timed("paginate", paginate(some)))
             yield from self._written(pages, recipe)
 
     def retier(self, shards: Sequence[Touched], recipe: Recipe) -> Iterator[Row]:
-        reread = Reread(recipe.config, recipe.grid, recipe.policy)
+        reread = Reread(recipe.config, recipe.layout, recipe.policy)
         for touched in shards:
             yield from self._written(self.clock.timed("reread", reread(touched_table([touched]))), recipe)
 
@@ -86,9 +86,9 @@ class LocalExecutor:
         """PAGES -> VERDICTS."""
         config, print_ = recipe.config, recipe.fingerprint
         if recipe.policy.climbs:
-            rate = RateControl(config, print_, recipe.grid, recipe.policy)
+            rate = RateControl(config, print_, recipe.layout, recipe.policy)
             return lambda pages: self._one("verify", rate, pages)
-        render, encode, verify = Render(recipe.grid), Encode(config, print_), Verify(config, print_)
+        render, encode, verify = Render(recipe.layout), Encode(config, print_), Verify(config, print_)
 
         def judge(pages: pa.Table) -> pa.Table:
             return self._one("verify", verify, self._one("encode", encode, self._one("render", render, pages)))

@@ -159,7 +159,7 @@ class RayExecutor:
 
     def retier(self, shards: Sequence[Touched], recipe: Recipe) -> Iterator[Row]:
         with self._notes() as notes:
-            reread = workers.PlainTask("reread", Reread(recipe.config, recipe.grid, recipe.policy), notes)
+            reread = workers.PlainTask("reread", Reread(recipe.config, recipe.layout, recipe.policy), notes)
             for row in _pages_to_shards(touched_table(shards), [reread], recipe, notes):
                 if row["kind"] == RowKind.POISONED:
                     raise WorkerFailed(f"unit {row['unit_id']}, document {row['doc_id']}: {row['detail']}")
@@ -182,7 +182,7 @@ class RayExecutor:
 
 def _run_pass(units: Sequence[PlannedUnit], recipe: Recipe, notes: workers.Notes, poisoned: workers.Poisoned) -> Iterator[Row]:
     read = workers.ReadTask("read", Read(recipe.config.source), notes)
-    paginate = workers.PaginateTask(Paginate(recipe.config, recipe.grid, recipe.policy), notes, poisoned)
+    paginate = workers.PaginateTask(Paginate(recipe.config, recipe.layout, recipe.policy), notes, poisoned)
     yield from _pages_to_shards(units_table(units), [read, paginate], recipe, notes)
 
 
@@ -229,12 +229,12 @@ def _judged(
         "max_restarts": -1,  # bounded by the retries of what it serves, and by stall_seconds where it cannot start
     }
     if recipe.policy.climbs:  # a page may have to be tried in several modes: one actor draws, encodes and reads it back
-        rate = ("verify", RateControl, (config, print_, recipe.grid, recipe.policy), notes)
+        rate = ("verify", RateControl, (config, print_, recipe.layout, recipe.policy), notes)
         both = ActorPoolStrategy(size=place.encode_workers + place.verify_workers)
         return data.map_batches(workers.RateWorker, compute=both, fn_constructor_args=rate, **model)
     encode, verify = (("encode", Encode, (config, print_), notes), ("verify", Verify, (config, print_), notes))
     encoders, verifiers = ActorPoolStrategy(size=place.encode_workers), ActorPoolStrategy(size=place.verify_workers)
-    render = workers.TaskStage("render", Render(recipe.grid), notes)
+    render = workers.TaskStage("render", Render(recipe.layout), notes)
     return (
         data.map_batches(render.__call__, **drawing)
         .map_batches(workers.EncodeWorker, compute=encoders, fn_constructor_args=encode, **model)

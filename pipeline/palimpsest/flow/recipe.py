@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from palimpsest.config import JobConfig
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layout import Layout
 from palimpsest.tiers.policy import Policy
 
 
@@ -20,7 +20,7 @@ class Recipe:
     """
 
     config: JobConfig
-    grid: Grid
+    layout: Layout
     policy: Policy
     codec: str
     revision: str

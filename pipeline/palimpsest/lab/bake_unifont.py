@@ -9,6 +9,7 @@ lacks: its glyphs are 8x16 or 16x16 bitmaps, packed to one bit a pixel.
 from __future__ import annotations
 
 import lzma
+import re
 import sys
 import unicodedata
 import zlib
@@ -18,10 +19,14 @@ import numpy as np
 
 from palimpsest.pages import fonts
 from palimpsest.pages.characters import ESCAPE, NARROW, WIDE
-from palimpsest.pages.scripts import SHAPED
 
 FONTS = Path(fonts.__file__).parent / "fonts"
-
+# Scripts that need shaping or bidi, and have no cells: Hebrew .. Arabic Extended, the Indic blocks to Sinhala, Thai, Lao,
+# Tibetan, Myanmar, Khmer, Mongolian, presentation forms.
+SHAPED = re.compile(
+    "[\u0590-\u08ff\u0900-\u0dff\u0e00-\u0fff\u1000-\u109f\u1780-\u18af\u1900-\u1aaf\u1b00-\u1cff"
+    "\ua8e0-\ua8ff\uaa60-\uaadf\ufb1d-\ufdff\ufe70-\ufefe]"
+)
 BLANK_IN_MONO = 0xFFFC  # OBJECT REPLACEMENT CHARACTER: DejaVu Sans Mono has it, without ink
 
 

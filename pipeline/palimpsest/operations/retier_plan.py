@@ -27,8 +27,8 @@ from palimpsest.corpus.units import CommitRecord, unit_id
 from palimpsest.flow.recipe import Recipe
 from palimpsest.flow.stages.reread import FORGET, STAY_TEXT, Touched, facts_of
 from palimpsest.flow.stages.tables import TEXT_TIER
-from palimpsest.pages.grid import Grid
-from palimpsest.pages.pagination import layout_fingerprint
+from palimpsest.pages.layout import Layout
+from palimpsest.pages.layouts import make_layout
 from palimpsest.storage.object_store import ObjectStore
 from palimpsest.tiers.ladder import FORGOTTEN
 from palimpsest.tiers.policy import Policy, policy_of
@@ -217,17 +217,17 @@ class _Cookbook:
             if recorded is None:
                 continue
             config, of_run = recorded
-            grid = Grid.parse(config.layout.grid, config.layout.alphabet)
+            layout = make_layout(config.layout)
             for codec, revision in dict.fromkeys([*makers, *([of_run] if of_run else [])]):
-                if fingerprint(config, layout_fingerprint(grid), codec, revision) == unit.fingerprint:
+                if fingerprint(config, layout.identity, codec, revision) == unit.fingerprint:
                     self.made[unit.fingerprint] = config
-                    return self._cooked(config, grid, codec, revision, unit.fingerprint)
+                    return self._cooked(config, layout, codec, revision, unit.fingerprint)
         return None
 
-    def _cooked(self, made: JobConfig, grid: Grid, codec: str, revision: str, print_: str) -> Recipe:
+    def _cooked(self, made: JobConfig, layout: Layout, codec: str, revision: str, print_: str) -> Recipe:
         config: JobConfig = parse(_plain(made), self.overrides)
-        config, policy = policy_of(config.replace(out=self.corpus), grid, revision, published=True, one_way=self.one_way)
-        return Recipe(config=config, grid=grid, policy=policy, codec=codec, revision=revision, fingerprint=print_)
+        config, policy = policy_of(config.replace(out=self.corpus), layout, revision, published=True, one_way=self.one_way)
+        return Recipe(config=config, layout=layout, policy=policy, codec=codec, revision=revision, fingerprint=print_)
 
     def _candidates(self, unit: CommitRecord) -> Iterator[str]:
         yield unit.run_id

@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from palimpsest import config as configs
 from palimpsest import telemetry
-from palimpsest.config import JobConfig
+from palimpsest.config import JobConfig, LayoutConfig
 from palimpsest.corpus.format import create_corpus
 from palimpsest.corpus.manifest import sum_counts
 from palimpsest.corpus.repair import lost_units
@@ -44,8 +44,7 @@ from palimpsest.flow.plan import Plan, PlannedUnit, make_plan, publishable, sett
 from palimpsest.flow.recipe import Recipe
 from palimpsest.flow.supply import supply
 from palimpsest.operations.progress import Progress
-from palimpsest.pages.grid import Grid
-from palimpsest.pages.pagination import layout_fingerprint
+from palimpsest.pages.layouts import make_layout
 from palimpsest.sources.listing import list_sources
 from palimpsest.sources.tables import plan_units
 from palimpsest.storage.object_store import ObjectStore
@@ -53,6 +52,9 @@ from palimpsest.storage.opening import open_store
 from palimpsest.storage.probe import probe
 from palimpsest.telemetry import RunMetrics
 from palimpsest.tiers.policy import policy_of
+
+if TYPE_CHECKING:
+    from palimpsest.codecs.presets import CodecPreset
 
 Job = TypeVar("Job", bound=JobConfig)
 
@@ -120,12 +122,24 @@ def identify(config: JobConfig) -> Recipe:
             "set verification.score = 'raw' or leave early_stop out"
         )
     _, revision, _ = checkpoint.identify(preset, codec.path, revision=codec.revision, content_hash=codec.content_hash)
-    alphabet = preset.alphabet if config.layout.alphabet == "codec" else config.layout.alphabet
-    grid = Grid.parse(config.layout.grid, alphabet)
-    config = config.replace(layout=config.layout.replace(alphabet=alphabet))
-    config, policy = policy_of(config, grid, revision)
-    print_ = configs.fingerprint(config, layout_fingerprint(grid), preset.name, revision)
-    return Recipe(config=config, grid=grid, policy=policy, codec=preset.name, revision=revision, fingerprint=print_)
+    config = config.replace(layout=concrete_layout(config.layout, preset))
+    layout = make_layout(config.layout)
+    config, policy = policy_of(config, layout, revision)
+    print_ = configs.fingerprint(config, layout.identity, preset.name, revision)
+    return Recipe(config=config, layout=layout, policy=policy, codec=preset.name, revision=revision, fingerprint=print_)
+
+
+def concrete_layout(settings: LayoutConfig, preset: CodecPreset) -> LayoutConfig:
+    """Settings in which the codec's own layout and alphabet are named.
+
+    Raises:
+        ConfigError: for a layout that the codec was not trained to read.
+    """
+    alphabet = preset.alphabet if settings.alphabet == "codec" else settings.alphabet
+    name = preset.layout if settings.name == "codec" else settings.name
+    if name == "document" and preset.layout == "grid":
+        raise configs.ConfigError(f'layout.name = "document": codec {preset.name!r} was trained on layout grid alone')
+    return settings.replace(alphabet=alphabet, name=name)
 
 
 def prepare(config: JobConfig) -> Recipe:
@@ -140,12 +154,12 @@ def prepare(config: JobConfig) -> Recipe:
     from palimpsest.flow.stages import codec_options
 
     recipe = identify(config)
-    config, grid = recipe.config, recipe.grid
+    config, size = recipe.config, recipe.layout.size or (0, 0)
     codec = load_codec(config.codec.name, config.codec.path, **codec_options(config), parts="encoder")
     for mode in recipe.policy.modes:
-        codec.prompt_ids(codec.mode(mode.name), (grid.columns, grid.rows))
+        codec.prompt_ids(codec.mode(mode.name), size)
         if config.verification.reader == "cells":
-            codec.read_cells(torch.zeros(1, mode.num_vision_tokens, codec.token_dim), (grid.columns, grid.rows))
+            codec.read_cells(torch.zeros(1, mode.num_vision_tokens, codec.token_dim), size)
     return recipe
 
 
@@ -165,7 +179,7 @@ def plan_only(config: JobConfig) -> dict[str, Any]:
         "units": len(units),
         "published already": known,
         "to process": len(units) - known,
-        "grid": str(recipe.grid),
+        "layout": str(recipe.layout),
         "tiers": recipe.policy.described,
         "codec": f"{recipe.codec} {recipe.revision}",
         "fingerprint": recipe.fingerprint,

@@ -30,7 +30,6 @@ from palimpsest.pages.characters import (
 from palimpsest.pages.fonts import font_bytes, unifont_bitmap
 from palimpsest.pages.grid import Grid
 
-RENDER_VERSION = "r2"
 PAPER = 255
 _ADVANCE = 1233 / 2048  # em, DejaVu Sans Mono
 _CUT = 0.04  # of a glyph's ink: more than this outside its cell, and the glyph is squeezed
@@ -51,11 +50,6 @@ _MARK = 0x10000
 _TAIL = _MARK + len(_MARK_INK)
 
 
-def is_drawable(grid: Grid, px: int) -> bool:
-    """Whether the cells of a page of `px` pixels a side are large enough for glyphs."""
-    return px // grid.columns >= 3 and px // grid.rows >= 6
-
-
 class Atlas:
     """The glyphs of one grid at one resolution, and the renderer that places them.
 
@@ -71,7 +65,7 @@ class Atlas:
 
         self.grid, self.px = grid, px
         self.width, self.height = px // grid.columns, px // grid.rows
-        if not is_drawable(grid, px):
+        if not grid.is_drawable(px):
             raise ValueError(f"grid {grid} at {px} px leaves cells of {self.width}x{self.height} px; at least 3x6 are needed")
         size = min((self.width + 0.15) / _ADVANCE, (self.height + 0.5) / _LINE_HEIGHT)
         self._font = ImageFont.truetype(BytesIO(font_bytes("DejaVuSansMono.ttf")), size, layout_engine=ImageFont.Layout.BASIC)

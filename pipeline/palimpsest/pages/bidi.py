@@ -16,6 +16,8 @@ from functools import cache
 import numpy as np
 import unicodedata2
 
+from palimpsest.pages.unicode_data import code_points, look_up, table
+
 _LETTERS = {"L": "L", "R": "R", "AL": "A", "EN": "E", "AN": "N", "ES": "S", "ET": "T", "CS": "C", "NSM": "M", "BN": "M", "": "L"}
 _BRACKETS = "()[]{}⁅⁆⁽⁾₍₎⌈⌉⌊⌋〈〉⟦⟧⟨⟩⟪⟫⦃⦄「」『』【】〔〕"
 _OPENING = dict(zip(_BRACKETS[::2], _BRACKETS[1::2], strict=True))
@@ -42,18 +44,27 @@ _NEUTRALS = re.compile("O+")
 _TERMINATORS = re.compile("T+(?=E)|(?<=E)T+")
 
 
-def is_rtl(text: str) -> bool:
-    """True when most of the strong characters of `text` run from right to left."""
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    counts = np.bincount(_strength().take(codes, mode="clip"), minlength=3)
-    return bool(counts[1] > counts[2])
+def strengths(codes: np.ndarray) -> np.ndarray:
+    """uint8 `[n]`: 1 for characters that run from right to left, 2 for left to right, 3 for Arabic numbers, 0 for others."""
+    return look_up(_strength(), codes)
 
 
 @cache
 def _strength() -> np.ndarray:
-    """uint8 `[65537]`: 1 for characters that run from right to left, 2 for left to right, 0 for others and beyond the BMP."""
-    strong = {"R": 1, "AL": 1, "L": 2}
-    return np.array([*(strong.get(unicodedata2.bidirectional(chr(code)), 0) for code in range(0x10000)), 0], np.uint8)
+    strong = {"R": 1, "AL": 1, "L": 2, "AN": 3}
+    return table(lambda code: strong.get(unicodedata2.bidirectional(chr(code)), 0))
+
+
+def is_strong_rtl(text: str) -> bool:
+    """True where a letter of `text` runs from right to left."""
+    return bool((strengths(code_points(text)) == 1).any())
+
+
+def first_direction(text: str) -> bool | None:
+    """Whether the first strong character runs from right to left; None where there is none (rules P2, P3)."""
+    found = strengths(code_points(text))
+    strong = np.flatnonzero((found == 1) | (found == 2))
+    return bool(found[strong[0]] == 1) if len(strong) else None
 
 
 def levels(paragraph: str, rtl: bool) -> bytes:

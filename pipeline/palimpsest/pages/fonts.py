@@ -1,22 +1,26 @@
-"""The fonts that ship with the package: under free licences, recorded by hash, read once.
+"""Fonts and tables that ship with the package, under free licences, recorded by hash; and the CJK font, which is an extra.
 
-The licence texts lie beside the fonts. The fallback chain of a character is: the font of its script, DejaVu Sans Mono, the
-bitmaps of Unifont; what none of them has is written as an escape.
+`fonts/catalogue.json` has the name, licence, copyright and SHA-256 of each file. The licence texts are in the same folder.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import lzma
+import subprocess
 from functools import cache
-from importlib import resources
+from importlib import resources, util
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from palimpsest.errors import UsageError
+
 
 class Font(NamedTuple):
-    """What is known of a file in `fonts/`."""
+    """An entry of the catalogue."""
 
     name: str
     licence: str
@@ -24,74 +28,15 @@ class Font(NamedTuple):
     sha256: str
 
 
-FONTS = {
-    "DejaVuSansMono.ttf": Font(
-        "DejaVu Sans Mono 2.37",
-        "Bitstream Vera (LICENSE-DejaVu.txt)",
-        "2003 Bitstream, Inc.; 2006 Tavmjong Bah; DejaVu changes in the public domain",
-        "0f5db4f1749979d961019838b160bec74abdf7f9eca69553fe1aa856bbff49a4",
-    ),
-    "unifont.xz": Font(
-        "GNU Unifont 15, glyph bitmaps",
-        "OFL-1.1 (LICENSE-OFL.txt)",
-        "1998-2022 Roman Czyborra, Paul Hardy and others",
-        "6ee404327f88bb3a770514875214c75ec9677a5b5307376629b3478bddf5cf6a",
-    ),
-    "cell_widths.z": Font(
-        "cells per character (bake.py)",
-        "Apache-2.0",
-        "this project",
-        "6ff2386f3240888d09d6741dcf8cbbdfd79cc1c4c440f626d60a85a223224839",
-    ),
-    "NotoNaskhArabic-Regular.ttf": Font(
-        "Noto Naskh Arabic 2.004",
-        "OFL-1.1 (LICENSE-OFL.txt)",
-        "2019-2020 Google LLC",
-        "8c67eaa2f0086872628fc3f7f760386f83c8be5c5e9a1ba3a38891237b2ac7cb",
-    ),
-    "NotoSansDevanagari-Regular.ttf": Font(
-        "Noto Sans Devanagari 2.001",
-        "OFL-1.1 (LICENSE-OFL.txt)",
-        "2015 Google Inc.",
-        "79a470365ccb210fa3c7d8d8ff2e005ef9d983cfd067f735a0caf7e15070ca9f",
-    ),
-    "NotoSansHebrew-Regular.ttf": Font(
-        "Noto Sans Hebrew 3.000",
-        "OFL-1.1 (LICENSE-OFL.txt)",
-        "2019 Google Inc.",
-        "436900d5ad77d33e4234247f3076eaecd25b92b9bea0519514f684140e3566a7",
-    ),
-    "NotoSansThai-Regular.ttf": Font(
-        "Noto Sans Thai 2.000",
-        "OFL-1.1 (LICENSE-OFL.txt)",
-        "2016 Google Inc.",
-        "dfbd5ed0f1e68c3cbc51aa08f646d1ab0e68e7c4ceab70a69e465225ff701f93",
-    ),
-    "NotoSansBengali-Regular.ttf": Font(
-        "Noto Sans Bengali 2.001",
-        "OFL-1.1 (LICENSE-OFL.txt)",
-        "2017 Google Inc.",
-        "9bb35b3547829ecc42041b6017e87fd4c5f1da1edcd00f59171777050f346018",
-    ),
-    "NotoSansTamil-Regular.ttf": Font(
-        "Noto Sans Tamil 2.001",
-        "OFL-1.1 (LICENSE-OFL.txt)",
-        "2017 Google Inc.",
-        "a7bb7f92f165479af2f0556c4fd669b74c5959f464f603e18389b532f4d07a71",
-    ),
-    "NotoSansTelugu-Regular.ttf": Font(
-        "Noto Sans Telugu 2.001",
-        "OFL-1.1 (LICENSE-OFL.txt)",
-        "2019 Google LLC",
-        "cb3165071121b1e80c55a041d0c1f79b3bbc68e4b0eab37b0d881958dfc3ed7a",
-    ),
-    "NotoSansGurmukhi-Regular.ttf": Font(
-        "Noto Sans Gurmukhi 2.001",
-        "OFL-1.1 (LICENSE-OFL.txt)",
-        "2019 Google Inc.",
-        "1db960ff6f506a98f5b3ece78f54618388c6187e7edf8ceee5ab63389c0db3ab",
-    ),
-}
+_FOLDER = resources.files("palimpsest.pages").joinpath("fonts")
+FONTS = {name: Font(**entry) for name, entry in json.loads(_FOLDER.joinpath("catalogue.json").read_text("utf-8")).items()}
+GRID_FONTS = ("DejaVuSansMono.ttf", "unifont.xz", "cell_widths.z")
+
+CJK = "NotoSansCJK-Regular.ttc"  # 19 MB, of 65,535 ideographs, kana and Hangul syllables; five regional faces
+CJK_SHA256 = "b76b0433203017ca80401b2ee0dd69350349871c4b19d504c34dbdd80541690a"
+CJK_FACES = {"ja": 0, "ko": 1, "zh": 2}
+_CJK_PACKAGE = "noto_cjk_sans_otc"  # of the extra palimpsest[cjk]
+_CJK_PATHS = ("/usr/share/fonts/opentype/noto", "/usr/share/fonts/noto-cjk", "/usr/local/share/fonts")
 
 
 @cache
@@ -99,18 +44,88 @@ def font_bytes(name: str) -> bytes:
     """A file of `FONTS`, its content checked against the recorded hash.
 
     Raises:
-        RuntimeError: when the file is not the recorded one.
+        RuntimeError: when the file is missing or not the recorded one.
     """
-    data = resources.files("palimpsest.pages").joinpath(f"fonts/{name}").read_bytes()
+    try:
+        data = _FOLDER.joinpath(name).read_bytes()
+    except OSError as error:
+        raise RuntimeError(f"font {name} cannot be read ({error}); reinstall the package") from error
     found = hashlib.sha256(data).hexdigest()
     if found != FONTS[name].sha256:
         raise RuntimeError(f"font {name}: sha256 {found} is not the recorded {FONTS[name].sha256}; reinstall the package")
     return data
 
 
+class CjkFont(NamedTuple):
+    """A CJK font on this machine. It travels between processes by its hash; each finds the file again."""
+
+    path: str
+    sha256: str
+
+    def data(self) -> bytes:
+        """The file's content.
+
+        Raises:
+            UsageError: when it is no longer the file that was found.
+        """
+        content = _content(self.path)
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise UsageError(f"layout.cjk_font: {self.path} has changed since the job began; its sha256 was {self.sha256}")
+        return content
+
+
+@cache
+def find_cjk(setting: str, sha256: str = "") -> CjkFont | None:
+    """The CJK font that `layout.cjk_font` asks for.
+
+    Args:
+        setting: "auto" (the extra's package, the usual folders, then fontconfig; None where there is none), "none", or a path.
+        sha256: accept only this content; for a worker that must draw with the font of the driver.
+
+    Raises:
+        UsageError: for a path that is no font file, or no file with the hash asked for.
+    """
+    if setting == "none":
+        return None
+    candidates = [Path(setting)] if setting != "auto" else _cjk_candidates()
+    for path in candidates:
+        if setting == "auto" and not path.is_file():
+            continue
+        found = CjkFont(str(path), hashlib.sha256(_content(str(path))).hexdigest())
+        if found.sha256 == (sha256 or (CJK_SHA256 if setting == "auto" else found.sha256)):
+            return found
+    if sha256:
+        raise UsageError(
+            f"layout.cjk_font = {setting!r}: no font with sha256 {sha256} here; install palimpsest[cjk] on every machine"
+        )
+    return None
+
+
+@cache
+def _content(path: str) -> bytes:
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"layout.cjk_font = {path!r}: cannot be read ({error.strerror})") from error
+    if data[:4] not in (b"ttcf", b"OTTO", b"true", b"\x00\x01\x00\x00"):
+        raise UsageError(f"layout.cjk_font = {path!r} is no TrueType or OpenType font")
+    return data
+
+
+def _cjk_candidates() -> list[Path]:
+    package = util.find_spec(_CJK_PACKAGE)
+    folders = [*(package.submodule_search_locations or () if package else ()), *_CJK_PATHS]
+    found = [Path(folder) / CJK for folder in folders]
+    try:
+        listed = subprocess.run(["fc-list", "-f", "%{file}\n", "Noto Sans CJK SC"], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):  # no fontconfig on this machine
+        return found
+    return found + [Path(line) for line in sorted(set(listed.stdout.splitlines())) if line.endswith(CJK)]
+
+
 @cache
 def unifont() -> tuple[np.ndarray, np.ndarray]:
-    """The fallback font: code points uint16 `[n]` (sorted), bitmaps `[n, 32]` of 16 x 16 bits, 1 where there is ink."""
+    """The grid's fallback font: code points uint16 `[n]` (sorted), bitmaps `[n, 32]` of 16 x 16 bits, 1 where there is ink."""
     raw = lzma.decompress(font_bytes("unifont.xz"))
     count = int.from_bytes(raw[:4], "little")
     codes = np.frombuffer(raw, "<u2", count, 4)

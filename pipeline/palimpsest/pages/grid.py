@@ -17,7 +17,7 @@ a row, which is worth a factor of 1.2 (prose) to 5 (code) in characters per page
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -40,8 +40,12 @@ from palimpsest.pages.characters import (
     WIDE_TAIL,
     cell_widths,
 )
+from palimpsest.pages.fonts import FONTS, GRID_FONTS
+from palimpsest.pages.layout import LaidOutPage, digest
+from palimpsest.pages.normalise import NORMALISE_VERSION
+from palimpsest.pages.unicode_data import code_points, scripts_of
 
-LAYOUT_VERSION = "g2"
+LAYOUT_VERSION, RENDER_VERSION = "g2", "r2"
 _RUN_CELLS = np.frombuffer(RUN_DIGITS.encode(), np.uint8)
 _HEX_CELLS = np.frombuffer(b"0123456789abcdef", np.uint8)
 _CHUNK = 1 << 16  # characters whose cells are computed at a time; pages do not depend on it
@@ -49,7 +53,7 @@ _CHUNK = 1 << 16  # characters whose cells are computed at a time; pages do not 
 
 @dataclass(frozen=True)
 class Grid:
-    """The density of a corpus: how many cells a page has.
+    """Layout `grid`, given its density; a page's drawing is its cells, uint32, little-endian.
 
     Args:
         columns, rows: 16 to 256 and 8 to 128; `columns == 2 * rows` gives cells of the usual 1:2 shape.
@@ -80,6 +84,57 @@ class Grid:
     def __str__(self) -> str:
         return f"{self.columns}x{self.rows}"
 
+    @property
+    def name(self) -> str:
+        return "grid"
+
+    @property
+    def described(self) -> str:
+        return self.name  # the columns grid_w and grid_h have the rest
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.columns, self.rows
+
+    @property
+    def capacity(self) -> int:
+        return self.cells
+
+    @property
+    def identity(self) -> str:
+        versions = (NORMALISE_VERSION, LAYOUT_VERSION, RENDER_VERSION, str(self), self.alphabet)
+        return digest((self.name, *versions, *(f"{name}={FONTS[name].sha256}" for name in GRID_FONTS)))
+
+    def paginate(self, text: str, text_class: str) -> Iterator[LaidOutPage]:
+        """Lay a normalised document out, whatever its class; the spans of its pages cover it without a gap."""
+        for page in lay_out(text, self):
+            yield LaidOutPage(page.char_start, page.char_end, page.cells.astype("<u4", copy=False).tobytes(), page.escaped)
+
+    def lay_out_again(self, text: str, text_class: str) -> LaidOutPage | None:
+        """The page of a stored slice of a document; None where it is not one page, as on another grid."""
+        pages = list(self.paginate(text, text_class))
+        return pages[0] if len(pages) == 1 else None
+
+    def render(self, texts: Sequence[str], drawings: Sequence[bytes], px: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Draw pages: black on white, uint8 `[n, px, px]`, into `out` if that is given."""
+        from palimpsest.pages.atlas import atlas
+
+        cells = np.frombuffer(b"".join(drawings), "<u4").reshape(len(drawings), self.cells)
+        return atlas(self, px).render(cells, out)
+
+    def shown(self, text: str, drawing: bytes) -> str:
+        """A page's text; text flows on a grid, so no line break is added."""
+        return text
+
+    def is_drawable(self, px: int) -> bool:
+        """Whether cells are large enough for glyphs."""
+        return px // self.columns >= 3 and px // self.rows >= 6
+
+    def uncovered(self, text: str) -> list[str]:
+        """The scripts of the characters that are written as escapes, most frequent first."""
+        widths = cell_widths(self.alphabet)
+        return scripts_of(char for char in text if char not in "\t\n" and (char > "\uffff" or widths[ord(char)] == ESCAPE))
+
 
 class Page(NamedTuple):
     """One page: `cells` is uint32 `[columns * rows]`, the span counts characters of the normalised document."""
@@ -100,7 +155,7 @@ def lay_out(text: str, grid: Grid) -> Iterator[Page]:
         piece = text[start : start + size]
         last = start + len(piece) == len(text)
         consumed = 0
-        for page in _pages(_code_points(piece), grid):
+        for page in _pages(code_points(piece), grid):
             if not last and page.char_end >= len(piece) - 1:
                 break  # what follows may belong on this page, or turn two last spaces into a run: begin the next piece with it
             consumed = page.char_end
@@ -108,13 +163,6 @@ def lay_out(text: str, grid: Grid) -> Iterator[Page]:
         start += consumed
         if not consumed:
             size *= 2
-
-
-def _code_points(text: str) -> np.ndarray:
-    try:
-        return np.frombuffer(text.encode("latin-1"), np.uint8)
-    except UnicodeEncodeError:
-        return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
 class _Flow(NamedTuple):

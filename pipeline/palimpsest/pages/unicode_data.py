@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from functools import cache
 
 import numpy as np
@@ -38,3 +39,9 @@ def kinds() -> np.ndarray:
     values = table(lambda code: _KINDS.get(unicodedata2.category(chr(code))[0], OTHER))
     values[[9, 10, 13]] = SPACE
     return values
+
+
+def scripts_of(chars: Iterable[str]) -> list[str]:
+    """The scripts of characters, most frequent first: the first word of their names, which is the script of a letter."""
+    counts = Counter(unicodedata2.name(char, f"U+{ord(char):04X}").split()[0] for char in chars)
+    return [script for script, _ in counts.most_common(4)]

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from palimpsest.codecs.modes import Mode
 from palimpsest.config import ConfigError, JobConfig
-from palimpsest.pages.atlas import is_drawable
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layout import Layout
 
 if TYPE_CHECKING:
     from palimpsest.codecs.target import TargetFormat
@@ -100,7 +99,7 @@ class Ladder:
         return ", ".join(mode.name for mode in reversed(self.modes))
 
 
-def ladder_of(config: JobConfig, grid: Grid) -> Ladder:
+def ladder_of(config: JobConfig, layout: Layout) -> Ladder:
     """The ladder of a job: the modes in which its codec reads its grid, and in which the grid's cells can be drawn.
 
     No model is loaded, unless the codec is one whose modes only its checkpoint knows.
@@ -115,16 +114,16 @@ def ladder_of(config: JobConfig, grid: Grid) -> Ladder:
     modes = preset.modes or _loaded_modes(config)
     if preset.target:
         target = named_target(preset.target)
-        readable = tuple(mode for mode in modes if _reads(target, grid, mode))
+        readable = tuple(mode for mode in modes if _reads(target, layout, mode))
         if not readable:
-            target.prompt(grid.columns, grid.rows, modes[0])  # says which grids it reads
+            target.prompt(*(layout.size or (0, 0)), modes[0])  # says which grids it reads
         modes = readable
-    return Ladder.of([mode for mode in modes if is_drawable(grid, mode.px)], config.tiers.modes)
+    return Ladder.of([mode for mode in modes if layout.is_drawable(mode.px)], config.tiers.modes)
 
 
-def _reads(target: TargetFormat, grid: Grid, mode: Mode) -> bool:
+def _reads(target: TargetFormat, layout: Layout, mode: Mode) -> bool:
     try:
-        target.prompt(grid.columns, grid.rows, mode)
+        target.prompt(*(layout.size or (0, 0)), mode)
     except ValueError:
         return False
     return True

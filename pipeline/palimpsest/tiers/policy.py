@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 from palimpsest.codecs.modes import Mode
 from palimpsest.config import ConfigError, JobConfig, TierConfig
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layout import Layout
 from palimpsest.tiers.clock import age_of, parse_as_of
 from palimpsest.tiers.ladder import TEXT, Ladder, ladder_of
 from palimpsest.tiers.measured import NONE, as_measured, read_rungs, rungs_text
@@ -202,7 +202,7 @@ def find_policy(config: TierConfig, ladder: Ladder, predictor: Predictor | None 
 
 
 def policy_of(
-    config: JobConfig, grid: Grid, codec_revision: str, *, published: bool = False, one_way: bool = False
+    config: JobConfig, layout: Layout, codec_revision: str, *, published: bool = False, one_way: bool = False
 ) -> tuple[JobConfig, Policy]:
     """The policy of a job, and its configuration with what was measured of the codec's modes in it.
 
@@ -216,19 +216,19 @@ def policy_of(
     """
     tiers = config.tiers
     names = policy_names(tiers.policy)
-    ladder = ladder_of(config, grid)
+    ladder = ladder_of(config, layout)
     predictor = None
     if "fidelity" in names and config.verification.share < 1:
         raise ConfigError(f"verification.share = {config.verification.share}: policy 'fidelity' decodes every page, it must be 1")
     if "forget" in names and not published:
         raise ConfigError(f"tiers.policy = {tiers.policy!r}: 'forget' drops texts of a published corpus: palimpsest retier")
     if names != ("fixed",):
-        text = rungs_text(tiers.predictor, codec_revision, str(grid))
+        text = rungs_text(tiers.predictor, codec_revision, str(layout))
         if text != NONE:
             tiers = as_measured(tiers, names, ladder, read_rungs(text, config.verification.target_precision))
             ladder = Ladder.of(ladder.known, tiers.modes)
         if "fidelity" in names:
             tiers = tiers.replace(predictor=text)
             target = config.verification.target_precision
-            predictor = None if text == NONE else read_predictor(text, codec_revision, str(grid), target)
+            predictor = None if text == NONE else read_predictor(text, codec_revision, str(layout), target)
     return config.replace(tiers=tiers), find_policy(tiers, ladder, predictor, one_way=one_way)

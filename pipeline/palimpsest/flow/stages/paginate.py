@@ -9,9 +9,8 @@ import pyarrow as pa
 
 from palimpsest.config import JobConfig
 from palimpsest.flow.stages.tables import TEXT_TIER, table_of
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layout import LaidOutPage, Layout, page_id
 from palimpsest.pages.normalise import normalise
-from palimpsest.pages.pagination import DocumentPage, layout_fingerprint, page_id, paginate
 from palimpsest.pages.text_class import classify
 from palimpsest.schemas import PAGES, QUARANTINE_BYTES, RowKind
 from palimpsest.sources.documents import Reason, utf8
@@ -27,9 +26,9 @@ class Paginate:
     Where the policy has to measure pages first, those that a codec can read have no tier yet: `RateControl` gives them one.
     """
 
-    def __init__(self, config: JobConfig, grid: Grid, policy: Policy) -> None:
-        self.config, self.grid, self.policy = config, grid, policy
-        self.layout = layout_fingerprint(grid)
+    def __init__(self, config: JobConfig, layout: Layout, policy: Policy) -> None:
+        self.config, self.layout, self.policy = config, layout, policy
+        self.identity = layout.identity
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         batch: list[dict[str, Any]] = []
@@ -49,9 +48,10 @@ class Paginate:
     def _rows(self, document: dict[str, Any]) -> Iterator[dict[str, Any]]:
         raw = document.pop("text")
         text = normalise(raw)
-        first: list[DocumentPage] = []
+        text_class = document["text_class"] or classify(text)
+        first: list[LaidOutPage] = []
         num_pages = 0
-        for page in paginate(text, self.grid):
+        for page in self.layout.paginate(text, text_class):
             num_pages += 1
             if num_pages <= _PAGE_BUFFER:
                 first.append(page)
@@ -60,28 +60,28 @@ class Paginate:
             record = utf8(raw)[:QUARANTINE_BYTES]
             yield {**document, "kind": RowKind.QUARANTINED, "reason": str(Reason.EMPTY_TEXT), "detail": detail, "record": record}
             return
-        pages = first if num_pages <= _PAGE_BUFFER else paginate(text, self.grid)
-        text_class = document["text_class"] or classify(text[:20_000])
+        pages = first if num_pages <= _PAGE_BUFFER else self.layout.paginate(text, text_class)
         for number, page in enumerate(pages):
             yield {
                 **document,
                 "kind": RowKind.PAGE,
                 "text_class": text_class,
-                "page_id": page_id(document["doc_id"], number, self.layout),
+                "page_id": page_id(document["doc_id"], number, self.identity),
                 "page_number": number,
                 "num_pages": num_pages,
                 "char_start": page.char_start,
                 "char_end": page.char_end,
                 "text": text[page.char_start : page.char_end],
-                **self._tier(page, document),
+                **self._tier(page, text[page.char_start : page.char_end], document),
             }
 
-    def _tier(self, page: DocumentPage, document: dict[str, Any]) -> dict[str, Any]:
-        size = {"grid_h": self.grid.rows, "grid_w": self.grid.columns, "layout": "grid"}
-        uncovered = why_not_covered(page, self.grid, self.config.layout.max_escaped_share)
+    def _tier(self, page: LaidOutPage, text: str, document: dict[str, Any]) -> dict[str, Any]:
+        columns, rows = self.layout.size or (None, None)
+        size = {"grid_h": rows, "grid_w": columns, "layout": self.layout.described}
+        uncovered = why_not_covered(page, text, self.layout, self.config.layout.max_escaped_share)
         if uncovered:
             return {"tier": TEXT_TIER, "reason": NOT_COVERED, "detail": uncovered, **size}
-        laid_out = {"cells": page.cells, "lines": page.lines, **size}
+        laid_out = {"drawing": page.drawing, **size}
         if self.policy.climbs:
             return laid_out
         facts = PageFacts(age=self.policy.age(document["timestamp"]), importance=document["importance"])
@@ -99,11 +99,8 @@ class Paginate:
         return table_of(rows, PAGES, "paginate")
 
 
-def why_not_covered(page: DocumentPage, grid: Grid, max_escaped_share: float) -> str:
-    """Why a codec that reads the grid's alphabet cannot read a page; empty where it can."""
-    length = page.char_end - page.char_start
-    if page.script != "grid" and grid.alphabet != "unicode":
-        return f"a script that needs shaping is not in the alphabet {grid.alphabet!r}"
-    if page.escaped > max_escaped_share * length:
-        return f"{page.escaped} of {length} characters need an escape"
-    return ""
+def why_not_covered(page: LaidOutPage, text: str, layout: Layout, max_escaped_share: float) -> str:
+    """Why a codec cannot read a page of a layout, naming the scripts that have no glyphs; empty where it can."""
+    if page.escaped <= max_escaped_share * len(text):
+        return ""
+    return f"{page.escaped} of {len(text)} characters need an escape, of {', '.join(layout.uncovered(text))}"

@@ -13,7 +13,7 @@ from palimpsest.flow.stages.encode import Encode
 from palimpsest.flow.stages.render import Render
 from palimpsest.flow.stages.tables import TEXT_TIER, with_columns
 from palimpsest.flow.stages.verify import Verify
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layout import Layout
 from palimpsest.schemas import TRIALS, VERDICTS, RowKind, conform
 from palimpsest.tiers.policy import PageFacts, Policy, Reading
 
@@ -28,8 +28,8 @@ class RateControl:
     encoding, and the cells of a page are a twentieth of its image.
     """
 
-    def __init__(self, config: JobConfig, fingerprint: str, grid: Grid, policy: Policy) -> None:
-        self.policy, self.render = policy, Render(grid)
+    def __init__(self, config: JobConfig, fingerprint: str, layout: Layout, policy: Policy) -> None:
+        self.policy, self.render = policy, Render(layout)
         self.encode, self.verify = Encode(config, fingerprint), Verify(config, fingerprint)
 
     def __call__(self, table: pa.Table) -> pa.Table:

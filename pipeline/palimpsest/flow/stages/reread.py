@@ -14,8 +14,7 @@ from palimpsest.corpus.shards import ShardRecord, new_attempt, read_shard, write
 from palimpsest.flow.stages.paginate import NOT_COVERED, why_not_covered
 from palimpsest.flow.stages.rate import readings, trials
 from palimpsest.flow.stages.tables import TEXT_TIER, table_of
-from palimpsest.pages.grid import Grid, lay_out
-from palimpsest.pages.pagination import DocumentPage, paginate
+from palimpsest.pages.layout import Layout
 from palimpsest.schemas import CARRIER, PAGES, TOUCHED, RowKind, conform
 from palimpsest.storage.opening import open_store
 from palimpsest.tiers.ladder import FORGOTTEN
@@ -25,7 +24,7 @@ NOT_LAID_OUT = "not_laid_out"
 FORGET = "forgotten"
 STAY_TEXT = (NOT_COVERED, NOT_LAID_OUT, FORGET)
 """Reasons of pages in tier text that no policy can make into pixels."""
-_CARRIED = [name for name in PAGES.names if name not in CARRIER.names and name not in ("cells", "lines", "stored_tier")]
+_CARRIED = [name for name in PAGES.names if name not in CARRIER.names and name not in ("drawing", "stored_tier")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +59,8 @@ def touched_shards(table: pa.Table) -> Iterator[Touched]:
 class Reread:
     """TOUCHED -> PAGES, and a row `unit_end` for each shard that says what was written again of it."""
 
-    def __init__(self, config: JobConfig, grid: Grid, policy: Policy) -> None:
-        self.config, self.grid, self.policy = config, grid, policy
+    def __init__(self, config: JobConfig, layout: Layout, policy: Policy) -> None:
+        self.config, self.layout, self.policy = config, layout, policy
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         for touched in touched_shards(table):
@@ -90,31 +89,15 @@ class Reread:
         facts = facts_of(row, self.policy)
         if tier == TEXT_TIER and not self.policy.climbs:
             return {**page, "reason": self.policy.why_text(facts)}
-        layout = laid_out_again(row["text"], Grid(row["grid_w"], row["grid_h"], self.grid.alphabet))
-        if layout is None:
+        laid_out = self.layout.lay_out_again(row["text"], row["text_class"])
+        if laid_out is None:
             return {**page, "reason": NOT_LAID_OUT}
-        if why_not_covered(layout, self.grid, self.config.layout.max_escaped_share):
+        if why_not_covered(laid_out, row["text"], self.layout, self.config.layout.max_escaped_share):
             return {**page, "reason": NOT_COVERED}
-        page |= {"cells": layout.cells, "lines": layout.lines}
+        page["drawing"] = laid_out.drawing
         if self.policy.climbs:
             return {**page, "tier": None, "stored_tier": row["tier"], "tried": trials(facts.readings)}
         return {**page, "tier": tier, "mode": tier, "image_px": self.policy.ladder.mode(tier, "tier").px}
-
-
-def laid_out_again(text: str, grid: Grid) -> DocumentPage | None:
-    """The layout of a stored page from its text alone; None where it does not fit one page as it did.
-
-    A page is self-contained, but which path it takes is its document's property: a page of a document on the grid path may take
-    the shaped path when it stands alone. Then the grid is asked.
-    """
-    pages = list(paginate(text, grid))
-    if len(pages) == 1:
-        return pages[0]
-    on_grid = list(lay_out(text, grid))
-    if len(on_grid) != 1:
-        return None
-    page = on_grid[0]
-    return DocumentPage(page.char_start, page.char_end, page.cells.astype("<u4", copy=False).tobytes(), None, page.escaped)
 
 
 def facts_of(row: Mapping[str, Any], policy: Policy) -> PageFacts:

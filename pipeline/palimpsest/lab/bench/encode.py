@@ -15,7 +15,7 @@ from palimpsest.flow.allocator import keep_freed_memory
 from palimpsest.lab.bench.machine import machine
 from palimpsest.lab.bench.texts import bench_pages
 from palimpsest.operations.run import prepare
-from palimpsest.pages.pagination import paginate, render
+from palimpsest.pages.layout import Layout
 
 
 def bench_encode(
@@ -49,18 +49,18 @@ def bench_encode(
 
     keep_freed_memory()
     prepared = prepare(config or JobConfig())
-    config, grid = prepared.config, prepared.grid
+    config, layout = prepared.config, prepared.layout
     if config.placement.threads_per_worker:
         torch.set_num_threads(config.placement.threads_per_worker)
     described = machine()
     codec = load_codec(config.codec.name, config.codec.path, **codec_options(config), parts="encoder")
     plain = load_codec(config.codec.name, config.codec.path, **{**codec_options(config), "fast": "off"}, parts="encoder")
-    texts = [page_text for page_text, _ in bench_pages(max(batches), grid, text)]
+    texts = [page_text for page_text, _ in bench_pages(max(batches), layout, text)]
     rows = []
     for mode in [codec.mode(name) for name in modes] or codec.modes:
         flop = _flop_per_page(plain, mode)
         for batch in batches:
-            render_seconds, encode_seconds, plain_seconds = _turns(codec, plain, mode, grid, texts[:batch], seconds)
+            render_seconds, encode_seconds, plain_seconds = _turns(codec, plain, mode, layout, texts[:batch], seconds)
             rate = batch / encode_seconds
             rows.append(
                 {
@@ -81,7 +81,7 @@ def bench_encode(
         "encoder": codec.encoder.description,
         "dtype": config.codec.dtype,
         "device": str(codec.device),
-        "grid": str(grid),
+        "grid": str(layout),
         "rows": rows,
         "command": "palimpsest bench encode",
         "config": configs.to_json(config),
@@ -89,12 +89,13 @@ def bench_encode(
     }
 
 
-def _turns(codec: Any, plain: Any, mode: Any, grid: Any, texts: Sequence[str], seconds: float) -> tuple[float, float, float]:
+def _turns(codec: Any, plain: Any, mode: Any, layout: Layout, texts: Sequence[str], seconds: float) -> tuple[float, float, float]:
     """Mean seconds of rendering and encoding one batch, and of transformers' encoder; the three take turns after a warm-up."""
     spent, turns = np.zeros(3), 0
     for turn in range(1_000_000):
         marks = [time.perf_counter()]
-        images = render([page for text in texts for page in paginate(text, grid)], grid, mode.px)
+        drawings = [next(layout.paginate(text, "prose")).drawing for text in texts]
+        images = layout.render(texts, drawings, mode.px)
         marks.append(time.perf_counter())
         for encoder in (codec, plain):
             encoder.encode(images, mode).cpu()

@@ -77,8 +77,8 @@ def bench_fidelity(
         changed = changed.replace(verification=changed.verification.replace(share=1.0))
         prepared = prepare(changed)
         stages = (
-            Paginate(prepared.config, prepared.grid, prepared.policy),
-            Render(prepared.grid),
+            Paginate(prepared.config, prepared.layout, prepared.policy),
+            Render(prepared.layout),
             Encode(prepared.config, prepared.fingerprint),
             Verify(prepared.config, prepared.fingerprint),
         )

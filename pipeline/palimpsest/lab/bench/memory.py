@@ -35,7 +35,6 @@ from palimpsest.operations.conversations.transcript import Transcript, Transcrip
 from palimpsest.operations.conversations.turns import Conversation, Turn
 from palimpsest.operations.run import identify, prepare
 from palimpsest.pages.normalise import normalise
-from palimpsest.pages.pagination import layout_fingerprint
 from palimpsest.tiers.ladder import TEXT
 from palimpsest.tiers.policy import PageFacts, Policy, Reading, find_policy
 
@@ -114,7 +113,7 @@ def bench_memory(
     tiers = config.tiers.replace(policy="age+fidelity", as_of=f"{AS_OF:%Y-%m-%d}")
     asked = config.replace(tiers=tiers, verification=config.verification.replace(share=1.0, control_share=0.0))
     prepared = prepare(asked)
-    studio = Studio(prepared.config, prepared.fingerprint, prepared.grid, prepared.policy)
+    studio = Studio(prepared.config, prepared.fingerprint, prepared.layout, prepared.policy)
     told = [_tell(prepared, studio, pages, facts_per_page, text, f"{seed} {number}") for number in range(conversations)]
     whole = sum(_text_tokens(conversation) for conversation in told) / len(told)
     budgets = tuple(budgets) or tuple(max(100, round(share * whole / 100) * 100) for share in SHARES)
@@ -133,7 +132,7 @@ def bench_memory(
             kinds.append({**at, **{kind: _mean([s.exact for s in scores if s.kind == kind]) for kind in names}})
     return {
         "codec": f"{prepared.codec} {prepared.revision}",
-        "grid": str(prepared.grid),
+        "grid": str(prepared.layout),
         "reader": config.verification.reader,
         "storage": config.storage.tokens,
         "target_precision": config.verification.target_precision,
@@ -158,7 +157,7 @@ def bench_memory(
 def _tell(prepared: Recipe, studio: Studio, pages: int, facts_per_page: float, text: Path | None, seed: str) -> Told:
     """A conversation, and all of its pages read in every mode."""
     draw = random.Random(seed)
-    size = (pages + 1) * prepared.grid.cells
+    size = (pages + 1) * prepared.layout.capacity
     filler = normalise(bench_text(size + 4000, text, seed=draw.randrange(1 << 30)))
     turns, planted = plant_facts(filler, size, round(pages * facts_per_page), draw)
     dated = [
@@ -169,7 +168,7 @@ def _tell(prepared: Recipe, studio: Studio, pages: int, facts_per_page: float, t
         dated.append(Turn(role="assistant", text="Yes.", timestamp=AS_OF))
     conversation = Conversation(source_id=None, turns=tuple(dated))
     share = prepared.config.layout.max_escaped_share
-    transcript = transcribe(conversation, prepared.grid, layout_fingerprint(prepared.grid), share)
+    transcript = transcribe(conversation, prepared.layout, share)
     facts = [
         replace(fact, start=transcript.contents[fact.turn] + fact.start)
         for fact in planted
@@ -204,7 +203,7 @@ def _mode_table(prepared: Recipe, told: Sequence[Told]) -> list[dict[str, Any]]:
     for mode in reversed(prepared.policy.ladder.modes):
         seen = [(one, number) for one in told for number, name in one.readings if name == mode.name]
         if not seen:
-            raise ConfigError(f"layout.grid = {str(prepared.grid)!r}: no page of this text can be read by {prepared.codec!r}")
+            raise ConfigError(f"layout.grid = {str(prepared.layout)!r}: no page of this text can be read by {prepared.codec!r}")
         precision = sum(one.readings[number, mode.name].precision for one, number in seen) / len(seen)
         tokens = sum(one.pages[number].text_tokens for one, number in seen) / len(seen)
         rows.append(

@@ -172,12 +172,12 @@ def _page_source(px: int, count: int, bench: Any) -> tuple[Callable[[], Any], st
     try:
         from palimpsest.lab.bench.texts import bench_pages
         from palimpsest.pages.grid import Grid
-        from palimpsest.pages.pagination import render
 
         grid = Grid(64, 32)
-        made = [page for _, page in bench_pages(count, grid)]
-        render(made[:1], grid, px)
-        return lambda: render(made, grid, px), f"rendered, {grid}"
+        made = bench_pages(count, grid)
+        texts, drawings = [text for text, _ in made], [page.drawing for _, page in made]
+        grid.render(texts[:1], drawings[:1], px)
+        return lambda: grid.render(texts, drawings, px), f"rendered, {grid}"
     except Exception as error:  # a machine without a library or a font still measures the rest
         from palimpsest.lab.bench.gpu_encode import noise
 

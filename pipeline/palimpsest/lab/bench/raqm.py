@@ -1,25 +1,29 @@
-"""Shaped pages as Pillow draws them with raqm (HarfBuzz, FriBidi and FreeType): the yardstick of the shaped path.
+"""Pages of layout `document` as Pillow draws them, line by line: the yardstick of `bench render`.
 
-Slow, one font a page, and it needs a system library; the pipeline draws with `shaped.py`, whose pages the tests and the benchmark
-hold against these.
+Latin and CJK with Pillow's basic layout; Arabic, Hebrew and Indic with raqm (HarfBuzz, FriBidi and FreeType), which needs a
+system library. Each line is drawn whole, in one font.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from palimpsest.pages.document import WIDTH, DocumentLayout
 from palimpsest.pages.fonts import font_bytes
-from palimpsest.pages.grid import Grid
-from palimpsest.pages.shaped import BASELINE, LINE_HEIGHT, ShapedPage, lines_per_page
-from palimpsest.pages.shaping import EM, SCRIPT_FONTS
 
 if TYPE_CHECKING:
     from PIL import ImageFont
+
+FONT_OF = {
+    "latin": "NotoSans-Regular.ttf",
+    "arabic": "NotoNaskhArabic-Regular.ttf",
+    "hebrew": "NotoSansHebrew-Regular.ttf",
+    "devanagari": "NotoSansDevanagari-Regular.ttf",
+}
 
 
 def require_raqm() -> None:
@@ -36,29 +40,30 @@ def require_raqm() -> None:
 
 
 @lru_cache(maxsize=32)
-def _font(name: str, size: float) -> ImageFont.FreeTypeFont:
+def _font(script: str, layout: DocumentLayout, px: int) -> ImageFont.FreeTypeFont:
     from PIL import ImageFont
 
-    return ImageFont.truetype(BytesIO(font_bytes(name)), size, layout_engine=ImageFont.Layout.RAQM)
+    engine = ImageFont.Layout.RAQM if script not in ("latin", "cjk") else ImageFont.Layout.BASIC
+    data = layout.cjk.data() if script == "cjk" and layout.cjk else font_bytes(FONT_OF[script])
+    return ImageFont.truetype(
+        BytesIO(data), px * layout.font_size / WIDTH, index=2 if script == "cjk" else 0, layout_engine=engine
+    )
 
 
-def render_raqm(text: str, page: ShapedPage, grid: Grid, px: int) -> np.ndarray:
-    """Draw the lines of `page` out of `text`, the normalised document, with `ImageDraw.text`: uint8 `[px, px]`.
-
-    Every line is drawn whole, in the font that most of the page is set in.
-    """
+def draw_lines(lines: list[str], script: str, layout: DocumentLayout, px: int) -> np.ndarray:
+    """Draw lines that were broken before, uint8 `[px, px]`."""
     from PIL import Image, ImageDraw
 
-    require_raqm()
-    count = lines_per_page(grid)
-    fonts = Counter(font for line in page.lines for _, font, _, _ in line.pieces if font in SCRIPT_FONTS)
-    font = _font(fonts.most_common(1)[0][0], px * EM / (count * LINE_HEIGHT))
+    shaped = script not in ("latin", "cjk")
+    if shaped:
+        require_raqm()
     image = Image.new("L", (px, px), 255)
     draw = ImageDraw.Draw(image)
-    ends = [line.char_start for line in page.lines[1:]] + [page.char_end]
-    x, direction, anchor = (px, "rtl", "rs") if page.rtl else (0, "ltr", "ls")
-    for number, (line, end) in enumerate(zip(page.lines, ends, strict=True)):
-        baseline = round((number + BASELINE) * px / count)
-        words = text[line.char_start : end].replace("\n", " ").rstrip()
-        draw.text((x, baseline), words, fill=0, font=font, direction=direction, anchor=anchor)
+    right = script in ("arabic", "hebrew")
+    padding = px * layout.padding / WIDTH
+    x, anchor = (px - padding, "ra") if right else (padding, "la")
+    direction = ("rtl" if right else "ltr") if shaped else None
+    pitch = (px - 2 * padding) / max(1, len(lines))
+    for number, line in enumerate(lines):
+        draw.text((x, padding + number * pitch), line, fill=0, font=_font(script, layout, px), anchor=anchor, direction=direction)
     return np.asarray(image)

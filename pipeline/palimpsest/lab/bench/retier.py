@@ -47,7 +47,7 @@ def bench_retier(
     if not 0 < aged < 1 or pages < 2 * PAGES_PER_DOCUMENT:
         raise ValueError(f"--aged {aged}, --pages {pages}: a share between 0 and 1, of at least {2 * PAGES_PER_DOCUMENT} pages")
     prepared = prepare(config)
-    made = [text for text, _ in bench_pages(pages, prepared.grid, text)]
+    made = [text for text, _ in bench_pages(pages, prepared.layout, text)]
     texts = ["".join(made[at : at + PAGES_PER_DOCUMENT]) for at in range(0, pages, PAGES_PER_DOCUMENT)]
     old = set(range(0, len(texts), max(1, round(1 / aged))))
     policy = config.tiers.replace(policy="age", as_of=NOW.isoformat(), ages=(f"30d {mode}",))
@@ -79,7 +79,7 @@ def bench_retier(
     assert result.due == alone.fresh.pages_committed and not again.due, (result, alone)
     return {
         "codec": f"{prepared.codec} {prepared.revision}",
-        "grid": str(prepared.grid),
+        "grid": str(prepared.layout),
         "pages": base.fresh.pages_committed,
         "aged_pages": result.due,
         "spread": spread,

@@ -72,7 +72,7 @@ def bench_run(
         raise ValueError(f"pages is {pages}; it must be at least {2 * block}, two blocks of placement.render_batch = {block}")
     tried = placements or (PLACEMENTS if sweep else {"as configured": {}})
     with tempfile.TemporaryDirectory(prefix="palimpsest-bench-") as folder:
-        made = bench_pages(pages, prepared.grid, text)
+        made = bench_pages(pages, prepared.layout, text)
         whole, small = (_write_documents(Path(folder, name), made[:count]) for name, count in (("all", pages), ("block", block)))
         bare = _bare_loops(prepared, whole)
         rows = [*_ray_jobs(prepared, whole, small, pages, tried, Path(folder))]
@@ -86,7 +86,7 @@ def bench_run(
     return {
         "codec": f"{prepared.codec} {prepared.revision}",
         "dtype": config.codec.dtype,
-        "grid": str(prepared.grid),
+        "grid": str(prepared.layout),
         "mode": config.tiers.mode,
         "pages": bare[0]["pages"],
         "ratio": first["ratio"],
@@ -127,7 +127,7 @@ def _bare_loops(prepared: Recipe, source: str) -> list[dict[str, Any]]:
 
 def _bare_loop(prepared: Recipe, source: str, threads: int) -> dict[str, Any]:
     config = prepared.config.replace(placement=prepared.config.placement.replace(threads_per_worker=threads))
-    paginate, render = Paginate(config, prepared.grid, prepared.policy), Render(prepared.grid)
+    paginate, render = Paginate(config, prepared.layout, prepared.policy), Render(prepared.layout)
     encode, verify = Encode(config, prepared.fingerprint), Verify(config, prepared.fingerprint)
 
     def pages_of(documents: list[pa.Table]) -> Iterator[pa.Table]:

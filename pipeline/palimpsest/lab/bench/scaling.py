@@ -216,9 +216,9 @@ def _task_rate(config: JobConfig, place: Path, units: int) -> float:
 def _supply(config: JobConfig, place: Path) -> dict[str, float]:
     """What one core does for pages, in pages per CPU second, and the bytes that a page takes in a shard with random tokens."""
     prepared = identify(config.replace(out=str(place / "pages")))
-    paginate, render = Paginate(prepared.config, prepared.grid, prepared.policy), Render(prepared.grid)
+    paginate, render = Paginate(prepared.config, prepared.layout, prepared.policy), Render(prepared.layout)
     write, mode = Write(str(place / "pages"), config.storage.row_group_bytes), prepared.policy.modes[0]
-    text = bench_text(PAGES * prepared.grid.cells)
+    text = bench_text(PAGES * prepared.layout.capacity)
     row = {"unit_id": "u", "kind": "document", "doc_id": "d" * 32, "text": text, "source_uri": "s3://texts/0"}
     documents = pa.Table.from_pylist([row], DOCUMENTS)
     for _ in paginate(documents):

@@ -8,9 +8,8 @@ from functools import cache
 from itertools import accumulate, islice
 from pathlib import Path
 
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layout import LaidOutPage, Layout
 from palimpsest.pages.normalise import normalise
-from palimpsest.pages.pagination import DocumentPage, paginate
 
 VOCABULARY = 8_000
 _ONSETS = (*"bcdglmnrstv", "br", "cl", "gr", "pl", "pr", "qu", "st", "tr")
@@ -35,14 +34,14 @@ def bench_text(characters: int, path: str | Path | None = None, seed: int = 0) -
     return text * -(-characters // len(text))
 
 
-def bench_pages(count: int, grid: Grid, path: str | Path | None = None, seed: int = 0) -> list[tuple[str, DocumentPage]]:
+def bench_pages(count: int, layout: Layout, path: str | Path | None = None, seed: int = 0) -> list[tuple[str, LaidOutPage]]:
     """`count` full pages: the normalised text of each, and its layout."""
-    pages: list[DocumentPage] = []
-    text, size = "", count * grid.cells
+    pages: list[LaidOutPage] = []
+    text, size = "", count * layout.capacity
     while len(pages) <= count:  # one more, because the last may not be full
         size *= 2
         text = normalise(bench_text(size, path, seed))
-        pages = list(islice(paginate(text, grid), count + 1))
+        pages = list(islice(layout.paginate(text, "prose"), count + 1))
     return [(text[page.char_start : page.char_end], page) for page in pages[:count]]
 
 

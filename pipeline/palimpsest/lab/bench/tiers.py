@@ -82,7 +82,7 @@ def bench_tiers(config: JobConfig, texts: dict[str, str], *, fit: Path | None = 
     named = next((name for name in chosen if name.startswith("predicted")), "climbing")
     return {
         "codec": f"{prepared.codec} {prepared.revision}",
-        "grid": str(prepared.grid),
+        "grid": str(prepared.layout),
         "target": config.verification.target_precision,
         "storage": config.storage.tokens,
         "reader": config.verification.reader,
@@ -141,7 +141,7 @@ def _modes(config: JobConfig, prepared: Recipe) -> list[Mode]:
 
 
 def _pages(prepared: Recipe, texts: dict[str, str], max_pages: int) -> list[pa.Table]:
-    paginate = Paginate(prepared.config, prepared.grid, prepared.policy)
+    paginate = Paginate(prepared.config, prepared.layout, prepared.policy)
     found = []
     for name, text in texts.items():
         document = {"unit_id": "bench", "kind": "document", "doc_id": document_id(text), "text_class": name, "text": text}
@@ -157,14 +157,14 @@ def _pages(prepared: Recipe, texts: dict[str, str], max_pages: int) -> list[pa.T
 
 def _measure(prepared: Recipe, tables: Sequence[pa.Table], modes: Sequence[Mode]) -> tuple[list[Measured], dict[str, float]]:
     """Every page in every mode; and the seconds that a page takes in each."""
-    render, encode = Render(prepared.grid), Encode(prepared.config, prepared.fingerprint)
+    render, encode = Render(prepared.layout), Encode(prepared.config, prepared.fingerprint)
     verify = Verify(prepared.config, prepared.fingerprint)
     measured: list[Measured] = []
     seconds: Counter[str] = Counter()
     for table in tables:
         rows = table.select(["text", "text_class", "num_text_tokens"]).to_pylist()
         some = [
-            Measured(row["text_class"], row["num_text_tokens"], page_features(row["text"], prepared.grid.cells), {})
+            Measured(row["text_class"], row["num_text_tokens"], page_features(row["text"], prepared.layout.capacity), {})
             for row in rows
         ]
         for mode in modes:
@@ -263,12 +263,12 @@ def _cross_validated(prepared: Recipe, measured: Sequence[Measured], modes: Sequ
 
 def _entry(prepared: Recipe, measured: Sequence[Measured], modes: Sequence[str]) -> dict[str, Any]:
     precisions = [[page.readings[mode].precision for mode in modes] for page in measured]
-    return fit_grid(prepared.revision, str(prepared.grid), modes, [page.features for page in measured], precisions)
+    return fit_grid(prepared.revision, str(prepared.layout), modes, [page.features for page in measured], precisions)
 
 
 def _predictor(prepared: Recipe, entry: dict[str, Any]) -> Predictor | None:
     target = prepared.config.verification.target_precision
-    return read_predictor(json.dumps(rungs_file([entry])), prepared.revision, str(prepared.grid), target)
+    return read_predictor(json.dumps(rungs_file([entry])), prepared.revision, str(prepared.layout), target)
 
 
 def _write_fit(path: Path, prepared: Recipe, measured: Sequence[Measured], modes: Sequence[str]) -> dict[str, Any]:
@@ -288,7 +288,7 @@ def _write_fit(path: Path, prepared: Recipe, measured: Sequence[Measured], modes
 
 def _really(prepared: Recipe, tables: Sequence[pa.Table], measured: Sequence[Measured]) -> str:
     """Whether pages that go through the stage end where the comparison says they do."""
-    stage = RateControl(prepared.config, prepared.fingerprint, prepared.grid, prepared.policy)
+    stage = RateControl(prepared.config, prepared.fingerprint, prepared.layout, prepared.policy)
     pages = pa.concat_tables(tables)
     step = max(1, pages.num_rows // REALLY)
     places = list(range(0, pages.num_rows, step))[:REALLY]

@@ -20,7 +20,6 @@ from palimpsest.lab.bench.machine import machine
 from palimpsest.lab.bench.planting import ERROR_SHARES, plant_errors
 from palimpsest.lab.bench.texts import bench_pages
 from palimpsest.operations.run import prepare
-from palimpsest.pages.pagination import render
 
 if TYPE_CHECKING:
     from palimpsest.codecs.adapter import Codec
@@ -74,9 +73,10 @@ def bench_verify(
         torch.set_num_threads(config.placement.threads_per_worker)
     codec = load_codec(config.codec.name, config.codec.path, **codec_options(config), parts="both")
     reader = _Reader(codec, config, max_new_tokens)
-    made = bench_pages(pages, prepared.grid, text, seed)
-    mode, size = codec.mode(config.tiers.mode), (prepared.grid.columns, prepared.grid.rows)
-    reader.see(render([page for _, page in made], prepared.grid, mode.px), mode, size)
+    made = bench_pages(pages, prepared.layout, text, seed)
+    mode, size = codec.mode(config.tiers.mode), prepared.layout.size or (0, 0)
+    drawings = [page.drawing for _, page in made]
+    reader.see(prepared.layout.render([page_text for page_text, _ in made], drawings, mode.px), mode, size)
     own = [codec.encode_text(page_text, mode, size) for page_text, _ in made]
     greedy = reader.generate()  # also the warm-up
     reader.draft(greedy)
@@ -92,7 +92,7 @@ def bench_verify(
         "codec": f"{codec.id} {codec.revision}",
         "dtype": config.codec.dtype,
         "device": str(codec.device),
-        "grid": str(prepared.grid),
+        "grid": str(prepared.layout),
         "mode": mode.name,
         "pages": pages,
         "generate_batch": config.placement.verify_batch,

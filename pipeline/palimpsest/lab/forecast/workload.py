@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from palimpsest.config import ConfigError, JobConfig
 from palimpsest.flow.plan import PlannedUnit, units_table
 from palimpsest.flow.stages import Paginate, Read
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layout import Layout
 from palimpsest.sources.listing import expand
 from palimpsest.sources.tables import plan_units
 from palimpsest.sources.units import Unit
@@ -53,7 +53,7 @@ class Workload:
 
 
 def given_workload(
-    grid: Grid,
+    layout: Layout,
     policy: Policy,
     *,
     pages: float = 0.0,
@@ -77,9 +77,9 @@ def given_workload(
     """
     assumed = []
     if not characters_per_page:
-        characters_per_page = float(grid.cells)
+        characters_per_page = float(layout.capacity)
         assumed.append(
-            f"a full page holds {grid.cells:,} characters, one a cell of {grid} (scripts of wide characters hold half)"
+            f"a full page holds {layout.capacity:,} characters, one a cell of {layout} (scripts of wide characters hold half)"
         )
     if pages:
         total = pages * characters_per_page
@@ -159,7 +159,7 @@ class _Seen:
 
 
 def sampled_workload(
-    config: JobConfig, grid: Grid, policy: Policy, *, megabytes: float = 8.0, tiers: Mapping[str, float] | None = None
+    config: JobConfig, layout: Layout, policy: Policy, *, megabytes: float = 8.0, tiers: Mapping[str, float] | None = None
 ) -> Workload:
     """A workload from a sample of the real sources: whole units, drawn at random, read and laid out as a run does it.
 
@@ -177,7 +177,7 @@ def sampled_workload(
              for parts in [plan_units(item, config.source)] for unit in parts]  # fmt: skip
     whole, seen = sum(size for _, size in units), []
     for unit, size in _drawn(units, int(megabytes * MIB)):
-        seen.append(_look(unit, size, config, grid, policy))
+        seen.append(_look(unit, size, config, layout, policy))
     read = sum(unit.size for unit in seen)
     rows: Counter[str] = sum((unit.rows for unit in seen), Counter())
     found: Counter[str] = sum((unit.tiers for unit in seen), Counter())
@@ -228,8 +228,8 @@ def _drawn(units: list[tuple[Unit, int]], limit: int) -> Iterator[tuple[Unit, in
         yield unit, size
 
 
-def _look(unit: Unit, size: int, config: JobConfig, grid: Grid, policy: Policy) -> _Seen:
-    read, paginate, seen = Read(config.source), Paginate(config, grid, policy), _Seen(size)
+def _look(unit: Unit, size: int, config: JobConfig, layout: Layout, policy: Policy) -> _Seen:
+    read, paginate, seen = Read(config.source), Paginate(config, layout, policy), _Seen(size)
     table = units_table([PlannedUnit(unit=unit, unit_id="sample")])
     for documents in read(table):
         for rows in paginate(documents):

@@ -10,10 +10,9 @@ import pyarrow as pa
 
 from palimpsest.config import JobConfig
 from palimpsest.flow.stages import Encode, Render, Verify
-from palimpsest.flow.stages.reread import laid_out_again
 from palimpsest.flow.stages.tables import table_of
 from palimpsest.operations.conversations.transcript import Transcript
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layout import Layout
 from palimpsest.pages.text_class import classify
 from palimpsest.schemas import PAGES
 from palimpsest.tiers.policy import Policy, Reading
@@ -24,17 +23,17 @@ BATCH = 32  # pages in memory as images at a time
 class Studio:
     """Draws, encodes and reads back pages; both halves of the codec, loaded once."""
 
-    def __init__(self, config: JobConfig, fingerprint: str, grid: Grid, policy: Policy) -> None:
-        self.grid, self.policy = grid, policy
-        self.render = Render(grid)
+    def __init__(self, config: JobConfig, fingerprint: str, layout: Layout, policy: Policy) -> None:
+        self.layout, self.policy = layout, policy
+        self.render = Render(layout)
         self.encode, self.verify = Encode(config, fingerprint), Verify(config, fingerprint)
 
     def judge(self, rows: list[dict[str, Any]]) -> pa.Table:
         """Rows of PAGES that have a text and a mode, but are not laid out -> VERDICTS, in their order."""
         for row in rows:
-            layout = laid_out_again(row["text"], self.grid)
-            assert layout is not None, f"page {row['page_id']} does not lay out again"
-            row |= {"cells": layout.cells, "lines": layout.lines, "tier": row["mode"]}
+            laid_out = self.layout.lay_out_again(row["text"], row["text_class"])
+            assert laid_out is not None, f"page {row['page_id']} does not lay out again"
+            row |= {"drawing": laid_out.drawing, "tier": row["mode"]}
             row["image_px"] = self.policy.ladder.mode(row["mode"], "tier").px
         return self.verify(self.encode(self.render(table_of(rows, PAGES, "conversations"))))
 
@@ -89,7 +88,7 @@ class Bank:
     def _row(self, number: int, mode: str) -> dict[str, Any]:
         from palimpsest.codecs.text_tokens import TEXT_TOKENIZER
 
-        page = self.transcript.pages[number]
+        page, size = self.transcript.pages[number], self.studio.layout.size
         return {
             **self.carried,
             "page_id": page.page_id,
@@ -103,7 +102,8 @@ class Bank:
             "text_class": self.text_class,
             "timestamp": self.transcript.newest(page),
             "importance": page.importance,
-            "grid_h": self.studio.grid.rows,
-            "grid_w": self.studio.grid.columns,
+            "grid_h": size[1] if size else None,
+            "grid_w": size[0] if size else None,
+            "layout": self.studio.layout.described,
             "mode": mode,
         }

@@ -113,7 +113,7 @@ def build(config: MemoryConfig, watch: Watch = lambda counts: None) -> MemoryRes
             name, done = committed(store, unit_id(item.key, item.version, piece.slice, print_))
             if done is None:
                 try:
-                    studio = studio or Studio(prepared.config, prepared.fingerprint, prepared.grid, prepared.policy)
+                    studio = studio or Studio(prepared.config, prepared.fingerprint, prepared.layout, prepared.policy)
                     done = _make_unit(config, prepared, studio, store, piece, name, run_id, print_, total, watch)
                 except _Unread as problem:
                     unread.append(str(problem))

@@ -16,7 +16,6 @@ from palimpsest.operations.conversations.settings import MemoryConfig
 from palimpsest.operations.conversations.transcript import transcribe
 from palimpsest.operations.conversations.turns import Conversation
 from palimpsest.operations.conversations.writer import UnitWriter
-from palimpsest.pages.pagination import layout_fingerprint
 from palimpsest.sources.documents import QUARANTINE_BYTES, excerpt
 from palimpsest.tiers.ladder import TEXT
 from palimpsest.tiers.policy import PageFacts
@@ -38,7 +37,7 @@ class Samples:
         self.config, self.prepared, self.writer = config, prepared, writer
         self.settings, self.policy = config.conversations, prepared.policy
         share = prepared.config.layout.max_escaped_share
-        self.transcript = transcribe(conversation, prepared.grid, layout_fingerprint(prepared.grid), share)
+        self.transcript = transcribe(conversation, prepared.layout, share)
         self.bank = Bank(self.transcript, studio, writer.keep_pages, {**source, "unit_id": writer.unit_id})
         self.source = {**source, "source_id": conversation.source_id}
         self.identity = {"unit_id": writer.unit_id, "conversation_id": self.transcript.doc_id, "fingerprint": fingerprint}

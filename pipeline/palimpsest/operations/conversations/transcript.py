@@ -17,8 +17,8 @@ from datetime import datetime, timedelta
 
 from palimpsest.flow.stages.paginate import why_not_covered
 from palimpsest.operations.conversations.turns import Conversation
-from palimpsest.pages.grid import Grid
-from palimpsest.pages.pagination import page_id, paginate
+from palimpsest.pages.layout import Layout, page_id
+from palimpsest.pages.text_class import classify
 from palimpsest.sources.documents import document_id
 
 
@@ -83,12 +83,8 @@ class Transcript:
         return self.conversation.turns[page.last_turn].timestamp
 
 
-def transcribe(conversation: Conversation, grid: Grid, layout: str, max_escaped_share: float) -> Transcript:
-    """Write a conversation down and lay it out; the last target's own text is not laid out.
-
-    Args:
-        layout: the `layout_fingerprint` of the grid.
-    """
+def transcribe(conversation: Conversation, layout: Layout, max_escaped_share: float) -> Transcript:
+    """Write a conversation down and lay it out; the last target's own text is not laid out."""
     from palimpsest.codecs.text_tokens import count_tokens
 
     parts: list[str] = []
@@ -103,17 +99,18 @@ def transcribe(conversation: Conversation, grid: Grid, layout: str, max_escaped_
     doc_id = document_id(text)
     end = starts[conversation.targets[-1]]
     pages: list[TranscriptPage] = []
-    for number, page in enumerate(paginate(text[:end], grid)):
+    identity = layout.identity
+    for number, page in enumerate(layout.paginate(text[:end], classify(text))):
         first, last = bisect_right(starts, page.char_start) - 1, bisect_right(starts, page.char_end - 1) - 1
         held = [turn.importance for turn in conversation.turns[first : last + 1] if turn.importance is not None]
         pages.append(
             TranscriptPage(
-                page_id=page_id(doc_id, number, layout),
+                page_id=page_id(doc_id, number, identity),
                 number=number,
                 char_start=page.char_start,
                 char_end=page.char_end,
                 text_tokens=count_tokens([text[page.char_start : page.char_end]])[0],
-                uncovered=why_not_covered(page, grid, max_escaped_share),
+                uncovered=why_not_covered(page, text[page.char_start : page.char_end], layout, max_escaped_share),
                 first_turn=first,
                 last_turn=last,
                 importance=max(held, default=None),

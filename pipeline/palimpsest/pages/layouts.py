@@ -1,0 +1,50 @@
+"""The layouts, found by name: from settings, or from the columns of a stored page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from palimpsest.config import LayoutConfig
+from palimpsest.errors import UsageError
+from palimpsest.pages.document import DocumentLayout
+from palimpsest.pages.fonts import find_cjk
+from palimpsest.pages.grid import Grid
+from palimpsest.pages.layout import Layout
+
+LAYOUTS = ("grid", "document")
+
+
+def make_layout(settings: LayoutConfig) -> Layout:
+    """The layout that settings describe; `settings.name` and `settings.alphabet` are no longer "codec".
+
+    Raises:
+        UsageError: for an unknown name, or a CJK font that cannot be used.
+    """
+    if settings.name == "grid":
+        return Grid.parse(settings.grid, settings.alphabet)
+    if settings.name == "document":
+        sizes = {name: getattr(settings, name) for name in ("font_size", "padding", "line_spacing")}
+        return DocumentLayout(**sizes, newline=settings.newline, font=settings.font, cjk=find_cjk(settings.cjk_font))
+    raise UsageError(f"layout.name = {settings.name!r}: choose one of {', '.join(LAYOUTS)}")
+
+
+def layout_of_row(row: Mapping[str, Any], alphabet: str) -> Layout:
+    """The layout of a stored page.
+
+    Args:
+        row: the columns layout, grid_w and grid_h.
+        alphabet: of the codec, for a grid.
+
+    Raises:
+        UsageError: for a layout of another version, or a font that this machine lacks.
+    """
+    name, *described = row["layout"].split()
+    if name == "grid":
+        return Grid(row["grid_w"], row["grid_h"], alphabet)
+    values = dict(part.partition("=")[::2] for part in described)
+    if name != "document" or not values.keys() >= {"font_size", "padding", "line_spacing", "newline", "font", "cjk"}:
+        raise UsageError(f"layout {row['layout']!r} of a page: this version knows {', '.join(LAYOUTS)}")
+    font_size, padding, line_spacing = (float(values[name]) for name in ("font_size", "padding", "line_spacing"))
+    cjk = find_cjk("auto", values["cjk"]) if values["cjk"] != "none" else None
+    return DocumentLayout(font_size, padding, line_spacing, values["newline"], values["font"], cjk)
