@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 import pytest
 
@@ -70,6 +71,23 @@ def test_a_run_records_what_it_commits(recorded: Recorded) -> None:
     with pytest.raises(RuntimeError), RunMetrics("out", 0).run():
         raise RuntimeError
     assert recorded[("palimpsest_runs", ("failed",))] == 1
+
+
+def test_gauges_are_set_again_as_long_as_the_run_lasts(recorded: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's exporter forgets a gauge about 30 s after it was set: without this the alert on a stalled run cannot fire."""
+    monkeypatch.setattr(telemetry, "GAUGE_SECONDS", 0.01)
+    run = RunMetrics("corpus", 3)
+    pending = ("palimpsest_units_pending", ("corpus",))
+    with run.run():
+        for _ in range(2):
+            recorded.clear()
+            deadline = time.monotonic() + 30
+            while pending not in recorded and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert recorded[pending] == 3
+    recorded.clear()
+    time.sleep(0.1)
+    assert recorded == {}
 
 
 def test_events_are_lines_for_people_or_json_and_hold_no_secret(

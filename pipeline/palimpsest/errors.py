@@ -3,6 +3,7 @@
 PalimpsestError         exit code 1: failed
     RunFailed           a run ended without a snapshot; its work is kept
     WorkerFailed        flow/ledger.py: a worker died or met a bug
+    Stopped             the user or the machine's manager stopped the command; what was committed is kept
     StoreError          storage/object_store.py: the store cannot be read or written
 UsageError              exit code 2: a setting, source or corpus that cannot be used; also a ValueError
 """
@@ -24,3 +25,7 @@ class UsageError(PalimpsestError, ValueError):
 
 class RunFailed(PalimpsestError, RuntimeError):
     """The run ended without a snapshot; what was committed stays, and the next run continues from there."""
+
+
+class Stopped(PalimpsestError):
+    """SIGINT or SIGTERM ended the work; the message says what is kept and what the same command will repeat."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -73,6 +74,8 @@ def log_event(event: str, *, routine: bool = False, **fields: Any) -> None:
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
 
+
+GAUGE_SECONDS = 10.0  # between two settings of a gauge; Ray's exporter forgets one after about 30 s
 
 COUNTER, HISTOGRAM, GAUGE = "counter", "histogram", "gauge"
 
@@ -220,7 +223,8 @@ class RunMetrics:
         self.documents = self.quarantined = 0
         self.outcome = "failed"
         self.precision = Precision()
-        record("palimpsest_units_pending", units, corpus=self.corpus)
+        self._gauges: dict[str, float] = {}
+        self._set("palimpsest_units_pending", units)
 
     def committed(
         self,
@@ -251,11 +255,11 @@ class RunMetrics:
         record("palimpsest_source_bytes", source_bytes)
         self.documents += counts["documents_in"]
         self.quarantined += counts["documents_quarantined"]
-        record("palimpsest_quarantine_share", self.quarantined / max(1, self.documents), corpus=self.corpus)
+        self._set("palimpsest_quarantine_share", self.quarantined / max(1, self.documents))
         self.precision.total += precision.total
         self.precision.pages += precision.pages
         if self.precision.mean is not None:
-            record("palimpsest_mean_precision", self.precision.mean, corpus=self.corpus)
+            self._set("palimpsest_mean_precision", self.precision.mean)
         self._done("committed")
 
     def unread(self) -> None:
@@ -265,21 +269,35 @@ class RunMetrics:
     def published(self, snapshot: int, now: float, *, findings: bool) -> None:
         """The run published `snapshot`, or found it current, at the Unix time `now` in seconds."""
         self.outcome = "findings" if findings else "done"
-        record("palimpsest_snapshot_number", snapshot, corpus=self.corpus)
-        record("palimpsest_snapshot_timestamp_seconds", now, corpus=self.corpus)
+        self._set("palimpsest_snapshot_number", snapshot)
+        self._set("palimpsest_snapshot_timestamp_seconds", now)
 
     @contextmanager
     def run(self) -> Iterator[None]:
-        """Count the run by its outcome when the block ends."""
+        """Keep the gauges alive in the block (an exporter forgets what is not set again), and count the run by its outcome."""
+        ended = threading.Event()
+        keeper = threading.Thread(target=self._keep, args=(ended,), daemon=True)
+        keeper.start()
         try:
             yield
         finally:
+            ended.set()
+            keeper.join()
             record("palimpsest_runs", 1, outcome=self.outcome)
+
+    def _keep(self, ended: threading.Event) -> None:
+        while not ended.wait(GAUGE_SECONDS):
+            for name, value in dict(self._gauges).items():
+                record(name, value, corpus=self.corpus)
+
+    def _set(self, name: str, value: float) -> None:
+        self._gauges[name] = value
+        record(name, value, corpus=self.corpus)
 
     def _done(self, outcome: str) -> None:
         self.pending -= 1
         record("palimpsest_units", 1, outcome=outcome)
-        record("palimpsest_units_pending", self.pending, corpus=self.corpus)
+        self._set("palimpsest_units_pending", self.pending)
 
 
 def _without_credentials(uri: str) -> str:

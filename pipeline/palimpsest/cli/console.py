@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -51,23 +53,30 @@ def needs_lab() -> None:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn the errors that a user can mend into one line and an exit code; a bug keeps its traceback."""
-    from palimpsest.errors import RunFailed
-    from palimpsest.flow.ledger import WorkerFailed
-    from palimpsest.storage.object_store import StoreError
+    """Turn the errors that a user can fix into one line and an exit code; a bug keeps its traceback.
 
+    SIGTERM ends the command as SIGINT does.
+    """
+    from palimpsest.errors import PalimpsestError
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
+    except PalimpsestError as error:
+        usage = error.exit_code == USAGE
+        err.print(f"[bold red]{'error' if usage else 'failed'}:[/] {_plain(error)}", soft_wrap=True)
+        raise typer.Exit(error.exit_code) from error
     except (ValueError, FileNotFoundError) as error:
         err.print(f"[bold red]error:[/] {_plain(error)}", soft_wrap=True)
         raise typer.Exit(USAGE) from error
     except BrokenPipeError:
         raise  # whoever reads our output has seen enough
-    except (RunFailed, StoreError, OSError, WorkerFailed) as error:
+    except OSError as error:
         err.print(f"[bold red]failed:[/] {_plain(error)}", soft_wrap=True)
         raise typer.Exit(FAILED) from error
     except KeyboardInterrupt as error:
-        err.print("stopped; what was committed is kept, the same command goes on from there")
+        err.print("stopped; what was committed is kept, the same command continues from there")
         raise typer.Exit(FAILED) from error
 
 

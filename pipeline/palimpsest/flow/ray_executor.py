@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import uuid
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -65,7 +67,10 @@ def connected(placement: PlacementConfig) -> Iterator[RayExecutor]:
             options["object_store_memory"] = placement.object_store_bytes
     else:
         options["address"] = placement.address
+    handler = signal.getsignal(signal.SIGTERM)
     _start(options)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray's own would end the driver without a word about what is kept
     try:
         _refuse_too_little(placement)
         yield RayExecutor()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from palimpsest.corpus.units import CommitRecord
+from palimpsest.errors import Stopped
 from palimpsest.flow.ledger import Subscriber, UnitInFlight, UnreadSource
 from palimpsest.schemas import RowKind
 
@@ -40,6 +42,7 @@ class Progress(Subscriber):
     watch: Callable[[Progress], None] = lambda progress: None
     began: float = field(default_factory=time.monotonic)
     _settled: int = 0  # text bytes of the units that `bytes` counts
+    _settled_pages: int = 0
     _first: tuple[float, float] | None = None  # when the first pages arrived, and how much of the job they were
 
     @property
@@ -121,4 +124,19 @@ class Progress(Subscriber):
         self.units += 1
         self.bytes += unit.bytes
         self._settled += unit.arrived.counts["text_bytes"]
+        self._settled_pages += unit.arrived.counts["pages"]
         self.watch(self)
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """Turn an interrupt (SIGINT, SIGTERM) within the block into an error that says what the next run repeats.
+
+        Raises:
+            Stopped.
+        """
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            repeated = self.pages - self._settled_pages
+            again = f"the same command continues from there and repeats {repeated:,} pages of units that were not complete"
+            raise Stopped(f"stopped with {self.units:,} of {self.units_total:,} units committed; {again}") from error

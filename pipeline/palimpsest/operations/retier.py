@@ -213,7 +213,8 @@ def _commit(store: ObjectStore, plan: RetierPlan, run_id: str, work: _Work, prog
             for print_, units in todo.items():
                 records = Work()
                 ledger = Ledger([_in_flight(planned) for planned in units], [progress, work, records, EventLog()])
-                ledger.settle(executor.retier(shards_of(units), plan.recipes[print_]), store, run_id)
+                with progress.stoppable():
+                    ledger.settle(executor.retier(shards_of(units), plan.recipes[print_]), store, run_id)
                 done.update((record.unit_id, record) for record in records.records)
     work.seconds = time.monotonic() - start
     return list(done.values())

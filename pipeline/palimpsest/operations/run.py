@@ -345,7 +345,9 @@ def process(
     def pending() -> list[PlannedUnit]:
         return [unit.planned for unit in ledger.incomplete()]
 
-    ledger.settle(executor.run_units(units, recipe, pending), store, run_id)
+    progress = next((subscriber for subscriber in subscribers if isinstance(subscriber, Progress)), Progress())
+    with progress.stoppable():
+        ledger.settle(executor.run_units(units, recipe, pending), store, run_id)
 
 
 def _refuse_quarantine(counts: Counts, work: Work, share: float) -> None:

@@ -28,6 +28,8 @@ class NoSuchObject(StoreError):
 class BadKey(StoreError, ValueError):
     """A name that could lead out of the store, or that two stores would read differently."""
 
+    exit_code = 2
+
 
 class Unavailable(StoreError):
     """The storage could not be asked, or refuses everybody; this says nothing about the object."""

@@ -1,0 +1,99 @@
+"""How far a job is: shares, estimates and the line that shows them; and how a job is stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from palimpsest.cli.progress import described, duration
+from palimpsest.config import to_toml
+from palimpsest.corpus.units import CommitRecord
+from palimpsest.flow.ledger import InFlight, SourceUnit
+from palimpsest.flow.plan import PlannedUnit
+from palimpsest.operations import progress as module
+from palimpsest.operations.progress import Progress
+from palimpsest.schemas import PAGE_COUNTS
+from palimpsest.sources.objects import SourceObject
+from palimpsest.sources.units import Unit
+from tests.conftest import JobFactory
+from tests.mixed_sources import prose
+
+UNIT_BYTES, PAGES, TEXT = 1000, 10, 80  # of a unit: stored bytes, pages, bytes of text of a page; a fifth of a source is no text
+
+
+def written(pages: int) -> dict[str, object]:
+    counts = dict.fromkeys(PAGE_COUNTS, 0) | {"pages": pages, "first_pages": pages, "text_bytes": pages * TEXT}
+    return {"kind": "written", "counts": counts}
+
+
+def unit() -> SourceUnit:
+    item = SourceObject(uri="a", key="a", size=UNIT_BYTES, version="v")
+    arrived = InFlight()
+    arrived.counts.update({"pages": PAGES, "text_bytes": PAGES * TEXT})
+    return SourceUnit(PlannedUnit(unit=Unit(object=item), unit_id="u", bytes=UNIT_BYTES), "f", arrived)
+
+
+def test_the_estimate_is_good_after_a_fifth_of_the_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty seconds of starting up, then a page a second: the start must not count, nor what of a source is no text."""
+    now = 1000.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    units = 10
+    progress = Progress(units_total=units, bytes_total=units * UNIT_BYTES, began=now)
+    assert progress.share == 0 and progress.seconds_left is None and progress.estimated_pages is None
+    now += 20
+    record = CommitRecord.__new__(CommitRecord)
+    for page in range(1, units * PAGES + 1):
+        now += 1
+        progress.arrived(written(1))
+        if page % PAGES == 0:
+            progress.committed(unit(), record)
+        left = units * PAGES - page
+        if page >= units * PAGES // 5 and left:
+            assert progress.seconds_left is not None and left / 1.5 <= progress.seconds_left <= left * 1.5
+            assert progress.estimated_pages is not None and abs(progress.estimated_pages - units * PAGES) <= 5
+    assert progress.share == 1.0
+    progress.stages = lambda: {"encode": {"rows": 120.0}}
+    assert described(progress) == "100 of about 100 pages  0.8 pages/s  10/10 units committed  (120 encoded)"
+
+
+def test_pages_that_are_known_beforehand_are_no_estimate() -> None:
+    progress = Progress(pages_total=40)
+    progress.read(10)
+    assert progress.share == 0.25 and described(progress).startswith("10 of 40 pages")
+
+
+def test_durations_are_for_people() -> None:
+    assert [duration(seconds) for seconds in (3.4, 89, 600, 7000)] == ["3 s", "89 s", "10 min", "1 h 57 min"]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_says_what_is_kept_and_what_is_repeated(stop: signal.Signals, job: JobFactory, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name in range(40):
+        lines = [json.dumps({"text": prose(20_000, 100 * name + number)}) for number in range(3)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    preset = tmp_path / "job.toml"
+    preset.write_text(to_toml(job(folder, out, "placement.render_batch=4", "placement.shard_batch=4")))
+    command = [sys.executable, "-m", "palimpsest.cli", "run", str(preset)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
+    try:
+        deadline = time.monotonic() + 300
+        while not any((out / "_units").glob("*.json")) and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        child.send_signal(stop)
+        _, errors = child.communicate(timeout=120)
+    finally:
+        child.kill()
+    assert child.returncode == 1, errors
+    last = errors.strip().splitlines()[-1]
+    assert "stopped with" in last and "of 40 units committed" in last and "repeats" in last, errors
+    assert "Traceback" not in errors
+    assert len(list((out / "_units").glob("*.json"))) >= 1
