@@ -202,6 +202,9 @@ class TierConfig(Settings):
     the one that comes with the codec."""
     cheap_text: bool = True
     """With policy fidelity, keep a page as text if its text costs no more than its tokens would."""
+    exact: Literal["none", "identifiers", "all"] = "none"
+    """Misread words that are kept as a short text with the page, counted in its context tokens: none, identifiers (words with
+    digits, signs or mixed case), or all."""
 
 
 class VerificationConfig(Settings):
@@ -400,10 +403,11 @@ _TIER_SETTINGS = {
 
 def tier_identity(tiers: TierConfig) -> dict[str, Any]:
     """The settings that change what the policy does with a page; of policy "fixed" only the mode, as it always was."""
+    exact = {"exact": tiers.exact} if tiers.exact != "none" else {}
     if tiers.policy == "fixed":
-        return {"mode": tiers.mode}
+        return {"mode": tiers.mode, **exact}
     names = {name.strip() for name in tiers.policy.split("+")}
     if not names & {"age", "fixed"} and names != {"fidelity"}:
         names.add("fixed")
     settings = sorted({setting for name in names for setting in _TIER_SETTINGS.get(name, ())} | {"modes"})
-    return {"policy": sorted(names), **{setting: getattr(tiers, setting) for setting in settings}}
+    return {"policy": sorted(names), **exact, **{setting: getattr(tiers, setting) for setting in settings}}

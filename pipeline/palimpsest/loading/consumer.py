@@ -69,6 +69,7 @@ class CodecConsumer:
         from palimpsest.codecs.target import PlainTarget
 
         self.before, self.after = image_brackets(codec.config)
+        self._rows = {mode.num_vision_tokens: mode.num_context_tokens for mode in codec.modes}
         self.image_id = codec.image_token_id
         self.eos_id = min(codec.eos_ids)
         text = codec.config.get_text_config()
@@ -91,7 +92,8 @@ class CodecConsumer:
         return ids
 
     def image(self, num_vision_tokens: int, num_context_tokens: int) -> list[int]:
-        return [*self.before, *[self.image_id] * num_context_tokens, *self.after]
+        rows = self._rows.get(num_vision_tokens, num_context_tokens)  # a page's context tokens may include its errata
+        return [*self.before, *[self.image_id] * rows, *self.after]
 
 
 _NAMES = {

@@ -165,7 +165,8 @@ class Memory(Rows):
     @staticmethod
     def _ids(segment: dict[str, Any], reader: Consumer) -> list[int]:
         if segment["kind"] == VISUAL:
-            return reader.image(segment["num_vision_tokens"], segment["num_context_tokens"])
+            image = reader.image(segment["num_vision_tokens"], segment["num_context_tokens"])
+            return [*image, *reader.encode(segment["text"])] if segment["text"] else image  # the text is the page's errata
         return reader.encode(segment["text"])
 
     def _within_budget(self, sample: dict[str, Any], parts: list[list[int]]) -> tuple[list[list[int]], int]:

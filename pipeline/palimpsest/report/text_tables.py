@@ -13,6 +13,7 @@ from palimpsest.report.measures import Group
 from palimpsest.report.printable import printable
 from palimpsest.report.rate_control import rate_control
 from palimpsest.report.summary import Summary
+from palimpsest.verification.errata import as_text, of_row
 
 TEXT_LIMIT = 4000  # characters of a page
 
@@ -48,6 +49,7 @@ def page_panel(view: PageView) -> RenderableType:
         ("tier", f"{row['tier']}  {row['image_px'] or 0} px  class {_plain(row['text_class'] or '–')}"),
         ("tokens", f"{row['num_text_tokens']} text in {row['num_context_tokens'] or 0} context  ({_number(view.ratio, 2, '×')})"),
         ("verdict", f"{row['status']}{'  ' + row['reason'] if row['reason'] else ''}  precision {_share(row['precision'], 2)}"),
+        ("errata", _plain(as_text(of_row(row["errata"])).strip()) or "–"),
         ("codec", f"{row['codec'] or '–'}  {row['codec_revision'] or ''}"),
     ):
         facts.add_row(name, Text(value))

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from palimpsest.config import JobConfig
 from palimpsest.flow.stages.encode import Encode
+from palimpsest.flow.stages.exact import cheaper_as_text
 from palimpsest.flow.stages.render import Render
 from palimpsest.flow.stages.tables import TEXT_TIER, with_columns
 from palimpsest.flow.stages.verify import Verify
@@ -31,6 +32,7 @@ class RateControl:
     def __init__(self, config: JobConfig, fingerprint: str, layout: Layout, policy: Policy) -> None:
         self.policy, self.render = policy, Render(layout)
         self.encode, self.verify = Encode(config, fingerprint), Verify(config, fingerprint)
+        self.verify.settles = False
 
     def __call__(self, table: pa.Table) -> pa.Table:
         done: list[pa.Table | None] = [None] * table.num_rows
@@ -42,10 +44,10 @@ class RateControl:
         facts = {place: self._facts(table, place) for place in range(table.num_rows) if done[place] is None}
         tried: dict[int, dict[str, pa.Table]] = {place: {} for place in facts}
         while facts:
-            wanted = {place: self.policy.tier(known) for place, known in facts.items()}
+            wanted = {place: self._wanted(known, tried[place]) for place, known in facts.items()}
             for place, tier in wanted.items():
                 if tier in tried[place]:
-                    done[place] = _stored(tried[place][tier], facts.pop(place))
+                    done[place] = cheaper_as_text(_stored(tried[place][tier], facts.pop(place)))
             places = list(facts)
             pages = table.take(pa.array(places, pa.int64()))
             judged = self._judge(self._in_tiers(pages, [wanted[place] for place in places], list(facts.values())))
@@ -59,6 +61,26 @@ class RateControl:
                 reading = Reading(verdict["precision"][0].as_py(), verdict["status"][0].as_py() == "verified")
                 facts[place] = replace(facts[place], readings={**facts[place].readings, tier: reading})
         return conform(pa.concat_tables([self._nothing(), *filter(None, done)]), VERDICTS, "rate control")
+
+    def _wanted(self, page: PageFacts, tried: Mapping[str, pa.Table]) -> str:
+        """The tier that a page is to be tried in next, or that it gets where it was tried.
+
+        The policy's own, unless its errata make a sharper mode cheaper: the cheapest of all that meet the target is chosen.
+        """
+        tier = self.policy.tier(page)
+        if tier not in tried or tried[tier]["errata"][0].as_py() is None:
+            return tier
+        costs = {
+            mode: row["num_context_tokens"][0].as_py() for mode, row in tried.items() if page.readings[mode].met or mode == tier
+        }
+        cheapest = min(costs, key=lambda mode: (costs[mode], mode != tier))
+        most = min(costs[cheapest], page.text_tokens or costs[cheapest])
+        sharper = self.policy.ladder.sharpness(tier)
+        for mode in reversed(self.policy.ladder.modes):
+            untried = mode.name not in tried and self.policy.ladder.sharpness(mode.name) > sharper
+            if untried and mode.num_context_tokens < most:
+                return mode.name
+        return cheapest
 
     def _judge(self, pages: pa.Table) -> pa.Table:
         return self.verify(self.encode(self.render(pages)))

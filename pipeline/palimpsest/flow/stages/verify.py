@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from palimpsest.codecs.token_storage.rows import stored_tokens
+from palimpsest.flow.stages.exact import cheaper_as_text, with_errata
 from palimpsest.flow.stages.model import Model, codec_options
 from palimpsest.flow.stages.tables import TEXT_TIER, by_mode, verdict_columns, with_columns
 from palimpsest.schemas import VERDICTS, RowKind, conform
@@ -21,9 +22,14 @@ if TYPE_CHECKING:
 
 
 class Verify(Model):
-    """TOKENS -> VERDICTS: read back what is stored and compare."""
+    """TOKENS -> VERDICTS: read back what is stored and compare.
+
+    Attributes:
+        settles: a page whose errata cost more than its tokens save becomes text; else the caller decides.
+    """
 
     parts = "decoder"
+    settles = True
 
     def __call__(self, table: pa.Table) -> pa.Table:
         from palimpsest.verification.control import is_sampled
@@ -49,7 +55,9 @@ class Verify(Model):
                     columns[key][place] = value
         verdicts = {key: pa.array(values, VERDICTS.field(key).type) for key, values in columns.items()}
         carried = {"reason": pa.array(reasons, pa.string()), "detail": pa.array(details, pa.string())}
-        return conform(with_columns(with_columns(table, carried), verdicts), VERDICTS, "verify")
+        judged = conform(with_columns(with_columns(table, carried), verdicts), VERDICTS, "verify")
+        judged = with_errata(judged, self.config.tiers.exact)
+        return cheaper_as_text(judged) if self.settles else judged
 
     def verdicts(self, table: pa.Table, mode_name: str) -> Sequence[Any]:
         """Verdicts on rows with tokens, all of one mode."""

@@ -27,6 +27,7 @@ class Studio:
         self.layout, self.policy = layout, policy
         self.render = Render(layout)
         self.encode, self.verify = Encode(config, fingerprint), Verify(config, fingerprint)
+        self.verify.settles = False
 
     def judge(self, rows: list[dict[str, Any]]) -> pa.Table:
         """Rows of PAGES that have a text and a mode, but are not laid out -> VERDICTS, in their order."""
@@ -40,12 +41,14 @@ class Studio:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the tokens of a page in one mode stand, and what was read from them."""
+    """Where the tokens of a page in one mode are, what was read from them, and its context tokens with its errata."""
 
     shard: int
     row: int
     tokens_sha256: str
     reading: Reading | None
+    errata: list[dict[str, Any]]
+    cost: int
 
 
 class Bank:
@@ -75,15 +78,22 @@ class Bank:
             some = missing[start : start + BATCH]
             table = self.studio.judge([self._row(number, mode) for number, mode in some])
             placed = self.keep(table)
-            columns = [table[name].to_pylist() for name in ("tokens_sha256", "precision", "status")]
-            for key, (shard, row), sha256, precision, status in zip(some, placed, *columns, strict=True):
+            columns = [
+                table[name].to_pylist() for name in ("tokens_sha256", "precision", "status", "errata", "num_context_tokens")
+            ]
+            for key, (shard, row), sha256, precision, status, errata, cost in zip(some, placed, *columns, strict=True):
                 seen = None if precision is None else Reading(precision, status == "verified")
-                self.places[key] = Place(shard, row, sha256, seen)
+                self.places[key] = Place(shard, row, sha256, seen, errata or [], cost)
 
     def readings(self, number: int, modes: Collection[str]) -> dict[str, Reading]:
         """The verdicts on a page, in the order of `modes`."""
         found = {mode: self.places.get((number, mode)) for mode in modes}
         return {mode: place.reading for mode, place in found.items() if place is not None and place.reading is not None}
+
+    def costs(self, number: int, modes: Collection[str]) -> dict[str, int]:
+        """Context tokens of a page with its errata, in the modes that were drawn."""
+        found = {mode: self.places.get((number, mode)) for mode in modes}
+        return {mode: place.cost for mode, place in found.items() if place is not None}
 
     def _row(self, number: int, mode: str) -> dict[str, Any]:
         from palimpsest.codecs.text_tokens import TEXT_TOKENIZER

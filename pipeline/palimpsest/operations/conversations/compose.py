@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -22,11 +22,19 @@ from palimpsest.tiers.policy import PageFacts, Policy
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A page that may stand in a context. `facts.age` is its age in this sample; `drawable`: a codec can read it."""
+    """A page that may be in a context.
+
+    Attributes:
+        facts: with its age in this sample.
+        drawable: a codec can read it.
+        pinned: its importance keeps it as text.
+        costs: context tokens with errata of the modes that were read; None where errata are not kept.
+    """
 
     facts: PageFacts
     drawable: bool
     pinned: bool = False
+    costs: Mapping[str, int] | None = None
 
     @property
     def text_tokens(self) -> int:
@@ -64,8 +72,10 @@ def compose(pages: Sequence[Candidate], policy: Policy, room: int, *, fade: bool
     composition = Composition([], 0)
     for place, page in enumerate(pages):
         tier = policy.tier(page.facts) if page.drawable else TEXT
-        if policy.climbs and tier not in (TEXT, FORGOTTEN) and tier not in page.facts.readings:
+        if _is_unread(page, tier, policy):
             composition.wanted.add((place, tier))
+        elif tier not in (TEXT, FORGOTTEN) and page.costs is not None and cost_of(page, tier, policy) >= page.text_tokens:
+            tier = TEXT  # its errata are longer than what its tokens save
         composition.tiers.append(tier)
     composition.cost = sum(cost_of(page, tier, policy) for page, tier in zip(pages, composition.tiers, strict=True))
     if fade:
@@ -78,7 +88,17 @@ def cost_of(page: Candidate, tier: str | None, policy: Policy) -> int:
     """Context tokens of a page in a tier."""
     if tier is None or tier == FORGOTTEN:
         return 0
-    return page.text_tokens if tier == TEXT else _mode(policy, tier).num_context_tokens
+    if tier == TEXT:
+        return page.text_tokens
+    plain = _mode(policy, tier).num_context_tokens
+    return plain if page.costs is None else page.costs.get(tier, plain)
+
+
+def _is_unread(page: Candidate, tier: str, policy: Policy) -> bool:
+    """Whether the page must be read in a tier before anybody knows what it costs or whether it may have it."""
+    if tier in (TEXT, FORGOTTEN):
+        return False
+    return policy.climbs and tier not in page.facts.readings or page.costs is not None and tier not in page.costs
 
 
 def _fade(pages: Sequence[Candidate], policy: Policy, room: int, composition: Composition) -> None:
@@ -95,10 +115,10 @@ def _fade(pages: Sequence[Candidate], policy: Policy, room: int, composition: Co
             mode = _blurrier(page, policy, spent)
             if mode is None:
                 continue
-            if policy.climbs and mode.name not in page.facts.readings:
+            if _is_unread(page, mode.name, policy):
                 composition.wanted.add((place, mode.name))
             composition.tiers[place] = mode.name
-            composition.cost += mode.num_context_tokens - spent
+            composition.cost += cost_of(page, mode.name, policy) - spent
             moved = True
 
 
@@ -107,7 +127,7 @@ def _blurrier(page: Candidate, policy: Policy, spent: int) -> Mode | None:
     readings = page.facts.readings
     for mode in policy.ladder.modes:
         unread = policy.climbs and mode.name in readings and not readings[mode.name].met
-        if mode.num_context_tokens < spent and not unread:
+        if cost_of(page, mode.name, policy) < spent and not unread:
             return mode
     return None
 

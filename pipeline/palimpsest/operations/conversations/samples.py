@@ -19,6 +19,7 @@ from palimpsest.operations.conversations.writer import UnitWriter
 from palimpsest.sources.documents import QUARANTINE_BYTES, excerpt
 from palimpsest.tiers.ladder import TEXT
 from palimpsest.tiers.policy import PageFacts
+from palimpsest.verification.errata import as_text, of_row
 
 
 class Samples:
@@ -70,7 +71,9 @@ class Samples:
         return found
 
     def _candidates(self, target: int) -> list[Candidate]:
-        modes = [mode.name for mode in self.policy.ladder.known] if self.policy.climbs else []
+        every = [mode.name for mode in self.policy.ladder.known]
+        modes = every if self.policy.climbs else []
+        exact = self.config.tiers.exact != "none"
         found = []
         for page in self.transcript.pages_before(target):
             facts = PageFacts(
@@ -81,7 +84,8 @@ class Samples:
                 features=self.features[page.number],
             )
             pinned = is_pinned(self.policy, page.importance, self.config.tiers.pin_importance)
-            found.append(Candidate(facts, drawable=not page.uncovered, pinned=pinned))
+            costs = self.bank.costs(page.number, every) if exact else None
+            found.append(Candidate(facts, drawable=not page.uncovered, pinned=pinned, costs=costs))
         return found
 
     def _age(self, last_turn: int, target: int) -> timedelta:
@@ -183,10 +187,10 @@ class Samples:
             "tokens_sha256": place.tokens_sha256,
             "page_shard": place.shard,
             "page_row": place.row,
-            "text": None,
+            "text": as_text(of_row(place.errata)) or None,
             **self._span(page.char_start, page.char_end, target),
             "num_text_tokens": page.text_tokens,
-            "num_context_tokens": self.policy.ladder.mode(tier, "tier").num_context_tokens,
+            "num_context_tokens": place.cost,
             "precision": place.reading.precision if place.reading else None,
         }
 
