@@ -16,8 +16,9 @@ from rich.console import Console
 
 from palimpsest.corpus.format import create_corpus
 from palimpsest.corpus.snapshots import publish
+from palimpsest.report import html as html_module
 from palimpsest.report.gallery import choose
-from palimpsest.report.html import report_html
+from palimpsest.report.html import from_first_difference, report_html
 from palimpsest.report.inspect_page import NoSuchPage, head, page_view, readable
 from palimpsest.report.printable import preview, printable
 from palimpsest.report.summary import summarise
@@ -117,10 +118,10 @@ def check_harmless(html: str) -> Reader:
     assert not {"script", "iframe", "object", "link", "base", "form"} & set(reader.tags)
     assert not [name for name, _ in reader.attributes if name.startswith("on")]
     links = [value for name, value in reader.attributes if name in ("src", "href", "xlink:href", "action", "srcset")]
-    assert all(value.startswith("data:image/png;base64,") for value in links)
+    identifiers = [value for name, value in reader.attributes if name == "id"]
+    assert all(value.startswith("data:image/png;base64,") or value.lstrip("#") in identifiers for value in links)
     assert not re.search(r"url\(|@import", html)
     assert ("content", "default-src 'none'; img-src data:; style-src 'unsafe-inline'") in reader.attributes
-    identifiers = [value for name, value in reader.attributes if name == "id"]
     assert len(identifiers) == len(set(identifiers))
     assert len(html.encode()) < 5_000_000
     return reader
@@ -139,10 +140,14 @@ def test_the_report_shows_its_figures(mixed: Built) -> None:
         "2.10×",
         "72.00%",
         "3.21",
-        "2 min in all",
+        "2 min 10 s in all",
         "invalid_utf8",
         "abc\\xff\\x00\\x1b[31m",
         "95% interval",
+        "in.txt",
+        "other.txt",
+        "The worst pages",
+        "Pages kept as text",
     ):
         assert expected in text
     assert 'sources = ["<in>"]' in text and "Read, or guessed?" in text
@@ -219,6 +224,42 @@ def test_the_terminal_shows_the_figures_and_the_difference(mixed: Built) -> None
         "never decoded",
     ):
         assert expected in shown
+
+
+def test_every_quarantined_source_is_in_the_report_below_its_reason(tmp_path: Path) -> None:
+    broken = [{"source_uri": f"in/{n:03}.jsonl", "reason": "invalid_json", "detail": f"line {n}"} for n in range(60)]
+    html = report_html(*corpus(tmp_path, [page("p", "read")], broken), stripes)
+    assert all(f"in/{n:03}.jsonl" in html and f"line {n}" in html for n in range(60))
+    assert "60 records of 60 sources" in html
+
+
+def test_the_first_difference_of_a_long_page_is_in_view() -> None:
+    text = "same " * 1000
+    spans, skipped = from_first_difference(fidelity.diff_spans(text + "end", text + "eNd"))
+    assert skipped > 4000 and len(spans[0].reference) + skipped == len(text) + 1
+    assert from_first_difference(fidelity.diff_spans("same end", "same eNd"))[1] == 0
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast ratio of WCAG 2.2 between two colours #rrggbb."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_has_enough_contrast(scheme: int) -> None:
+    css = (Path(html_module.__file__).parent / "templates" / "report.css").read_text("utf-8")
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", css.split("@media (prefers-color-scheme: dark)")[scheme]))
+    for name in ("ink", "soft", "faint", "accent", *(f"c{n}" for n in range(8))):
+        assert min(contrast(colours[name], colours[ground]) for ground in ("paper", "sheet")) >= 4.5, name
+    for name in ("del", "ins", "rep"):
+        assert contrast(colours[name], colours[f"{name}-bg"]) >= 4.5, name
 
 
 def test_printable_shows_what_hides() -> None:

@@ -60,7 +60,11 @@ def test_totals_and_counts(mixed: Built) -> None:
     stored = sum((store.root / shard.key).stat().st_size for unit in snapshot.units for shard in unit.shards)
     assert summary.shard_bytes == stored and summary.shard_bytes_per_text_token == pytest.approx(stored / 1200)
     assert summary.quarantine.reasons == {"invalid_utf8": 2, "null_text": 1}
-    assert [record.record for record in summary.quarantine.samples] == [b"abc\xff\x00\x1b[31m", b"\xfe", None]
+    assert [record.record for reason in summary.quarantine.by_reason for record in reason.samples] == [
+        b"abc\xff\x00\x1b[31m",
+        b"\xfe",
+        None,
+    ]
     assert [(maker.codec, maker.token_dtype, maker.pages) for maker in summary.makers] == [("embedded", "int8", 6)]
     assert (summary.counts.documents_in, summary.counts.duplicates, summary.counts.documents_quarantined) == (12, 2, 3)
     again = json.loads(json.dumps(summary.to_json(), allow_nan=False))

@@ -54,13 +54,22 @@ def context() -> dict[str, Any]:
     return dict(_context)
 
 
+_verbosity = 0
+
+
+def set_verbosity(verbosity: int) -> None:
+    """Which events people see on stderr: none below 0, routine ones too above 0. Logs in JSON have all of them."""
+    global _verbosity
+    _verbosity = verbosity
+
+
 def log_event(event: str, *, routine: bool = False, **fields: Any) -> None:
     """Write one event. Fields of the value None are left out.
 
     Args:
-        routine: of no interest to people who watch; written as JSON only.
+        routine: of little interest to people who watch; written as JSON, or with `set_verbosity(1)`.
     """
-    if routine and not as_json():
+    if not as_json() and (_verbosity < 0 or routine and _verbosity < 1):
         return
     now = time.time()
     said = {**_context, **{name: value for name, value in fields.items() if value is not None}}
@@ -121,7 +130,12 @@ METRICS: Mapping[str, Metric] = {
     ),
     "palimpsest_text_tokens": Metric(kind=COUNTER, unit="tokens", help="Text tokens of committed pages."),
     "palimpsest_context_tokens": Metric(
-        kind=COUNTER, unit="tokens", help="Context tokens of committed pages, newline and separator rows included."
+        kind=COUNTER,
+        unit="tokens",
+        help="Context tokens of committed pages, newline and separator rows included; a page kept as text costs its text tokens.",
+    ),
+    "palimpsest_tokens_as_text": Metric(
+        kind=COUNTER, unit="tokens", help="Tokens of committed pages that are kept as text; text and context tokens include them."
     ),
     "palimpsest_source_bytes": Metric(kind=COUNTER, unit="bytes", help="Stored bytes of the sources of committed units."),
     "palimpsest_shard_bytes": Metric(kind=COUNTER, unit="bytes", help="Bytes of committed shards."),
@@ -251,6 +265,7 @@ class RunMetrics:
             record("palimpsest_pages", number, tier=tier, status=status)
         record("palimpsest_text_tokens", counts["text_tokens"])
         record("palimpsest_context_tokens", counts["context_tokens"])
+        record("palimpsest_tokens_as_text", counts["tokens_as_text"])
         record("palimpsest_shard_bytes", counts["bytes"])
         record("palimpsest_source_bytes", source_bytes)
         self.documents += counts["documents_in"]

@@ -1,4 +1,4 @@
-"""What commands say: results to stdout as a table or JSON, everything else to stderr, and four exit codes.
+"""Results to stdout as a table or JSON, everything else to stderr, and four exit codes.
 
 0  done
 1  failed: nothing was published, or the command could not finish
@@ -8,27 +8,77 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 import os
 import signal
 import sys
 import threading
+import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+
+from palimpsest import telemetry
+from palimpsest.errors import PalimpsestError
+from palimpsest.report.tables import Pairs
 
 DONE, FAILED, USAGE, FINDINGS = 0, 1, 2, 3
+WIDE = 10_000  # columns where the output is no terminal: nothing is cut for a reader that has no width
+ASCII = {"×": "x", "–": "-", "−": "-", "…": "...", "→": "->", "≤": "<=", "≥": ">=", "·": ".", "⏎": "\\n", "⇥": "\\t", "±": "+-"}
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+
+def _console(stream: TextIO, *, stderr: bool) -> Console:
+    """A console as wide as the terminal, or wide enough for anything where there is none."""
+    narrow = stream.isatty() or "COLUMNS" in os.environ
+    return Console(stderr=stderr, highlight=False, width=None if narrow else WIDE)
+
+
+out = _console(sys.stdout, stderr=False)
+err = _console(sys.stderr, stderr=True)
+
+
+def speak_ascii(error: UnicodeError) -> tuple[str, int]:
+    """An error handler of codecs: signs that the encoding lacks, in ASCII."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = "".join(_in_ascii(sign) for sign in error.object[error.start : error.end])
+    return text, error.end
+
+
+def _in_ascii(sign: str) -> str:
+    if "\u2500" <= sign <= "\u257f":  # frames of help texts
+        return "-" if sign in "─━╌╍" else "|" if sign in "│┃" else "+"
+    plain = ASCII.get(sign) or unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode()
+    return plain or sign.encode("ascii", "backslashreplace").decode()
+
+
+def any_encoding() -> None:
+    """Make stdout and stderr print every text, whatever their encoding."""
+    codecs.register_error("palimpsest-ascii", speak_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure and (stream.encoding or "").lower().replace("-", "") != "utf8":
+            reconfigure(errors="palimpsest-ascii")
+
+
+class Verbosity:
+    """How much is printed to stderr: `quiet` prints errors only."""
+
+    quiet = False
+
+
+def set_verbosity(verbosity: int) -> None:
+    """Below 0: errors only, no progress and no events; 0: what matters; above 0: every event."""
+    Verbosity.quiet = verbosity < 0
+    telemetry.set_verbosity(verbosity)
 
 
 def quiet_libraries() -> None:
@@ -53,31 +103,30 @@ def needs_lab() -> None:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn the errors that a user can fix into one line and an exit code; a bug keeps its traceback.
+    """Turn errors that a user can act on into a message and an exit code; a bug keeps its traceback.
 
     SIGTERM ends the command as SIGINT does.
     """
-    from palimpsest.errors import PalimpsestError
-
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
-    except PalimpsestError as error:
-        usage = error.exit_code == USAGE
-        err.print(f"[bold red]{'error' if usage else 'failed'}:[/] {_plain(error)}", soft_wrap=True)
-        raise typer.Exit(error.exit_code) from error
-    except (ValueError, FileNotFoundError) as error:
-        err.print(f"[bold red]error:[/] {_plain(error)}", soft_wrap=True)
-        raise typer.Exit(USAGE) from error
     except BrokenPipeError:
-        raise  # whoever reads our output has seen enough
+        raise  # the reader of our output has seen enough
+    except PalimpsestError as error:
+        raise _ended("error" if error.exit_code == USAGE else "failed", error, error.exit_code) from error
+    except (ValueError, FileNotFoundError) as error:
+        raise _ended("error", error, USAGE) from error
     except OSError as error:
-        err.print(f"[bold red]failed:[/] {_plain(error)}", soft_wrap=True)
-        raise typer.Exit(FAILED) from error
+        raise _ended("failed", error, FAILED) from error
     except KeyboardInterrupt as error:
         err.print("stopped; what was committed is kept, the same command continues from there")
         raise typer.Exit(FAILED) from error
+
+
+def _ended(word: str, error: BaseException, code: int) -> typer.Exit:
+    err.print(f"[bold red]{word}:[/] {_plain(error)}", soft_wrap=True)
+    return typer.Exit(code)
 
 
 def _plain(error: BaseException) -> str:
@@ -99,14 +148,10 @@ def passed_over(passed: Mapping[str, Any]) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON value to stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+    utf8 = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=not utf8, default=str) + "\n")
 
 
-def pairs(title: str, values: Mapping[str, Any]) -> Table:
-    """A two-column table."""
-    table = Table(title=escape(title), title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="dim")
-    table.add_column()
-    for name, value in values.items():
-        table.add_row(name, escape(str(value)))
-    return table
+def pairs(title: str, values: Mapping[str, Any]) -> Pairs:
+    """A table of names and values."""
+    return Pairs(title, values)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from palimpsest.cli.console import FINDINGS, err, explained, line, out, pairs, passed_over, print_json
+from palimpsest.report.tables import duration, listed
 
 
 def conversations(
@@ -54,10 +55,10 @@ def conversations(
             "history": f"{text:,} text tokens in {context:,} of context, {counts.get('dropped_text_tokens', 0):,} dropped",
             "pages": f"{counts.get('page_rows', 0):,} (each once in each mode that a sample shows it in)",
             "images and sound": f"{counts.get('media_gaps', 0):,} marked gaps",
-            "time": f"{result.seconds:.1f} s",
+            "time": duration(result.seconds),
         }
         if result.reasons:
-            values["quarantine"] = ", ".join(f"{reason} {count}" for reason, count in sorted(result.reasons.items()))
+            values["quarantine"] = listed(dict(sorted(result.reasons.items())))
         out.print(pairs(f"memory samples in {result.out}", values))
         passed_over(result.passed_over)
         for lost in result.unread:

@@ -8,6 +8,7 @@ import typer
 
 from palimpsest.cli.console import FINDINGS, explained, line, out, pairs, passed_over, print_json
 from palimpsest.cli.progress import LiveLine
+from palimpsest.report.tables import duration, listed, ratios, size
 
 if TYPE_CHECKING:
     from palimpsest.operations.ingest import IngestResult
@@ -51,7 +52,7 @@ def ingest(
 def _print(result: IngestResult) -> None:
     changes, fresh = result.changes, result.fresh
     values: dict[str, Any] = {
-        "listed": f"{result.listed:,} objects, {result.bytes:,} bytes",
+        "listed": f"{result.listed:,} objects, {size(result.bytes)}",
         "changes": ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in changes.items() if count) or "none",
     }
     if not result.dry_run:
@@ -65,11 +66,12 @@ def _print(result: IngestResult) -> None:
             f"{fresh.documents_in:,} in = {fresh.documents_committed:,} committed + {fresh.documents_quarantined:,} quarantined "
             f"+ {fresh.duplicates:,} duplicates; {fresh.pages_committed:,} pages"
         )
+        values["ratio"] = ratios(fresh.text_tokens, fresh.context_tokens, fresh.tokens_as_text)
     if result.dropped:
         values["dropped"] = f"{result.dropped:,} vanished objects"
     if result.reasons:
-        values["quarantine"] = ", ".join(f"{reason} {count}" for reason, count in sorted(result.reasons.items()))
-    values["seconds"] = ", ".join(f"{name} {seconds}" for name, seconds in result.seconds.items())
+        values["quarantine"] = listed(dict(sorted(result.reasons.items())))
+    values["time"] = ", ".join(f"{name} {duration(seconds)}" for name, seconds in result.seconds.items())
     out.print(pairs("changes (nothing was written)" if result.dry_run else f"ingestion {result.run_id}", values))
     passed_over(result.passed_over)
     if changes["other_settings"]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from palimpsest.cli.console import explained, line, out, pairs, print_json
+from palimpsest.report.tables import NONE, Rows, share, size
 
 if TYPE_CHECKING:
     from palimpsest.codecs.presets import CodecPreset
@@ -265,11 +266,9 @@ def _assumed(speeds: Any, terms: Any, dim_from: str) -> list[str]:
 
 
 def _print(result: dict[str, Any]) -> None:
-    from rich.table import Table
-
     sizes = result["storage_bytes"]
     storages = ", ".join(
-        f"{name} {_bytes(sizes[name])} ({result['bytes_per_page'][name]:,.0f} a page, "
+        f"{name} {size(sizes[name])} ({result['bytes_per_page'][name]:,.0f} a page, "
         f"{result['bytes_per_text_token'][name]:.3g} a text token)"
         for name in sizes
     )
@@ -292,8 +291,8 @@ def _print(result: dict[str, Any]) -> None:
     out.print(pairs(f"plan {result['preset']}: {result['codec']}, {result['grid']}, {result['tiers']}", values))
     if sample := result["sample"]:
         error = sample["pages_standard_error"]
-        sure = "the whole corpus" if error == 0 else "one unit: no error can be told" if error is None else f"pages ± {error:.1%}"
-        classes = ", ".join(f"{name} {share:.0%}" for name, share in sample["classes"].items())
+        sure = "the whole corpus" if error == 0 else "one unit: no error can be told" if error is None else f"pages ± {error:.2%}"
+        classes = ", ".join(f"{name} {share(part)}" for name, part in sample["classes"].items())
         line(
             f"sample: {sample['units']} of {sample['of_units']} units, {sample['pages']:,} pages of {sample['documents']:,} "
             f"documents, {sample['characters_per_page']:,.0f} characters a page ({sure}); {classes}"
@@ -302,42 +301,29 @@ def _print(result: dict[str, Any]) -> None:
         how = f" = {rate['formula']}" if rate["formula"] else ""
         named = " ".join(filter(None, (rate["stage"], rate["mode"])))
         line(f"rate: {named} {rate['pages_per_second']:,.4g} pages/s, {rate['basis'].upper()}{how} ({rate['source']})")
-    kinds = Table("device", "encode h", "verify h", "whole job h", "device hours", "devices", "rates", title="by kind of device",
-                  title_justify="left")  # fmt: skip
+    kinds = []
     for kind in result["kinds"]:
-        hours = [
-            "–" if kind[f"{stage}_hours"] is None else f"{kind[f'{stage}_hours']:,.4g}" for stage in ("encode", "verify", "job")
-        ]
-        devices = "–" if kind["machines"] is None else f"{kind['machines']:,}"
-        kinds.add_row(kind["device"], *hours, f"{kind['total_hours']:,.4g}", devices, kind["basis"])
-    out.print(kinds)
-    table = Table(title="what if", title_justify="left")
-    for name in ("what", "pages", "hours", "change", "devices", "tokens stored", "cost"):
-        table.add_column(name, justify="left" if name == "what" else "right")
-    for row in result["sensitivity"]:
-        cost = "–" if row["cost"] is None else f"{row['cost']:,.4g}"
-        devices = "–" if row["machines"] is None else f"{row['machines']:,}"
-        numbers = (
+        hours = [NONE if (spent := kind[f"{stage}_hours"]) is None else f"{spent:,.4g}" for stage in ("encode", "verify", "job")]
+        devices = NONE if kind["machines"] is None else f"{kind['machines']:,}"
+        kinds.append((kind["device"], *hours, f"{kind['total_hours']:,.4g}", devices, kind["basis"]))
+    columns = ("device", ">encode h", ">verify h", ">whole job h", ">device hours", ">devices", "rates")
+    out.print("", Rows("by kind of device", columns, kinds), sep="\n")
+    rows = [
+        (
+            row["what"],
             _count(row["pages"]),
             f"{row['hours']:,.4g}",
-            f"{row['change']:+.0%}",
-            devices,
-            _bytes(row["token_bytes"]),
-            cost,
+            f"{row['change']:+.2%}",
+            NONE if row["machines"] is None else f"{row['machines']:,}",
+            size(row["token_bytes"]),
+            NONE if row["cost"] is None else f"{row['cost']:,.4g}",
         )
-        table.add_row(row["what"], *numbers)
-    out.print(table)
+        for row in result["sensitivity"]
+    ]
+    out.print("", Rows("what if", ("what", ">pages", ">hours", ">change", ">devices", ">tokens stored", ">cost"), rows), sep="\n")
     for said in result["assumed"]:
         line(f"assumed: {said}")
 
 
 def _count(number: float) -> str:
     return f"{number:,.0f}" if number < 1e7 else f"{number:,.4g}"
-
-
-def _bytes(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if number < 1000:
-            return f"{number:,.3g} {unit}"
-        number /= 1000
-    return f"{number:,.4g} PB"

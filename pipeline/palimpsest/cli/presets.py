@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,7 +30,7 @@ def presets(
 
     with explained():
         if reference:
-            typer.echo(settings_page(), nl=False)
+            sys.stdout.write(settings_page())
         elif name is None:
             found = {preset: _first_line(read_preset(preset)[1]) for preset in preset_names()}
             print_json(found) if as_json else out.print(pairs("presets", found))
@@ -37,11 +38,11 @@ def presets(
             table, text = read_preset(name)
             kind = _kind(name, table)
             if kind is None:
-                typer.echo(text, nl=False)
+                sys.stdout.write(text)
             elif as_json:
                 print_json(to_json(parse(table, (), kind)))
             else:
-                typer.echo(commented(table, kind, _header(text)), nl=False)
+                sys.stdout.write(commented(table, kind, _header(text)))
 
 
 def commented(table: dict[str, Any], kind: type[Settings], header: str = "") -> str:

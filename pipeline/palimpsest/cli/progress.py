@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from palimpsest.cli.console import err
+from palimpsest.cli.console import Verbosity, err
 
 if TYPE_CHECKING:
     from palimpsest.operations.progress import Progress
@@ -32,6 +32,7 @@ class LiveLine:
     """
 
     def __init__(self, doing: str = "running", enabled: bool = True) -> None:
+        enabled = enabled and not Verbosity.quiet
         self._bar = Bar(
             SpinnerColumn(),
             TextColumn("{task.description}"),

@@ -8,6 +8,7 @@ import typer
 
 from palimpsest.cli.console import FINDINGS, explained, line, out, pairs, print_json
 from palimpsest.cli.progress import LiveLine
+from palimpsest.report.tables import duration, listed
 
 
 def retier(
@@ -50,10 +51,10 @@ def retier(
             "units": f"{result.units_replaced:,} of {result.units:,} are replaced",
         }
         if not result.dry_run:
-            values["tiers now"] = ", ".join(f"{tier} {pages:,}" for tier, pages in result.ended.items())
+            values["tiers now"] = listed(result.ended)
             values["context tokens"] = "{:,} before, {:,} now".format(*result.context_tokens)
             values["snapshot"] = f"{result.snapshot} (was {result.before})"
-            values["time"] = f"{result.seconds:.1f} s ({result.total_seconds:.1f} s with planning)"
+            values["time"] = f"{duration(result.seconds)}, {duration(result.total_seconds)} with planning"
         if result.held:
             values["held"] = f"{result.held:,} pages would be seen sharper; --sharpen draws them again"
         out.print(pairs("re-tiering (nothing was written)" if result.dry_run else f"re-tiering {result.run_id}", values))

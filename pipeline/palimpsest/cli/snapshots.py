@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from palimpsest.cli.console import explained, line, out, print_json
+from palimpsest.report.tables import Rows, listed, ratio, size
 
 
 def snapshots(
@@ -17,8 +17,8 @@ def snapshots(
 ) -> None:
     """The published versions of a corpus, and what each changed against the one before.
 
-    `context tokens`: the cost of the pages in a context, pages kept as text by their own tokens; `new`: bytes of shards that the
-    version before does not have; `shared`: shards that both have.
+    `ratio`: text tokens per context token over all pages, `visual`: over those that are visual tokens; `new`: bytes of shards
+    that the version before does not have; `shared`: shards that both have.
 
     palimpsest snapshots corpora/books
 
@@ -36,22 +36,36 @@ def snapshots(
     if not found:
         line(f"nothing is published in {corpus}")
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("", "published, UTC", "units", "added", "dropped", "pages", "context tokens", "bytes", "new", "shared", "tiers"):
-        table.add_column(name, justify="left" if name in ("published, UTC", "tiers") else "right", no_wrap=True)
+    columns = (
+        "",
+        "published, UTC",
+        ">units",
+        ">added",
+        ">dropped",
+        ">pages",
+        ">ratio",
+        ">visual",
+        ">stored",
+        ">new",
+        ">shared",
+        "tiers",
+    )
+    rows = []
     for version in found:
         shared = "?" if version.shards_shared is None else f"{version.shards_shared:,}/{version.shards:,}"
-        counts = ("?" if count is None else f"{count:,}" for count in (version.added, version.dropped))
-        table.add_row(
+        as_text = version.tokens_as_text
+        row = (
             str(version.number),
             f"{version.published:%Y-%m-%d %H:%M}",
             f"{version.units:,}",
-            *counts,
+            *("?" if count is None else f"{count:,}" for count in (version.added, version.dropped)),
             f"{version.pages:,}",
-            f"{version.context_tokens:,}",
-            f"{version.bytes:,}",
-            "?" if version.bytes_new is None else f"{version.bytes_new:,}",
+            ratio(version.text_tokens, version.context_tokens),
+            ratio(version.text_tokens - as_text, version.context_tokens - as_text),
+            size(version.bytes),
+            "?" if version.bytes_new is None else size(version.bytes_new),
             shared,
-            ", ".join(f"{tier} {pages:,}" for tier, pages in version.tiers.items()),
+            listed(version.tiers),
         )
-    out.print(table)
+        rows.append(row)
+    out.print(Rows(f"snapshots of {corpus}", columns, rows))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from palimpsest.cli.console import FINDINGS, explained, line, out, pairs, print_json
+from palimpsest.report.tables import duration, listed, size
 
 if TYPE_CHECKING:
     from palimpsest.operations.status import Status
@@ -41,20 +42,20 @@ def status(
 
 
 def _print(found: Status) -> None:
-    age = "never published" if found.age is None else f"{found.age / 3600:,.1f} h"
+    age = "never published" if found.age is None else duration(found.age)
     values: dict[str, Any] = {
         "snapshot": "none" if found.published is None else f"{found.snapshot}, published {found.published:%Y-%m-%d %H:%M:%S} UTC",
         "age": f"{age}{' (too old)' if found.too_old else ''}",
-        "holds": f"{found.units:,} units, {found.pages:,} pages, {found.bytes:,} bytes",
+        "holds": f"{found.units:,} units, {found.pages:,} pages, {size(found.bytes)}",
         "pending": f"{found.pending:,} units are committed and not published",
-        "quarantine": ", ".join(f"{reason} {count:,}" for reason, count in found.quarantine.items()) or "empty",
+        "quarantine": listed(found.quarantine) or "empty",
     }
     if found.tries:
         values["not read"] = ", ".join(f"{count:,} objects tried {times} times" for times, count in found.tries.items())
     if found.lag:
         lag = found.lag
         since = f", the first since {lag.oldest:%Y-%m-%d %H:%M} UTC" if lag.oldest else ""
-        values["behind"] = f"{lag.behind:,} of {lag.listed:,} objects ({lag.bytes:,} bytes){since}; {lag.vanished:,} vanished"
+        values["behind"] = f"{lag.behind:,} of {lag.listed:,} objects ({size(lag.bytes)}){since}; {lag.vanished:,} vanished"
     out.print(pairs(found.corpus, values))
     for run in found.runs:
         rate = f", {run['pages_per_second']:,} pages/s" if run.get("pages_per_second") else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from palimpsest.cli.console import FINDINGS, explained, out, pairs, print_json
 from palimpsest.cli.options import Corpus, Json, Set, Share
 from palimpsest.cli.progress import LiveLine
+from palimpsest.report.tables import NONE, Rows, share
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -64,37 +64,28 @@ def result_tables(result: ReverifyResult) -> list[RenderableType]:
     shown: list[RenderableType] = [pairs(f"snapshot {result.snapshot} of {result.corpus}", values)]
     if result.groups:
         rows = [(g.text_class, g.mode, f"{g.pages:,}", _spread(g.recorded), _spread(g.found)) for g in result.groups]
-        shown.append(_table("precision (mean, 95 % interval)", ("class", "mode", "pages", "recorded", "found"), rows))
+        shown.append(Rows("precision (mean, 95% interval)", ("class", "mode", ">pages", ">recorded", ">found"), rows))
     if result.storages:
         losses = [
             (s.storage, str(s.bytes_per_token), f"{s.pages:,}", _spread(s.precision), _loss(s), f"{s.changed:,}")
             for s in result.storages
         ]
-        names = ("storage", "bytes/token", "pages", "precision", f"loss to {BASELINE}", "texts changed")
-        shown.append(_table("decode loss of token storages", names, losses))
+        names = ("storage", ">bytes/token", ">pages", ">precision", f">loss to {BASELINE}", ">texts changed")
+        shown.append(Rows("decode loss of token storages", names, losses))
     if result.disagreements:
-        pages = [
-            (d.page_id, f"{d.recorded_precision:.4f}", f"{d.found_precision:.4f}", d.reason or "") for d in result.disagreements
-        ]
-        shown.append(_table("pages that disagree", ("page", "recorded", "found", "cut"), pages))
+        pages = [(d.page_id, share(d.recorded_precision), share(d.found_precision), d.reason or "") for d in result.disagreements]
+        shown.append(Rows("pages that disagree", ("page", ">recorded", ">found", "cut"), pages))
     return [*shown, *(f"damaged: {escape(damage.page_id or 'shard')}: {escape(damage.what)}" for damage in result.damages)]
-
-
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(*columns, title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    return table
 
 
 def _spread(spread: Spread | None) -> str:
     if spread is None:
-        return "–"
-    return f"{spread.mean:.4f}" + (f" ({spread.low:.4f} to {spread.high:.4f})" if spread.low is not None else "")
+        return NONE
+    return share(spread.mean) + (f" ({share(spread.low)} to {share(spread.high)})" if spread.low is not None else "")
 
 
 def _loss(loss: StorageLoss) -> str:
-    return f"{loss.loss:+.4f}" + (f" ({loss.loss_low:+.4f} to {loss.loss_high:+.4f})" if loss.loss_low is not None else "")
+    """Points of precision, signed."""
+    if loss.loss_low is None or loss.loss_high is None:
+        return f"{loss.loss:+.2%}"
+    return f"{loss.loss:+.2%} ({loss.loss_low:+.2%} to {loss.loss_high:+.2%})"

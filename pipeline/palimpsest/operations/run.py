@@ -44,6 +44,7 @@ from palimpsest.flow.plan import Plan, PlannedUnit, make_plan, publishable, sett
 from palimpsest.flow.recipe import Recipe
 from palimpsest.flow.supply import supply
 from palimpsest.operations.progress import Progress
+from palimpsest.operations.quarantined import first_records
 from palimpsest.pages.layouts import make_layout
 from palimpsest.sources.listing import list_sources
 from palimpsest.sources.tables import plan_units
@@ -70,6 +71,7 @@ class RunResult:
         unread: sources that could not be read as they were listed; the next run tries them again.
         counts: of all units that this run's sources hold.
         fresh: of the units processed now.
+        published_now: this run published `snapshot`.
         passed_over: names that are no sources, by rule (sources/names.py).
         seconds: wall time of the processing, Ray's start and planning left out; `total_seconds` has them.
     """
@@ -86,6 +88,7 @@ class RunResult:
     reasons: dict[str, int]
     seconds: float
     total_seconds: float
+    published_now: bool = False
     passed_over: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -252,7 +255,7 @@ def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: 
                     if plan.todo:
                         process(plan.todo, recipe, executor(), store, run_id, [Metering(metrics), progress, work])
                     counts = sum_counts(record.counts for record in (*plan.done, *work.records))
-                    _refuse_quarantine(counts, work, config.limits.quarantine_share)
+                    _refuse_quarantine(store, counts, work, config.limits.quarantine_share)
                     records = [*plan.done, *work.records]
                     published = tuple(base.units) if base else ()
                     ready = publishable(store, published, records, {source.source_uri for source in work.unread_sources})
@@ -273,6 +276,7 @@ def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: 
         counts=sum_counts(record.counts for record in (*plan.done, *work.records)),
         fresh=fresh,
         reasons=dict(work.reasons),
+        published_now=snapshot.run_id == run_id,
         passed_over=listing.passed_over.to_json(),
         seconds=round(progress.seconds, 3),
         total_seconds=round(time.monotonic() - began, 3),
@@ -350,9 +354,13 @@ def process(
         ledger.settle(executor.run_units(units, recipe, pending), store, run_id)
 
 
-def _refuse_quarantine(counts: Counts, work: Work, share: float) -> None:
+def _refuse_quarantine(store: ObjectStore, counts: Counts, work: Work, share: float) -> None:
     lost, documents = (count + len(work.unread_sources) for count in (counts.documents_quarantined, counts.documents_in))
-    then = "Nothing was published; the work is kept."
+    then = (
+        "Nothing was published; the work is kept." + first_records(store, work.records, work.unread_sources)
+        if lost > share * documents
+        else ""
+    )
     refuse_quarantine(lost, documents, work.reasons, share=share, then=then)
 
 

@@ -20,6 +20,7 @@ from palimpsest.corpus.snapshots import Snapshot, read_snapshot, snapshot_key, s
 from palimpsest.corpus.tries import PREFIX as TRIES
 from palimpsest.corpus.units import committed_units
 from palimpsest.operations.changes import compare, published_sources
+from palimpsest.report.committed import committed
 from palimpsest.sources.inventory import Inventory, versions
 from palimpsest.storage.object_store import NoSuchObject, ObjectStore
 from palimpsest.storage.opening import open_store
@@ -49,6 +50,7 @@ class Version:
     pages: int
     text_tokens: int
     context_tokens: int
+    tokens_as_text: int
     tiers: dict[str, int]
     bytes: int
     bytes_new: int | None
@@ -104,6 +106,7 @@ def _version(store: ObjectStore, snapshot: Snapshot, parent: Snapshot | None, ti
         pages=totals.pages_committed,
         text_tokens=totals.text_tokens,
         context_tokens=totals.context_tokens,
+        tokens_as_text=totals.tokens_as_text,
         tiers=dict(tiers.most_common()),
         bytes=totals.bytes,
         bytes_new=sum(shard.bytes for shard in fresh) if known else None,
@@ -147,7 +150,7 @@ class Status:
     Attributes:
         age: seconds since the newest snapshot was published, or since a pass last found that it is current.
         pending: units that are committed and in no snapshot that is still there.
-        quarantine: records of the newest snapshot by reason.
+        quarantine: records of the newest snapshot by reason, before the first one those of the committed units.
         tries: objects that could not be read so far: {how often tried: how many objects}.
         runs: the last runs, newest first: what their stats.json says of them.
     """
@@ -204,7 +207,7 @@ def status_of(
         pages=totals.pages_committed if totals else 0,
         bytes=totals.bytes if totals else 0,
         pending=_pending(store, numbers),
-        quarantine=_quarantine(store, snapshot) if snapshot else {},
+        quarantine=_quarantine(store, snapshot or committed(store)),
         tries={str(times): count for times, count in sorted(Counter(tried.values()).items())},
         runs=runs[:RUNS],
         lag=_lag(corpus, store, snapshot, sources) if sources else None,

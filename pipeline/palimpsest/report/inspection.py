@@ -1,4 +1,4 @@
-"""`palimpsest inspect` and `palimpsest report`: a published corpus for people to look at."""
+"""`palimpsest inspect` and `palimpsest report`: a corpus for people to look at, also before anything is published."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from palimpsest.corpus.page import render_row
-from palimpsest.corpus.reader import published
+from palimpsest.report.committed import newest
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def inspect_corpus(corpus: str) -> Shown:
     from palimpsest.report.summary import summarise
     from palimpsest.report.text_tables import summary_table
 
-    summary = summarise(*published(corpus))
+    summary = summarise(*newest(corpus))
     return Shown(summary_table(summary), summary.to_json())
 
 
@@ -45,7 +45,7 @@ def inspect_page(corpus: str, page_id: str, image: Path | None) -> Shown:
     from palimpsest.report.inspect_page import page_view
     from palimpsest.report.text_tables import page_panel
 
-    view = page_view(*published(corpus), page_id, render_row)
+    view = page_view(*newest(corpus), page_id, render_row)
     if image is not None:
         if view.image is None:
             raise ValueError(f"page {page_id} is in tier text and has no image")
@@ -54,15 +54,36 @@ def inspect_page(corpus: str, page_id: str, image: Path | None) -> Shown:
     return Shown(page_panel(view), {**view.row, "decoded": view.decoded, "ratio": view.ratio, "differences": differences})
 
 
+def write_picture(corpus: str, page_id: str | None, out: Path) -> str:
+    """Write the picture of a page, of the worst one where none is named; returns its path.
+
+    Raises:
+        ValueError: for an unknown page, one without an image, or a corpus of which no page was decoded.
+    """
+    from palimpsest.report.inspect_page import page_view
+    from palimpsest.report.picture import picture
+    from palimpsest.report.summary import summarise
+
+    store, snapshot = newest(corpus)
+    if page_id is None:
+        worst = summarise(store, snapshot).exhibits.worst_pages
+        if not worst:
+            raise ValueError(f"corpus {corpus!r}: no page was decoded")
+        page_id = worst[0].page_id
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(picture(page_view(store, snapshot, page_id, render_row)))
+    return str(out)
+
+
 def write_report(corpus: str, out: Path | None) -> str:
     """Write the HTML report; returns its path.
 
     Raises:
-        ValueError: where there is no corpus, or nothing is published.
+        UsageError: there is no corpus, or it is empty.
     """
     from palimpsest.report.html import report_html
 
-    store, snapshot = published(corpus)
+    store, snapshot = newest(corpus)
     html = report_html(store, snapshot, render_row)
     if out is None:
         key = f"runs/{snapshot.run_id}/report.html"

@@ -20,7 +20,7 @@ class Spread:
     """How the precision of `n` pages is distributed.
 
     `low` and `high` bound the mean with 95 % confidence (percentile bootstrap over pages, 1,000 draws); None for a single page.
-    `median` and `p05` (the fifth percentile) are exact to 1/10,000.
+    `median`, `p05` (the fifth percentile) and `worst` (the lowest) are exact to 1/10,000.
     """
 
     n: int
@@ -29,6 +29,7 @@ class Spread:
     high: float | None
     median: float
     p05: float
+    worst: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +154,7 @@ class Measures:
             off = mean - counts @ values / n  # what counting in steps moved the mean by
             low, high = (float(np.clip(edge + off, 0, 1)) for edge in np.quantile(drawn, (0.025, 0.975)))
         median, p05 = (quantile(values, counts, share) for share in (0.5, 0.05))
-        return Spread(n=n, mean=float(mean), low=low, high=high, median=median, p05=p05)
+        return Spread(n=n, mean=float(mean), low=low, high=high, median=median, p05=p05, worst=float(values[0]))
 
     def curve(self) -> tuple[np.ndarray, np.ndarray]:
         """Precisions that occur, ascending, and how many pages have each: float64 and int64, `[k]`."""

@@ -21,6 +21,8 @@ from palimpsest.report.rate_control import Trials, rate_control
 from palimpsest.storage.object_store import ObjectStore
 
 POINTS = 250  # pages of each class and mode that the plot shows
+WORST = 20  # worst pages of the whole corpus that are named
+TEXT_PAGES = 3
 MAX_CLASSES = 40  # a corpus whose class column holds something else must not fill the memory
 OTHER = "(other classes)"
 UNNAMED = "(none)"
@@ -63,12 +65,16 @@ class Exhibits:
         points: of each class and mode at most POINTS pages, those of the smallest page ids (hashes, so a fair sample).
         curves: (class, mode) -> precisions that occur, ascending, and the pages that have each.
         worst, best: the page of each class with the lowest and the highest precision.
+        worst_pages: the WORST pages with the lowest precision, that one first.
+        text_pages: ids of the first TEXT_PAGES pages that are kept as text.
     """
 
     points: tuple[PagePoint, ...]
     curves: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]
     worst: dict[str, PagePoint]
     best: dict[str, PagePoint]
+    worst_pages: tuple[PagePoint, ...] = ()
+    text_pages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +149,16 @@ class _Census:
         self.measures: dict[tuple[str, str], Measures] = {}
         self.points: dict[tuple[str, str], pa.Table] = {}
         self.extremes: dict[tuple[str, str], pa.Table] = {}
+        self.worst: dict[tuple[str, str], pa.Table] = {}
+        self.text_pages: list[str] = []
 
     def add(self, table: pa.Table) -> None:
         table = self._labelled(table)
         self.trials.add(table.select(["tier", "tried"]))
         for name, counter in self.counters.items():
             counter.update(value for value in table[name].to_pylist() if value is not None)
+        as_text = table.filter(pc.equal(table["tier"], TEXT_TIER))["page_id"].to_pylist()
+        self.text_pages = sorted((*self.text_pages, *as_text))[:TEXT_PAGES]
         self.tokenizers.update(value for value in table["text_tokenizer"].to_pylist() if value is not None)
         made = table.filter(pc.is_valid(table["codec"])).select(_MAKERS)
         self.makers.update(tuple(value or "" for value in row.values()) for row in made.to_pylist())
@@ -160,6 +170,7 @@ class _Census:
                 self._keep(self.points, key, judged, POINTS, [("page_id", "ascending")])
                 by_id = ("page_id", "ascending")
                 self._keep(self.extremes, ("worst", key[0]), judged, 1, [("precision", "ascending"), by_id])
+                self._keep(self.worst, ("", ""), judged, WORST, [("precision", "ascending"), by_id])
                 most = [("precision", "descending"), ("ratio", "descending"), by_id]
                 self._keep(self.extremes, ("best", key[0]), judged, 1, most)
 
@@ -229,6 +240,8 @@ class _Census:
                 curves={key: self.measures[key].curve() for key in keys if self.measures[key].histogram},
                 worst={name: point for (kind, name), point in sorted(extremes.items()) if kind == "worst"},
                 best={name: point for (kind, name), point in sorted(extremes.items()) if kind == "best"},
+                text_pages=tuple(self.text_pages),
+                worst_pages=tuple(PagePoint(**row) for table in self.worst.values() for row in table.to_pylist()),
             ),
         )
 

@@ -1,11 +1,9 @@
-"""A summary or a page in the terminal. Strings from a corpus are shown as text: no markup and no escape sequence in them acts."""
+"""A summary or a page in the terminal."""
 
 from __future__ import annotations
 
 from rich.console import Group as Stack
 from rich.console import RenderableType
-from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 from palimpsest.report.inspect_page import PageView, head, readable
@@ -13,47 +11,40 @@ from palimpsest.report.measures import Group
 from palimpsest.report.printable import printable
 from palimpsest.report.rate_control import rate_control
 from palimpsest.report.summary import Summary
+from palimpsest.report.tables import NONE, Pairs, Rows, listed, plain, ratio, share, size
 from palimpsest.verification.errata import as_text, of_row
 
 TEXT_LIMIT = 4000  # characters of a page
+COLUMNS = ("class", "mode", ">pages", ">ratio", ">precision", ">p5", ">worst", ">exact", ">blank")
 
 
 def summary_table(summary: Summary) -> RenderableType:
-    """The figures by class and mode that fit 80 columns, and below them the counts; the report and the JSON have them all."""
-    title = Text(f"{_plain(summary.corpus)}  snapshot {summary.snapshot}", "bold")
-    table = Table(title=title, title_justify="left", pad_edge=False, box=None)
-    for name in ("class", "mode"):
-        table.add_column(name, no_wrap=True)
-    for name in ("pages", "ratio", "precision", "worst 5 %", "exact", "blank"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for group in summary.groups:
-        table.add_row(Text(_plain(group.text_class)), *_cells(group))
-    if len({group.text_class for group in summary.groups}) > 1:
-        table.add_section()
-        for group in summary.modes:
-            table.add_row(Text("all", "dim"), *_cells(group))
-    return Stack(table, Text(), _counts(summary))
+    """The figures by class and mode, and below them the counts; the report and the JSON have them all.
+
+    `p5` is the fifth percentile of the precision, `worst` that of the worst page.
+    """
+    rows = [(plain(group.text_class), *_cells(group)) for group in summary.groups]
+    several = len({group.text_class for group in summary.groups}) > 1
+    totals = [("all", *_cells(group)) for group in summary.modes] if several else []
+    title = f"{summary.corpus}, snapshot {summary.snapshot}"
+    if not summary.snapshot:
+        title = f"{summary.corpus}: nothing is published; these units are committed"
+    return Stack(Rows(title, COLUMNS, rows, totals), Text(), _counts(summary))
 
 
 def page_panel(view: PageView) -> RenderableType:
     """One page: its facts, and its text with the differences in place, as `[-written-]{+read+}`."""
     row = view.row
-    facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim")
-    facts.add_column()
-    source = _plain(row["source_uri"] or "")
-    named = f"{source}  {_plain(row['source_id'])}" if row["source_id"] else source
-    for name, value in (
-        ("source", named),
-        ("document", f"{row['doc_id']}  page {row['page_number'] + 1} of {row['num_pages']}"),
-        ("tier", f"{row['tier']}  {row['image_px'] or 0} px  class {_plain(row['text_class'] or '–')}"),
-        ("tokens", f"{row['num_text_tokens']} text in {row['num_context_tokens'] or 0} context  ({_number(view.ratio, 2, '×')})"),
-        ("verdict", f"{row['status']}{'  ' + row['reason'] if row['reason'] else ''}  precision {_share(row['precision'], 2)}"),
-        ("errata", _plain(as_text(of_row(row["errata"])).strip()) or "–"),
-        ("codec", f"{row['codec'] or '–'}  {row['codec_revision'] or ''}"),
-    ):
-        facts.add_row(name, Text(value))
-    return Panel(Stack(facts, Text(), _difference(view)), title=Text(f"page {row['page_id']}"), title_align="left")
+    facts = {
+        "source": f"{row['source_uri'] or ''}{'  ' + row['source_id'] if row['source_id'] else ''}",
+        "document": f"{row['doc_id']}, page {row['page_number'] + 1} of {row['num_pages']}",
+        "tier": f"{row['tier']}, {row['image_px'] or 0} px, class {row['text_class'] or NONE}",
+        "tokens": f"{row['num_text_tokens']} of text in {row['num_context_tokens'] or 0} of context, {_ratio(view.ratio)}",
+        "verdict": f"{row['status']}{', ' + row['reason'] if row['reason'] else ''}, precision {share(row['precision'])}",
+        "errata": as_text(of_row(row["errata"])).strip() or NONE,
+        "codec": f"{row['codec'] or NONE} {row['codec_revision'] or ''}",
+    }
+    return Stack(Pairs(f"page {row['page_id']}", facts), Text(), _difference(view))
 
 
 def _difference(view: PageView) -> Text:
@@ -79,56 +70,53 @@ def _visible(text: str) -> str:
     return printable(text).replace(" ", "·").replace("\n", "⏎\n").replace("\t", "⇥\t")
 
 
-def _cells(group: Group) -> list[Text | str]:
+def _cells(group: Group) -> list[str]:
     spread = group.precision
-    bound = "≤ " if group.bounds else ""
     return [
-        Text(_plain(group.mode)),
+        group.mode,
         f"{group.pages:,}",
-        _number(group.ratio, 2, "×"),
-        bound + _share(spread.mean if spread else None, 2),
-        _share(spread.p05 if spread else None),
-        _share(group.exact_share),
-        _share(group.blank_precision),
+        _ratio(group.ratio),
+        ("≤ " if group.bounds else "") + share(spread.mean if spread else None),
+        share(spread.p05 if spread else None),
+        share(spread.worst if spread else None),
+        share(group.exact_share),
+        share(group.blank_precision),
     ]
 
 
-def _counts(summary: Summary) -> Table:
-    c = summary.counts
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim")
-    table.add_column()
-    left_out = f"quarantined {c.documents_quarantined:,}  duplicates {c.duplicates:,}"
+def _counts(summary: Summary) -> Pairs:
+    c, v = summary.counts, summary.visual
+    as_text = summary.text_tokens - v.text_tokens
+    context = v.context_tokens + as_text
+    both = ratio(summary.text_tokens, context)
+    if as_text:
+        both += f" over all pages, {ratio(v.text_tokens, v.context_tokens)} over the visual ones"
     lines = {
-        "documents": f"{c.documents_committed:,} of {c.documents_in:,}  {left_out}",
-        "pages": f"{summary.pages:,}  quarantined {c.pages_quarantined:,}",
-        "tier": _listed(summary.by_tier),
-        "status": _listed(summary.by_status),
-        "reason": _listed(summary.by_reason),
-        "quarantine": _listed(summary.quarantine.reasons),
-        "stored": f"{summary.shard_bytes:,} bytes, {_number(summary.shard_bytes_per_text_token, 1)} for each text token",
+        "documents": f"{c.documents_committed:,} of {c.documents_in:,}; {c.documents_quarantined:,} quarantined, "
+        f"{c.duplicates:,} duplicates",
+        "pages": f"{summary.pages:,}, {v.pages:,} visual and {summary.pages - v.pages:,} kept as text; "
+        f"{c.pages_quarantined:,} quarantined",
+        "tokens": f"{summary.text_tokens:,} of text in {context:,} of context",
+        "ratio": both,
+        "tier": listed(summary.by_tier),
+        "status": listed(summary.by_status),
+        "reason": listed(summary.by_reason),
+        "quarantine": listed(summary.quarantine.reasons),
+        "stored": f"{size(summary.shard_bytes)}, {_number(summary.shard_bytes_per_text_token)} bytes per text token",
     }
+    if summary.exhibits.worst_pages:
+        worst = summary.exhibits.worst_pages[0]
+        lines["worst page"] = f"{worst.page_id} ({worst.text_class}, {worst.mode}): {share(worst.precision)}"
     rate = rate_control(summary.modes, summary.trials)
     if rate:
-        spent = f"{rate.context_tokens:,} tokens, {rate.of_best_fixed:.3f} of {rate.best_fixed} for all pages"
-        lines["rate control"] = f"{spent}; {rate.encodes_per_page:.2f} encodes a page, {rate.hit_rate:.1%} right at first"
-    for name, line in lines.items():
-        if line:
-            table.add_row(name, Text(line))
-    return table
+        spent = f"{rate.context_tokens:,} context tokens, {share(rate.of_best_fixed)} of {rate.best_fixed} for all pages"
+        lines["rate control"] = f"{spent}; {rate.encodes_per_page:.2f} encodes per page, {share(rate.hit_rate)} right at first"
+    return Pairs("", {name: line for name, line in lines.items() if line})
 
 
-def _listed(counter: dict[str, int]) -> str:
-    return "  ".join(f"{_plain(name)} {count:,}" for name, count in counter.items())
+def _ratio(value: float | None) -> str:
+    return NONE if value is None else f"{value:,.2f}×"
 
 
-def _plain(text: str) -> str:
-    return printable(text, keep="")
-
-
-def _share(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{value:.{digits}%}"
-
-
-def _number(value: float | None, digits: int, unit: str = "") -> str:
-    return "–" if value is None else f"{value:,.{digits}f}{unit}"
+def _number(value: float | None) -> str:
+    return NONE if value is None else f"{value:,.1f}"

@@ -135,16 +135,17 @@ def table_of(theme: str, result: dict[str, Any]) -> RenderableType:
     """A result for the terminal."""
     from rich.console import Group
     from rich.markup import escape
-    from rich.table import Table
 
-    parts: list[RenderableType] = [f"[bold]bench {theme}[/]"]
-    parts += [f"{_spoken(name)}: {escape(shown(value))}" for name, value in facts(result).items()]
+    from palimpsest.report.tables import Pairs, Rows
+
+    parts: list[RenderableType] = [
+        Pairs(f"bench {theme}", {_spoken(name): shown(value) for name, value in facts(result).items()})
+    ]
     for name, rows in tables(result).items():
-        table = Table(*map(_spoken, rows[0]), title=_spoken(name), title_justify="left")
-        for row in rows:
-            table.add_row(*(escape(shown(value)) for value in row.values()))
-        parts.append(table)
-    return Group(*parts, *(f"[dim]{escape(note)}[/]" for note in result.get("notes", ())))
+        numeric = {key for key, value in rows[0].items() if isinstance(value, int | float)}
+        columns = [f">{_spoken(key)}" if key in numeric else _spoken(key) for key in rows[0]]
+        parts += ["", Rows(_spoken(name), columns, [[shown(value) for value in row.values()] for row in rows])]
+    return Group(*parts, *(f"[dim]{note}[/]" for note in map(escape, result.get("notes", ()))))
 
 
 def facts(result: dict[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Rate:
 
 def results_folder() -> Path:
     """`docs/results` of a clone of the repository."""
-    return Path(__file__).parent.parent.parent / "docs" / "results"
+    return Path(__file__).parents[4] / "docs" / "results"
 
 
 def measured_rates(folder: Path) -> list[Rate]:
