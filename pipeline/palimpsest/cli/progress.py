@@ -71,7 +71,7 @@ class LiveLine:
         """Draw the line; print it where stderr is no terminal."""
         self._bar.update(self._task, description=self._doing, completed=done, total=total, text=text)
         if self._piped and self._enabled:
-            err.print(f"{time.monotonic() - self._began:6.0f} s  {text}", highlight=False)
+            err.print(f"{time.monotonic() - self._began:6.0f} s  {text}", highlight=False, soft_wrap=True)
 
     def _follow(self) -> None:
         next_line = time.monotonic() + BEAT

@@ -350,6 +350,7 @@ def process(
         return [unit.planned for unit in ledger.incomplete()]
 
     progress = next((subscriber for subscriber in subscribers if isinstance(subscriber, Progress)), Progress())
+    progress.watch(progress)
     with progress.stoppable():
         ledger.settle(executor.run_units(units, recipe, pending), store, run_id)
 
