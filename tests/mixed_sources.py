@@ -32,7 +32,7 @@ BAD_LINES: list[tuple[str, bytes]] = [
     ("empty_text", json.dumps({"id": "z", "text": "\u200b\ufeff\u200b"}).encode()),  # nothing is left after normalising
     ("invalid_utf8", b'{"id": "u", "text": "\xff\xfe"}'),
     ("lone_surrogates", b'{"id": "s", "text": "\\ud800"}'),
-    ("bad_timestamp", b'{"id": "t", "text": "y", "timestamp": "soon"}'),
+    ("non_string_text", b'{"id": "t", "text": ["y"], "timestamp": "soon"}'),
 ]
 GOOD_LINES = [
     {"id": "first", "text": prose(2500, 3), "timestamp": "2024-05-06T07:08:09Z", "importance": 0.25, "text_class": "letters"},

@@ -80,14 +80,26 @@ def test_a_corrupt_object_costs_one_night(go: Pass, folder: Path, out: Path, laz
     assert kinds(go()) == {"unchanged": 5} and len(quarantine(out)) == 1
 
 
+def test_a_garbage_object_is_one_finding_whatever_its_lines(go: Pass, folder: Path, out: Path, lazy: Callable[[], None]) -> None:
+    (folder / "garbage.jsonl").write_text('{"text": "the one good line"}\n' + "no json\n" * 5000)
+    result = go("limits.quarantine_share=0.01")
+    (bad,) = result.set_aside
+    assert (Path(bad.source_uri).name, bad.quarantined, bad.documents, result.findings) == ("garbage.jsonl", 5000, 5001, True)
+    assert set(by_id("the one good line")) <= set(documents(out)) and errors(out) == []
+    lazy()
+    quiet = go("limits.quarantine_share=0.01")  # its version is known: not read again
+    assert kinds(quiet) == {"unchanged": 5} and not quiet.findings
+
+
 def test_too_much_quarantine_stops_the_pass_and_says_so_in_its_record(go: Pass, folder: Path, out: Path) -> None:
     go()
-    (folder / "e.jsonl").write_text("no json\n" * 30)
-    with pytest.raises(RunFailed, match="30 of 30 documents .* invalid_json 30"):
+    good = [json.dumps({"text": f"good {n}"}) for n in range(31)]
+    (folder / "e.jsonl").write_text("\n".join([*good, *["no json"] * 30]))
+    with pytest.raises(RunFailed, match="30 of 61 documents .* invalid_json 30"):
         go("limits.quarantine_share=0.01")
     records = [json.loads(path.read_text()) for path in out.glob("runs/*/stats.json")]
     records.sort(key=lambda record: record["outcome"], reverse=True)  # not by name: both may be of the same second
     assert [record["outcome"] for record in records] == ["published", "failed"]
-    assert records[1]["reasons"] == {"invalid_json": 30} and "30 of 30" in records[1]["reason"]
+    assert records[1]["reasons"] == {"invalid_json": 30} and "30 of 61" in records[1]["reason"]
     assert snapshot_numbers(LocalStore(out)) == [1]
     assert go("limits.quarantine_share=1.0").units_done == 1

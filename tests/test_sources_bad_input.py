@@ -54,7 +54,7 @@ def outcomes(path: Path, config: SourceConfig | None = None) -> list[str]:
         (b'{"text": "x", "id": {}}', Reason.BAD_ID),
         (b'{"text": "x", "timestamp": "soon"}', Reason.BAD_TIMESTAMP),
         (b'{"text": "x", "importance": "high"}', Reason.BAD_IMPORTANCE),
-        (b'{"text": "x", "importance": NaN}', Reason.BAD_IMPORTANCE),
+        (b'{"text": "x", "importance": -Infinity}', Reason.BAD_IMPORTANCE),
         (b'{"text": "x", "importance": 1' + b"0" * 400 + b"}", Reason.BAD_IMPORTANCE),
         (b'{"text": "x", "text_class": 3}', Reason.BAD_CLASS),
     ],
@@ -62,8 +62,9 @@ def outcomes(path: Path, config: SourceConfig | None = None) -> list[str]:
 def test_a_bad_json_line_costs_only_itself(tmp_path: Path, line: bytes, reason: Reason) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(GOOD + line + b"\r\n\n" + b'{"text": "after"}')
-    assert outcomes(path) == ["good", reason, "after"]
-    assert read_rows(path)[1]["record"] == (line + b"\r")[:QUARANTINE_BYTES]
+    config = SourceConfig(bad_metadata="quarantine")
+    assert outcomes(path, config) == ["good", reason, "after"]
+    assert read_rows(path, config)[1]["record"] == (line + b"\r")[:QUARANTINE_BYTES]
 
 
 def test_the_id_of_a_bad_record_is_kept(tmp_path: Path) -> None:
@@ -189,8 +190,8 @@ def test_bad_rows_of_a_parquet_file(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": [1, 2]}), path)
     assert outcomes(path) == [Reason.NON_STRING_TEXT] * 2
     pq.write_table(pa.table({"body": ["a", "b"], "id": ["x", "y"]}), path)
-    assert outcomes(path) == [Reason.MISSING_TEXT] * 2
-    assert [row["source_id"] for row in read_rows(path)] == ["x", "y"]
+    (row,) = read_rows(path)
+    assert row["reason"] == Reason.MISSING_COLUMN and "no column 'text'; its columns are body, id; set source" in row["detail"]
     pq.write_table(pa.table({"text": ["a"], "timestamp": pa.array([2**62], pa.timestamp("ms"))}), path)
     assert outcomes(path) == [Reason.BAD_TIMESTAMP]
 
@@ -210,7 +211,7 @@ def test_a_document_of_200_mb_on_one_line(tmp_path: Path) -> None:
         for _ in range(200):
             file.write(b"A line of text. " * 62_500)
         file.write(b'"}\n{"text": "after"}')
-    config = SourceConfig()
+    config = SourceConfig(max_document_chars=1 << 28)
     found: list[int | None] = []
     for unit in plan_units(expand([str(path)], config)[0], config):
         for table in read_unit_tables(unit, config, unit_id="u"):

@@ -12,6 +12,7 @@ import codecs
 import hashlib
 import json
 import re
+import string
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ from palimpsest.settings import Paths as FileNames
 __all__ = ["ConfigError", "JobConfig", "fingerprint", "load", "parse", "presets_folder", "to_json", "to_toml"]
 
 MIB = 1 << 20
-Format = Literal["auto", "text", "jsonl", "parquet"]
+Format = Literal["auto", "text", "jsonl", "parquet", "csv", "arrow"]
 FORMATS = get_args(Format)
 
 
@@ -62,14 +63,30 @@ class SourceConfig(Settings):
     """Field with the importance of a document, from 0 to 1."""
     class_field: str = "text_class"
     """Field with the text class, which reports are split by."""
+    text_template: str = ""
+    """Text of several fields, instead of `text_field`: "{title}\\n\\n{doc.body}". A missing field is empty."""
+    carry: Texts = ()
+    """Fields that go through to the column `extra`, for example ["licence", "language", "url"]."""
+    bad_metadata: Literal["null", "quarantine"] = "null"
+    """What becomes of a record with optional metadata that cannot be used: published with null there, or quarantined."""
+    max_metadata_chars: Count = 4096
+    """A longer id, class or carried value cannot be used, in characters."""
     encoding: str = "utf-8"
     """Encoding of text files, JSON and CSV; one in which a line feed is the byte 0x0A."""
     format: Format = "auto"
     """"auto" goes by the file name; any other treats every object as that format."""
     unit_bytes: Size = 64 * MIB
     """Size of the slices of a big object, in its stored bytes."""
-    max_document_chars: Count = 256 * MIB
-    """A longer document is quarantined as "too_large" without being read into memory, in characters."""
+    max_document_chars: Count = 8 * MIB
+    """A longer document is quarantined as "too_large" without being read into memory, in characters: 8Mi are two Bibles."""
+    unfold_bytes: Size = 256 * MIB
+    """Bytes that every object may unfold to when it is decompressed or decoded, and `unfold_factor` times its own size more."""
+    unfold_factor: Count = 200
+    """Times its stored bytes that an object may unfold to, besides `unfold_bytes`."""
+    unfold_rows: Count = 1_000_000
+    """Records that every object may hold, and one more for each of its bytes."""
+    zstd_window: Annotated[Size, Field(le=1 << 31)] = 256 * MIB
+    """Largest window of a zstd stream, which a reader holds in memory; `zstd --long=31` needs 2GiB."""
     follow_symlinks: bool = False
     """Read also what symbolic links below a folder or in a glob lead to; a link that a source names is always followed."""
 
@@ -80,7 +97,7 @@ class SourceConfig(Settings):
             line_feed = "\n".encode(encoding)  # refuses codecs that are no text encodings, such as base64
         except LookupError:
             raise ValueError("unknown encoding; use a name such as utf-8 or latin-1") from None
-        if line_feed != b"\n":
+        if line_feed not in (b"\n", codecs.BOM_UTF8 + b"\n"):
             raise ValueError("the encoding does not contain ASCII; UTF-16 text is recognised by its byte-order mark")
         return encoding
 
@@ -94,9 +111,27 @@ class SourceConfig(Settings):
                 raise ValueError(f"{name} = {value!r}: {other} names the same field; a field can mean one thing only")
         return self
 
+    @field_validator("text_template")
+    @classmethod
+    def _names_fields(cls, template: str) -> str:
+        try:
+            parts = list(string.Formatter().parse(template))
+        except ValueError as error:
+            raise ValueError(f"{error}; write fields in braces, and a brace itself twice") from None
+        if any(form or conversion for _, _, form, conversion in parts) or any(name == "" for _, name, _, _ in parts):
+            raise ValueError("expected names of fields in braces and nothing else there, for example {title}: {body}")
+        if template and not any(name for _, name, _, _ in parts):
+            raise ValueError("it names no field; write fields in braces, for example {title}: {body}")
+        return template
+
     @property
     def is_utf8(self) -> bool:
-        return codecs.lookup(self.encoding).name == "utf-8"
+        return codecs.lookup(self.encoding).name in ("utf-8", "utf-8-sig")
+
+    @property
+    def charset(self) -> str:
+        """Name of the encoding without a byte-order mark, which readers drop themselves."""
+        return "utf-8" if self.is_utf8 else self.encoding
 
 
 class LayoutConfig(Settings):
@@ -238,7 +273,9 @@ class LimitsConfig(Settings):
     """When a run fails."""
 
     quarantine_share: Share = 0.01
-    """Largest share of the documents that may be quarantined."""
+    """Largest share of the documents that may be quarantined; an object that is mostly bad counts as one document."""
+    strict: bool = False
+    """Fail where a field that was set explicitly occurs in no document, instead of ending with findings."""
 
 
 class IngestConfig(Settings):
@@ -379,8 +416,11 @@ def fingerprint(config: JobConfig, layout: str, codec: str, revision: str) -> st
     what = to_json(config.replace(sources=(), out=""))
     for how in ("limits", "placement", "ingest"):
         del what[how]
-    for how in ("unit_bytes", "max_document_chars", "follow_symlinks"):
+    for how in ("unit_bytes", "max_document_chars", "max_metadata_chars", *_UNFOLDING):
         del what["source"][how]
+    for later, default in (("text_template", ""), ("carry", []), ("bad_metadata", "null")):  # settings younger than corpora
+        if what["source"][later] == default:
+            del what["source"][later]
     asked = {name: value for name in ASKED if (value := getattr(config.codec, name)) is not None}
     what["codec"] = {"id": codec, "revision": revision, "dtype": config.codec.dtype, "fast": config.codec.fast, **asked}
     what["layout"] = {"fingerprint": layout, "max_escaped_share": config.layout.max_escaped_share}
@@ -392,6 +432,7 @@ def fingerprint(config: JobConfig, layout: str, codec: str, revision: str) -> st
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+_UNFOLDING = ("unfold_bytes", "unfold_factor", "unfold_rows", "zstd_window", "follow_symlinks")
 _TIER_SETTINGS = {
     "fixed": ("mode",),
     "age": ("as_of", "ages", "undated"),

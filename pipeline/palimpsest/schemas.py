@@ -50,6 +50,8 @@ SHARD_RECORD = pa.struct(
 CONTROL = pa.struct(
     [
         *(pa.field(name, pa.int64()) for name in ("documents_in", "documents", "quarantined", "duplicates", "repeated_ids")),
+        pa.field("nulled", pa.map_(pa.string(), pa.int64())),  # metadata that could not be used, by reason
+        pa.field("present", pa.map_(pa.string(), pa.int64())),  # documents that have an optional field, by field
         pa.field("committed_elsewhere", pa.bool_()),
         pa.field("shard", pa.string()),
         pa.field("pages", pa.int64()),

@@ -146,6 +146,17 @@ def passed_over(passed: Mapping[str, Any]) -> None:
         line(passed_over_line(passed))
 
 
+def source_findings(result: Any) -> None:
+    """Lines about objects that are mostly bad, metadata that could not be used, and fields that never occur."""
+    for bad in result.set_aside:
+        line(f"mostly bad: {bad}")
+    if result.nulled:
+        counts = ", ".join(f"{reason} {count:,}" for reason, count in sorted(result.nulled.items()))
+        line(f'metadata that could not be used is null: {counts} (source.bad_metadata = "quarantine" refuses these records)')
+    for message in result.absent_fields:
+        line(f"finding: {message}")
+
+
 def print_json(value: Any) -> None:
     """One JSON value to stdout."""
     utf8 = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"

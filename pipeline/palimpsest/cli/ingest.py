@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from palimpsest.cli.console import FINDINGS, explained, line, out, pairs, passed_over, print_json
+from palimpsest.cli.console import FINDINGS, explained, line, out, pairs, passed_over, print_json, source_findings
+from palimpsest.cli.options import Strict
 from palimpsest.cli.progress import LiveLine
 from palimpsest.report.tables import duration, listed, ratios, size
 
@@ -22,6 +23,7 @@ def ingest(
     target: Annotated[str | None, typer.Option("--out", "-o", help="The corpus to bring up to date.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: section.key=value.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list and compare; write nothing.")] = False,
+    strict: Strict = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Bring a corpus up to date with a prefix: process what is new or changed since, and nothing else.
@@ -37,7 +39,7 @@ def ingest(
     from palimpsest.operations.ingest import ingest as run_pass
 
     with explained():
-        config: JobConfig = load(preset, overrides or ())
+        config: JobConfig = load(preset, [*(overrides or ()), *(["limits.strict=true"] if strict else ())])
         config = config.replace(sources=tuple(source) if source else config.sources, out=target or config.out)
         with LiveLine("ingesting", enabled=not dry_run) as progress:
             result = run_pass(config, progress, dry_run=dry_run)
@@ -79,6 +81,7 @@ def _print(result: IngestResult) -> None:
             f"{changes['other_settings']:,} objects are published under other settings and stay: "
             "--set ingest.other_settings=replace does them again"
         )
+    source_findings(result)
     said = [f"not read: {lost.source_uri}: {lost.reason}: {lost.detail}; the next pass tries again" for lost in result.unread]
     said += [f"given up in this version: {source}" for source in result.given_up]
     said += [f"stays as it was: {stuck.source_uri}: {stuck.by} relies on it and cannot be read again" for stuck in result.blocked]

@@ -13,3 +13,4 @@ Out = Annotated[str | None, typer.Option("--out", "-o", help="The corpus to writ
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: section.key=value; may be repeated.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Share = Annotated[float, typer.Option(help="Share of the pages, chosen by page id.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Fail where a field that was set occurs in no document.")]

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from palimpsest.cli.console import explained, line, out, pairs, passed_over, print_json
-from palimpsest.cli.options import Json, Out, Preset, Set, Sources
+from palimpsest.cli.console import FINDINGS, explained, line, out, pairs, passed_over, print_json, source_findings
+from palimpsest.cli.options import Json, Out, Preset, Set, Sources, Strict
 from palimpsest.cli.progress import LiveLine
 from palimpsest.report.tables import duration, listed, ratios, size
 
@@ -23,6 +23,7 @@ def run(
     target: Out = None,
     overrides: Set = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration and the plan; write nothing.")] = False,
+    strict: Strict = False,
     as_json: Json = False,
 ) -> None:
     """Turn a corpus of text into verified visual-token shards.
@@ -38,7 +39,7 @@ def run(
     from palimpsest.operations.run import run as run_job
 
     with explained():
-        config = load(preset, overrides or ())
+        config = load(preset, [*(overrides or ()), *(["limits.strict=true"] if strict else ())])
         config = config.replace(sources=tuple(source) if source else config.sources, out=target or config.out)
         if dry_run:
             planned = plan_only(config)
@@ -47,6 +48,8 @@ def run(
         with LiveLine() as progress:
             result = run_job(config, progress)
     print_json(result.to_json()) if as_json else _print(result)
+    if result.findings:
+        raise typer.Exit(FINDINGS)
 
 
 def _readable(planned: dict[str, Any]) -> dict[str, Any]:
@@ -65,6 +68,7 @@ def _print(result: RunResult) -> None:
     elif not result.unread:
         line(f"Nothing to do: all {result.units_done} units are in snapshot {result.snapshot} of {result.out}.")
     passed_over(result.passed_over)
+    source_findings(result)
     for lost in result.unread[:SHOWN]:
         line(f"not read: {lost.source_uri}: {lost.reason}: {lost.detail}; the next run tries again")
     if len(result.unread) > SHOWN:

@@ -26,10 +26,11 @@ from palimpsest.flow.executor import LazyExecutor
 from palimpsest.flow.ledger import UnreadSource, refuse_quarantine
 from palimpsest.flow.recipe import Recipe
 from palimpsest.operations.changes import Spill, State, compare, published_sources
+from palimpsest.operations.findings import SetAside, absent_fields, check_fields
 from palimpsest.operations.ingest_batch import Batcher, Blocked, Outcome
 from palimpsest.operations.ingest_cache import Memory, VersionWriter
 from palimpsest.operations.progress import Progress
-from palimpsest.operations.run import Work, identify, located, prepare
+from palimpsest.operations.run import Work, identify, located, prepare, refuse_absent
 from palimpsest.sources.inventory import Inventory, versions
 from palimpsest.sources.objects import Listed
 from palimpsest.storage.object_store import ObjectStore
@@ -54,6 +55,9 @@ class IngestResult:
         unread: could not be read; tried again by the next pass. given_up: tried for the last time in this version.
         blocked: rewritten or vanished sources that stay published as they were.
         passed_over: names that are no sources, by rule (sources/names.py).
+        set_aside: objects processed now that are mostly bad.
+        nulled: optional metadata that could not be used, by reason.
+        absent_fields: messages about fields that were set and occur in no document.
         seconds: by phase, and in all.
     """
 
@@ -76,13 +80,17 @@ class IngestResult:
     fresh: Counts = field(default_factory=Counts)
     reasons: dict[str, int] = field(default_factory=dict)
     passed_over: dict[str, Any] = field(default_factory=dict)
+    set_aside: tuple[SetAside, ...] = ()
+    nulled: dict[str, int] = field(default_factory=dict)
+    absent_fields: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     dry_run: bool = False
 
     @property
     def findings(self) -> bool:
         """Whether something needs a look: sources that were not published as they are."""
-        return bool(self.unread or self.given_up or self.blocked or self.units_waiting)
+        found = (self.unread, self.given_up, self.blocked, self.units_waiting, self.set_aside, self.absent_fields)
+        return any(found)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -178,6 +186,8 @@ class _Ingestion:
     def pass_(self, dry_run: bool) -> IngestResult:
         written = self._compare()
         self.phases.end("compare")
+        if self.base is None:
+            check_fields((listed.item for listed, _ in self.new), self.config.source)
         outcome = Outcome()
         snapshot = self.base
         if not dry_run and (len(self.rewritten) or len(self.new) or self.vanished):
@@ -300,6 +310,7 @@ class _Ingestion:
 
     def _check(self, counts: Counts, work: Work) -> None:
         """Raise RunFailed where too much of what this pass looked at is quarantined; an unread source counts as one document."""
+        refuse_absent(self.config, work)
         unread = len(work.unread_sources)
         refuse_quarantine(
             counts.documents_quarantined + unread,
@@ -357,6 +368,9 @@ def _result(
         fresh=sum((record.counts for record in outcome.work.records), Counts()),
         reasons=dict(outcome.work.reasons),
         passed_over=inventory.passed_over.to_json(),
+        set_aside=tuple(outcome.set_aside),
+        nulled=dict(outcome.work.metadata.nulled),
+        absent_fields=absent_fields(config.source, outcome.work.metadata),
         seconds=phases.total(),
         dry_run=dry_run,
     )

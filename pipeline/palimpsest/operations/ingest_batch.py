@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from palimpsest.config import JobConfig
-from palimpsest.corpus.manifest import sum_counts
 from palimpsest.corpus.shards import new_attempt, write_quarantine
 from palimpsest.corpus.snapshots import PublishConflict, Snapshot, latest, publish
 from palimpsest.corpus.tries import note_try, try_id
@@ -24,6 +23,7 @@ from palimpsest.flow.ledger import Metering
 from palimpsest.flow.plan import PlannedUnit, assign, held_documents, publishable, source_uri
 from palimpsest.flow.recipe import Recipe
 from palimpsest.operations.changes import State, dependents, units_of_sources
+from palimpsest.operations.findings import SetAside, judge
 from palimpsest.operations.progress import Progress
 from palimpsest.operations.run import Work, process
 from palimpsest.schemas import QUARANTINE
@@ -53,6 +53,8 @@ class Outcome:
         given_up: sources that were tried in vain for the last time.
         waiting: units that are committed and wait for a source that could not be read.
         dropped: vanished sources that are no longer published.
+        set_aside: objects that are mostly bad.
+        counts: for the limit of the quarantine (`findings.judge`).
     """
 
     work: Work = field(default_factory=Work)
@@ -63,6 +65,7 @@ class Outcome:
     dropped: int = 0
     given_up: list[str] = field(default_factory=list)
     blocked: list[Blocked] = field(default_factory=list)
+    set_aside: list[SetAside] = field(default_factory=list)
     snapshots: list[int] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
 
@@ -126,6 +129,7 @@ class _Batch:
         self.blocked: list[Blocked] = []
         self.given_up: list[str] = []
         self.counts = Counts()
+        self.set_aside: tuple[SetAside, ...] = ()
         now = self._states()
         for name, (listed, seen) in sources.items():
             if now.get(name, frozenset()) == seen:
@@ -195,11 +199,12 @@ class _Batch:
                 whole.records += work.records
                 whole.reasons.update(work.reasons)
                 whole.unread_sources += work.unread_sources
+                whole.metadata.add_all(work.metadata)
         unread = {source.source_uri for source in work.unread_sources}
         records = [record for record in (*done, *work.records) if record.source_uri not in unread]
         ready = publishable(of.store, self.published, records, unread, held)
         self.done, self.waiting = len(done), len(done) + len(work.records) - len(ready)
-        self.counts = sum_counts(record.counts for record in (*done, *work.records))
+        self.counts, self.set_aside = judge((*done, *work.records))
         return [*ready, *self._given_up(work, todo)]
 
     def account(self) -> None:
@@ -209,6 +214,7 @@ class _Batch:
             setattr(whole, name, getattr(whole, name) + getattr(self, name))
         whole.dropped += len(self.vanished)
         whole.blocked += self.blocked
+        whole.set_aside += self.set_aside
         whole.given_up += self.given_up
         whole.counts += self.counts
 

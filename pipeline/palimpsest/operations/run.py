@@ -29,6 +29,7 @@ from palimpsest.corpus.run_records import (
 )
 from palimpsest.corpus.snapshots import Snapshot, latest, publish
 from palimpsest.corpus.units import CommitRecord, Counts
+from palimpsest.errors import RunFailed
 from palimpsest.flow.executor import Executor, StageSeconds, lazily
 from palimpsest.flow.ledger import (
     EventLog,
@@ -43,6 +44,7 @@ from palimpsest.flow.ledger import (
 from palimpsest.flow.plan import Plan, PlannedUnit, make_plan, publishable, settled, source_uri
 from palimpsest.flow.recipe import Recipe
 from palimpsest.flow.supply import supply
+from palimpsest.operations.findings import Metadata, SetAside, absent_fields, check_fields, judge
 from palimpsest.operations.progress import Progress
 from palimpsest.operations.quarantined import first_records
 from palimpsest.pages.layouts import make_layout
@@ -73,6 +75,9 @@ class RunResult:
         fresh: of the units processed now.
         published_now: this run published `snapshot`.
         passed_over: names that are no sources, by rule (sources/names.py).
+        set_aside: objects processed now that are mostly bad.
+        nulled: optional metadata that could not be used, by reason.
+        absent_fields: messages about fields that were set and occur in no document.
         seconds: wall time of the processing, Ray's start and planning left out; `total_seconds` has them.
     """
 
@@ -90,6 +95,14 @@ class RunResult:
     total_seconds: float
     published_now: bool = False
     passed_over: dict[str, Any] = field(default_factory=dict)
+    set_aside: tuple[SetAside, ...] = ()
+    nulled: dict[str, int] = field(default_factory=dict)
+    absent_fields: tuple[str, ...] = ()
+
+    @property
+    def findings(self) -> bool:
+        """Whether something needs a look although the rest is published."""
+        return bool(self.unread or self.set_aside or self.absent_fields)
 
     @property
     def pages_per_second(self) -> float:
@@ -174,6 +187,8 @@ def plan_only(config: JobConfig) -> dict[str, Any]:
     items = listing.objects
     units = [unit for item in items for unit in plan_units(item, config.source)]
     held = _published(config.out)
+    if not held:
+        check_fields(items, config.source)
     known = sum((source_uri(unit), unit.object.version, unit.slice, recipe.fingerprint) in held for unit in units)
     return {
         "sources": len(items),
@@ -234,6 +249,8 @@ def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: 
     base = latest(store)
     lost = lost_units(store, base.units) if base else frozenset()
     done = settled(base, found, config.source, recipe.fingerprint, lost)
+    if base is None:
+        check_fields(found, config.source)
     if done is not None and base is not None:
         plan, work, progress, snapshot, ready = Plan(todo=(), done=done), Work(), Progress(), base, list(done)
     else:
@@ -254,8 +271,9 @@ def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: 
                 with metrics.run():
                     if plan.todo:
                         process(plan.todo, recipe, executor(), store, run_id, [Metering(metrics), progress, work])
-                    counts = sum_counts(record.counts for record in (*plan.done, *work.records))
+                    counts, _ = judge((*plan.done, *work.records))
                     _refuse_quarantine(store, counts, work, config.limits.quarantine_share)
+                    refuse_absent(config, work)
                     records = [*plan.done, *work.records]
                     published = tuple(base.units) if base else ()
                     ready = publishable(store, published, records, {source.source_uri for source in work.unread_sources})
@@ -278,6 +296,9 @@ def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: 
         reasons=dict(work.reasons),
         published_now=snapshot.run_id == run_id,
         passed_over=listing.passed_over.to_json(),
+        set_aside=judge(work.records)[1],
+        nulled=dict(work.metadata.nulled),
+        absent_fields=absent_fields(config.source, work.metadata),
         seconds=round(progress.seconds, 3),
         total_seconds=round(time.monotonic() - began, 3),
     )
@@ -299,6 +320,7 @@ class Work(Subscriber):
     Attributes:
         reasons: quarantined documents by reason.
         unread_sources: sources that could not be read as they were listed.
+        metadata: what was read of optional metadata.
         stages: `Executor.stage_seconds` of the executor that did the work.
     """
 
@@ -306,8 +328,11 @@ class Work(Subscriber):
     reasons: Counter[str] = field(default_factory=Counter)
     unread_sources: list[UnreadSource] = field(default_factory=list)
     stages: Callable[[], StageSeconds] = dict
+    metadata: Metadata = field(default_factory=Metadata)
 
     def committed(self, unit: UnitInFlight, record: CommitRecord) -> None:
+        if isinstance(unit, SourceUnit) and unit.read:
+            self.metadata.add(unit.read)
         self.records.append(record)
         self.reasons.update(unit.reasons)
 
@@ -353,6 +378,13 @@ def process(
     progress.watch(progress)
     with progress.stoppable():
         ledger.settle(executor.run_units(units, recipe, pending), store, run_id)
+
+
+def refuse_absent(config: JobConfig, work: Work) -> None:
+    """Under `limits.strict`, raise RunFailed where a field that was set occurs in no document."""
+    absent = absent_fields(config.source, work.metadata) if config.limits.strict else ()
+    if absent:
+        raise RunFailed(f"{'; '.join(absent)} (limits.strict). Nothing was published; the work is kept. Fix the setting")
 
 
 def _refuse_quarantine(store: ObjectStore, counts: Counts, work: Work, share: float) -> None:

@@ -22,6 +22,7 @@ else:
 
 STEP_BYTES = 1 << 14  # of decompressed data; what a corrupt place can take with it, beside the block of its format
 XZ_MEMORY = 256 << 20  # bytes; `xz -9` needs 65 MiB
+ZSTD_WINDOW = 256 << 20  # bytes; `zstd --long=28` needs as many
 
 
 class _Decoder(Protocol):
@@ -57,26 +58,32 @@ class _GzipDecoder:
         return piece
 
 
-_DECODERS: dict[str, tuple[Callable[[], _Decoder], type[Exception]]] = {
-    ".gz": (_GzipDecoder, zlib.error),
-    ".bz2": (bz2.BZ2Decompressor, OSError),
-    ".xz": (lambda: lzma.LZMADecompressor(memlimit=XZ_MEMORY), lzma.LZMAError),
-    ".zst": (zstd.ZstdDecompressor, zstd.ZstdError),
+def _zstd(window: int) -> _Decoder:
+    log = max(10, min(31, window.bit_length() - 1))
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: log})
+
+
+_DECODERS: dict[str, tuple[Callable[[int], _Decoder], type[Exception]]] = {
+    ".gz": (lambda window: _GzipDecoder(), zlib.error),
+    ".bz2": (lambda window: bz2.BZ2Decompressor(), OSError),
+    ".xz": (lambda window: lzma.LZMADecompressor(memlimit=XZ_MEMORY), lzma.LZMAError),
+    ".zst": (_zstd, zstd.ZstdError),
 }
 COMPRESSIONS = tuple(_DECODERS)
 
 
-def decompress(compressed: Iterable[bytes], suffix: str) -> Iterator[bytes]:
+def decompress(compressed: Iterable[bytes], suffix: str, zstd_window: int = ZSTD_WINDOW) -> Iterator[bytes]:
     """The decompressed bytes of a stream of one or more members, in pieces of at most STEP_BYTES.
 
     Args:
         suffix: one of COMPRESSIONS.
+        zstd_window: bytes; a stream that needs a bigger window is refused.
 
     Raises:
-        Unusable: TRUNCATED or CORRUPT_COMPRESSION, after everything before the damage was yielded.
+        Unusable: TRUNCATED, WINDOW_TOO_LARGE or CORRUPT_COMPRESSION, after everything before the damage was yielded.
     """
     new, broken = _DECODERS[suffix]
-    decoder, inside, members = new(), False, 0
+    decoder, inside, members = new(zstd_window), False, 0
     for data in compressed:
         while data or (inside and not decoder.needs_input):
             if members and not inside:
@@ -87,11 +94,14 @@ def decompress(compressed: Iterable[bytes], suffix: str) -> Iterator[bytes]:
             try:
                 piece = decoder.decompress(data, STEP_BYTES)
             except broken as error:
+                if "too much memory" in str(error):
+                    said = f"{suffix} member {members} needs a window of more than source.zstd_window = {zstd_window} bytes"
+                    raise Unusable(Reason.WINDOW_TOO_LARGE, said) from None
                 raise Unusable(Reason.CORRUPT_COMPRESSION, f"{suffix} member {members}: {error}") from None
             data = b""
             if piece:
                 yield piece
             if decoder.eof:
-                data, decoder, inside, members = decoder.unused_data, new(), False, members + 1
+                data, decoder, inside, members = decoder.unused_data, new(zstd_window), False, members + 1
     if inside or not members:
         raise Unusable(Reason.TRUNCATED, f"{suffix} member {members} ends too early")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from palimpsest.schemas import QUARANTINE_BYTES
 
@@ -24,13 +26,19 @@ class Reason(StrEnum):
     TRUNCATED = "truncated"  # a compressed stream ends too early; what came before it is kept
     CORRUPT_COMPRESSION = "corrupt_compression"  # a damaged stream, where its checksums show it; what came before is kept
     CORRUPT_PARQUET = "corrupt_parquet"  # the footer, or the rest of one row group; the other row groups are kept
+    CORRUPT_ARROW = "corrupt_arrow"  # the schema, or the rest from one record batch on
+    CORRUPT_CSV = "corrupt_csv"  # the header, or the rest from a quotation mark that never ends
+    BAD_ROW = "bad_row"  # a row of CSV with more or fewer cells than columns
     UTF16_DETECTED = "utf16_detected"  # UTF-16 or UTF-32 where it is not read: JSON lines, or text without a byte-order mark
 
     INVALID_JSON = "invalid_json"  # not JSON, or not an object
     INVALID_UTF8 = "invalid_utf8"
     UNDECODABLE = "undecodable"  # not of the byte-order mark's encoding, or of a configured one other than UTF-8
     LONE_SURROGATES = "lone_surrogates"  # a JSON escape such as \ud800 without its partner
-    TOO_LARGE = "too_large"  # longer than max_document_chars
+    TOO_LARGE = "too_large"  # a document longer than max_document_chars, a table that decodes to more than it may
+    UNFOLDS_TOO_FAR = "unfolds_too_far"  # a compressed object that unfolds to more than it may
+    TOO_MANY_ROWS = "too_many_rows"  # more records than an object may unfold to
+    WINDOW_TOO_LARGE = "window_too_large"  # a sound zstd stream that needs a bigger window than zstd_window
 
     MISSING_TEXT = "missing_text"
     NULL_TEXT = "null_text"
@@ -40,6 +48,13 @@ class Reason(StrEnum):
     BAD_TIMESTAMP = "bad_timestamp"
     BAD_IMPORTANCE = "bad_importance"
     BAD_CLASS = "bad_class"
+    BAD_EXTRA = "bad_extra"  # a value of source.carry
+    METADATA_TOO_LONG = "metadata_too_long"  # an id, a class or a carried value longer than max_metadata_chars
+
+    MISSING_COLUMN = "missing_column"  # a table without the text's column: one record for all its rows
+    DOUBLED_COLUMN = "doubled_column"  # a table in which a name that is read stands for two columns
+
+    MOSTLY_BAD = "mostly_bad"  # so many records of an object are bad that the rest is not read
 
     WORKER_KILLED = "worker_killed"  # it ended every process that took it up, without an exception (flow/isolation.py)
 
@@ -56,7 +71,15 @@ class Unusable(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
-    """One text of the corpus. `source_id` is the corpus's own id; `doc_id` is a hash of the text."""
+    """One text of the corpus.
+
+    Attributes:
+        doc_id: a hash of the text.
+        source_id: the corpus's own id.
+        extra: the values of `source.carry`, None for none.
+        nulled: why optional metadata is null although the record has it (`source.bad_metadata`).
+        present: the optional fields that the record has.
+    """
 
     doc_id: str
     source_id: str | None
@@ -66,6 +89,9 @@ class Document:
     timestamp: datetime | None = None
     importance: float | None = None
     text_class: str | None = None
+    extra: dict[str, str] | None = None
+    nulled: Sequence[Reason] = ()
+    present: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +142,15 @@ def undecodable(error: UnicodeDecodeError, encoding: str, raw: bytes, offset: in
     """The reason for a decoding error at byte `offset` of a record whose bytes, or the part near the error, are `raw`."""
     reason = Reason.INVALID_UTF8 if error.encoding == "utf-8" else Reason.UNDECODABLE
     return Unusable(reason, f"{encoding}: {error.reason} at byte {offset}", excerpt(raw, error.start))
+
+
+def shorten(value: Any) -> str:
+    """A value for a message: at most 80 characters, ASCII, so that it fits any column."""
+    try:
+        shown = ascii(value[:80] if isinstance(value, (str, bytes, list)) else value)
+    except (ValueError, RecursionError):  # integers of thousands of digits, records without end
+        shown = f"a value of type {type(value).__name__}"
+    return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
 def excerpt(raw: bytes, around: int = 0) -> bytes:

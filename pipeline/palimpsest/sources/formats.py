@@ -1,22 +1,43 @@
-"""The seam of the room: what a format can do, and which format an object has."""
+"""The formats: what each can do, and which one an object has."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from palimpsest.config import SourceConfig
-from palimpsest.sources import jsonl, parquet, text
+from palimpsest.sources import arrow, csv, jsonl, parquet, text
 from palimpsest.sources.decompression import COMPRESSIONS
+from palimpsest.sources.objects import SourceObject
 from palimpsest.sources.streams import compression
 from palimpsest.sources.units import Source
 
-SOURCES: dict[str, Source] = {"text": text.TextSource(), "jsonl": jsonl.JsonlSource(), "parquet": parquet.ParquetSource()}
+SOURCES: dict[str, Source] = {
+    "text": text.TextSource(),
+    "jsonl": jsonl.JsonlSource(),
+    "parquet": parquet.ParquetSource(),
+    "csv": csv.CsvSource(),
+    "arrow": arrow.ArrowSource(),
+}
+COLUMNS: dict[str, Callable[[SourceObject, SourceConfig], list[str]]] = {
+    "jsonl": jsonl.column_names,
+    "parquet": parquet.column_names,
+    "csv": csv.column_names,
+    "arrow": arrow.column_names,
+}
 
 
 def format_of(uri: str, config: SourceConfig) -> Source | None:
     """The format that the settings or the name of an object tell; None where they tell none."""
+    name = format_name(uri, config)
+    return SOURCES[name] if name else None
+
+
+def format_name(uri: str, config: SourceConfig) -> str:
+    """The key in SOURCES of the format that the settings or the name of an object tell; "" where they tell none."""
     if config.format != "auto":
-        return SOURCES[config.format]
-    name = uri.lower().removesuffix(compression(uri))
-    return next((source for source in SOURCES.values() if name.endswith(source.extensions)), None)
+        return config.format
+    last = uri.lower().removesuffix(compression(uri))
+    return next((name for name, source in SOURCES.items() if last.endswith(source.extensions)), "")
 
 
 def supported_names() -> str:

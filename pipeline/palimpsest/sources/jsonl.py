@@ -1,33 +1,39 @@
-"""JSON lines: one document per line, sliced by bytes."""
+"""JSON: one document a line, an element of an array, or one object; lines are sliced by bytes."""
 
 from __future__ import annotations
 
 import codecs
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from palimpsest.config import SourceConfig
 from palimpsest.sources.documents import Document, Reason, Rejected, Unusable, decode, excerpt
-from palimpsest.sources.fields import build_document, reject
+from palimpsest.sources.fields import ABSENT, build_document, lookup, reject
+from palimpsest.sources.json_values import LINES, shape_of, split_lines, split_values
 from palimpsest.sources.objects import SourceObject
-from palimpsest.sources.streams import compression, read_bytes
+from palimpsest.sources.streams import MAGIC_BYTES, compression, compression_of, read_bytes, read_stored
 from palimpsest.sources.text import looks_like_utf16, marked_encoding, with_head
 from palimpsest.sources.units import Unit
 
-_LINE_SLACK = 1 << 16  # bytes of a line beside its text
+_LINE_SLACK = 1 << 16  # bytes of a line besides its text
+_LOOKED_AT = 20  # records, for the fields that they have
+_HEAD_BYTES = 1 << 16  # by which the shape is judged
 
 
 class JsonlSource:
-    """`.jsonl` and `.ndjson`. Blank lines are no records; raw control characters inside strings are accepted.
+    """`.jsonl`, `.ndjson` and `.json`: lines, one array, or objects over several lines, by content.
 
-    A big plain object is sliced at multiples of `unit_bytes`, without being read: a line belongs to the slice in which it starts.
-    A compressed one is a single unit: its stream cannot be entered in the middle, so a slice would decompress all before it.
+    Blank lines are no records; raw control characters inside strings are accepted; a byte-order mark at the start of any line is
+    dropped. A big plain object is sliced at multiples of `unit_bytes`, without being read: a line belongs to the slice in which
+    it starts. A compressed one is a single unit: its stream cannot be entered in the middle. Of an object that turns out to be an
+    array, or compressed under another name, the first slice reads everything.
     """
 
-    extensions = (".jsonl", ".ndjson")
+    extensions = (".jsonl", ".ndjson", ".json")
 
     def plan(self, item: SourceObject, config: SourceConfig) -> list[Unit]:
         if compression(item.uri) or item.size <= config.unit_bytes:
@@ -37,7 +43,7 @@ class JsonlSource:
 
     def read(self, unit: Unit, config: SourceConfig) -> Iterator[Document | Rejected]:
         try:
-            for offset, line in _lines(unit, config):
+            for offset, line in _values(unit, config):
                 yield _read_line(line, offset, unit.object, config)
         except Unusable as problem:
             yield reject(problem, unit.object)
@@ -45,7 +51,7 @@ class JsonlSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LineRecord:
-    """One line as a JSON object, or the problem with it; `excerpt` is the beginning of the line."""
+    """One record as a JSON object, or the problem with it; `excerpt` is its beginning as it is written."""
 
     record: dict[str, Any]
     problem: Unusable | None
@@ -53,14 +59,14 @@ class LineRecord:
 
 
 def read_records(unit: Unit, config: SourceConfig) -> Iterator[LineRecord]:
-    """The lines of a unit as JSON objects, for records that are not one text each. Nothing is raised for bad data."""
+    """The records of a unit as JSON objects, for records that are not one text each. Nothing is raised for bad data."""
     try:
-        for offset, line in _lines(unit, config):
+        for offset, line in _values(unit, config):
             start = excerpt(line or b"")
             try:
                 if line is None:
                     raise Unusable(Reason.TOO_LARGE, _too_long(offset, config))
-                yield LineRecord(record=_parse(decode(line, config.encoding)), problem=None, excerpt=start)
+                yield LineRecord(record=_parse(decode(line, config.charset)), problem=None, excerpt=start)
             except Unusable as problem:
                 problem.record = problem.record or start
                 yield LineRecord(record={}, problem=problem, excerpt=start)
@@ -68,59 +74,51 @@ def read_records(unit: Unit, config: SourceConfig) -> Iterator[LineRecord]:
         yield LineRecord(record={}, problem=problem, excerpt=problem.record)
 
 
-def split_lines(chunks: Iterable[bytes], limit: int, stop: int | None = None) -> Iterator[tuple[int, bytes | None]]:
-    """The lines of a stream of bytes, with their offsets; None for a line of more than `limit` bytes, which is not held.
-
-    Args:
-        stop: lines that start at this offset or later are not read.
-
-    Raises:
-        Unusable: the stream's own, with the beginning of the line that it cut.
-    """
-    parts: list[bytes] = []
-    offset = size = 0
-    try:
-        for chunk in chunks:
-            start = 0
-            while (end := chunk.find(b"\n", start)) >= 0:
-                parts.append(chunk[start:end])
-                size += end - start
-                yield offset, (b"".join(parts) if size <= limit else None)
-                parts, offset, size, start = [], offset + size + 1, 0, end + 1
-                if stop is not None and offset >= stop:
-                    return
-            size += len(chunk) - start
-            parts.append(chunk[start:])
-            if size > limit:
-                parts.clear()
-    except Unusable as problem:
-        problem.record = problem.record or excerpt(b"".join(parts))
-        raise
-    if size:
-        yield offset, (b"".join(parts) if size <= limit else None)
+def column_names(item: SourceObject, config: SourceConfig) -> list[str]:
+    """The fields of the first records of an object. Raises Unusable where none of them is a JSON object."""
+    found: dict[str, None] = {}
+    for number, (_, line) in enumerate(_values(Unit(object=item), config)):
+        if number == _LOOKED_AT:
+            break
+        with suppress(Unusable):
+            found.update(dict.fromkeys(_parse(decode(line or b"", config.charset))))
+    if not found:
+        raise Unusable(Reason.INVALID_JSON, "no record among the first is a JSON object")
+    return list(found)
 
 
-def _lines(unit: Unit, config: SourceConfig) -> Iterator[tuple[int, bytes | None]]:
-    """The lines that start in the unit's slice, with their offsets in the (decompressed) object; blank ones left out."""
+def _values(unit: Unit, config: SourceConfig) -> Iterator[tuple[int, bytes | None]]:
+    """The values that start in the unit's slice, with their offsets in the (decompressed) object; blank lines left out."""
     start, stop = unit.span or (0, None)
     limit = 4 * config.max_document_chars + _LINE_SLACK
     if start == 0:
-        chunks = with_head(read_bytes(unit.object))
+        stored_head = next(read_stored(unit.object), b"")[:MAGIC_BYTES] if stop is not None else b""
+        chunks = with_head(read_bytes(unit.object, config), _HEAD_BYTES)
         head = next(chunks, b"")
         if _is_wide(head, config):
-            raise Unusable(Reason.UTF16_DETECTED, "JSON lines are read as UTF-8 only: convert the file", excerpt(head))
-        mark = len(codecs.BOM_UTF8) if config.is_utf8 and head.startswith(codecs.BOM_UTF8) else 0
+            raise Unusable(Reason.UTF16_DETECTED, "JSON is read as UTF-8 only: convert the file", excerpt(head))
         chunks = itertools.chain([head], chunks)
+        if (shape := shape_of(head)) != LINES:
+            yield from _without_marks(split_values(chunks, limit, shape), config)
+            return
+        if compression_of(unit.object.uri, stored_head):
+            stop = None
     else:
-        if _is_wide(next(with_head(read_bytes(unit.object)), b""), config):
-            return  # the first slice has said so
-        start, chunks = _after_line_feed(read_bytes(unit.object, start - 1), start - 1, stop)
-        mark = 0
-    for offset, line in split_lines(chunks, limit, None if stop is None else stop - start):
-        if line is not None and offset == 0:
-            line = line[mark:]
-        if line is None or (line and not line.isspace()):
-            yield start + offset, line
+        head = next(with_head(read_stored(unit.object), _HEAD_BYTES), b"")
+        if compression_of(unit.object.uri, head) or _is_wide(head, config) or shape_of(head) != LINES:
+            return  # the first slice reads all of it, or has said what is wrong
+        start, chunks = _after_line_feed(read_stored(unit.object, start - 1), start - 1, stop)
+    lines = split_lines(chunks, limit, None if stop is None else stop - start)
+    yield from _without_marks(((start + offset, line) for offset, line in lines), config)
+
+
+def _without_marks(values: Iterator[tuple[int, bytes | None]], config: SourceConfig) -> Iterator[tuple[int, bytes | None]]:
+    """The values that are not blank, without the byte-order marks that a join of files leaves at the start of some."""
+    for offset, value in values:
+        if value is not None and config.is_utf8:
+            value = value.removeprefix(codecs.BOM_UTF8)
+        if value is None or (value and not value.isspace()):
+            yield offset, value
 
 
 def _after_line_feed(chunks: Iterator[bytes], position: int, stop: int | None) -> tuple[int, Iterator[bytes]]:
@@ -146,15 +144,15 @@ def _read_line(line: bytes | None, offset: int, item: SourceObject, config: Sour
     try:
         if line is None:
             raise Unusable(Reason.TOO_LARGE, _too_long(offset, config))
-        record = _parse(decode(line, config.encoding))
+        record = _parse(decode(line, config.charset))
         return build_document(record, item, config)
     except Unusable as problem:
-        source_id = record.get(config.id_field) if isinstance(record, dict) else None
-        return reject(problem, item, source_id=source_id, record=line or b"")
+        source_id = lookup(record, config.id_field) if isinstance(record, dict) else None
+        return reject(problem, item, source_id=None if source_id is ABSENT else source_id, record=line or b"")
 
 
 def _too_long(offset: int, config: SourceConfig) -> str:
-    return f"the line at byte {offset} is longer than 4 × max_document_chars={config.max_document_chars} bytes"
+    return f"the record at byte {offset} is longer than 4 × source.max_document_chars = {config.max_document_chars} bytes"
 
 
 def _parse(line: str) -> dict[str, Any]:

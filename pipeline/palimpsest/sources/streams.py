@@ -1,13 +1,16 @@
-"""An object as bytes. What the storage did wrong comes out as `Unusable`, with a reason of the storage's group."""
+"""An object as bytes: stored, or decompressed by its content, within the limits of what it may unfold to."""
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, cast
 
+from palimpsest.config import SourceConfig
 from palimpsest.sources.decompression import COMPRESSIONS, decompress
 from palimpsest.sources.documents import Reason, Unusable
 from palimpsest.sources.objects import UNREAD, SourceObject
@@ -15,8 +18,15 @@ from palimpsest.storage.s3_client import CHANGED, MISSING, S3Error, parse_uri
 from palimpsest.storage.s3_stream import S3Stream
 
 CHUNK_BYTES = 1 << 18
+MAGIC_BYTES = 16
 _S3_REASONS = dict.fromkeys(MISSING, Reason.VANISHED) | dict.fromkeys(CHANGED, Reason.CHANGED)
 _S3_REASONS |= dict.fromkeys(("AccessDenied", "403", "InvalidObjectState"), Reason.UNREADABLE)
+_MAGIC = {
+    ".gz": re.compile(rb"\x1f\x8b\x08"),
+    ".bz2": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),
+    ".xz": re.compile(rb"\xfd7zXZ\x00"),
+    ".zst": re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", re.DOTALL),
+}
 
 
 @contextmanager
@@ -47,15 +57,30 @@ def opened(item: SourceObject) -> Iterator[BinaryIO]:
         raise
 
 
-def read_bytes(item: SourceObject, start: int = 0) -> Iterator[bytes]:
-    """The bytes of an object from `start` on, decompressed if its name says so (then `start` is 0).
+def read_bytes(item: SourceObject, config: SourceConfig) -> Iterator[bytes]:
+    """The bytes of an object, decompressed where its first bytes say that they are compressed.
 
     Raises:
-        Unusable: as `opened` and `decompress` do, after everything that could be read.
+        Unusable: as `opened` and `decompress` do, after everything that could be read; UNFOLDS_TOO_FAR.
     """
-    suffix = compression(item.uri)
-    stored = _stored_bytes(item, start)
-    return decompress(stored, suffix) if suffix else stored
+    stored = read_stored(item)
+    head = next(stored, b"")
+    while head and len(head) < MAGIC_BYTES and (more := next(stored, b"")):
+        head += more
+    stored = itertools.chain([head] if head else [], stored)
+    suffix = compression_of(item.uri, head)
+    if not suffix:
+        return stored
+    return _bounded(decompress(stored, suffix, config.zstd_window), item, config)
+
+
+def read_stored(item: SourceObject, start: int = 0) -> Iterator[bytes]:
+    """The stored bytes of an object from `start` on. Raises Unusable as `opened`."""
+    with opened(item) as file:
+        if start:
+            file.seek(start)
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
 
 
 def compression(uri: str) -> str:
@@ -64,12 +89,44 @@ def compression(uri: str) -> str:
     return suffix if suffix in COMPRESSIONS else ""
 
 
-def _stored_bytes(item: SourceObject, start: int) -> Iterator[bytes]:
+def compression_of(uri: str, head: bytes) -> str:
+    """The compression of an object, by its first bytes; where they tell none, by its name, unless they are plain text."""
+    found = next((suffix for suffix, magic in _MAGIC.items() if magic.match(head)), "")
+    named = compression(uri)
+    return found or ("" if named and _is_text(head[:MAGIC_BYTES]) else named)
+
+
+def is_compressed(item: SourceObject) -> bool:
+    """Whether an object is compressed, by its first bytes. Raises Unusable as `opened`."""
     with opened(item) as file:
-        if start:
-            file.seek(start)
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
+        return bool(compression_of(item.uri, file.read(MAGIC_BYTES)))
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether these first bytes are printable ASCII, as those of JSON, CSV and most prose are, and no damaged header."""
+    return len(head) > 3 and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head)
+
+
+def unfold_limit(item: SourceObject, config: SourceConfig) -> int:
+    """Bytes that an object may unfold to."""
+    return config.unfold_bytes + config.unfold_factor * item.size
+
+
+def unfolds_too_far(reason: Reason, item: SourceObject, config: SourceConfig) -> Unusable:
+    allowed = (
+        f"{unfold_limit(item, config):,} bytes (source.unfold_bytes = {config.unfold_bytes:,}, plus "
+        f"source.unfold_factor = {config.unfold_factor:,} times its {item.size:,} bytes)"
+    )
+    return Unusable(reason, f"it unfolds to more than {allowed}")
+
+
+def _bounded(pieces: Iterable[bytes], item: SourceObject, config: SourceConfig) -> Iterator[bytes]:
+    left = unfold_limit(item, config)
+    for piece in pieces:
+        left -= len(piece)
+        if left < 0:
+            raise unfolds_too_far(Reason.UNFOLDS_TOO_FAR, item, config)
+        yield piece
 
 
 def _check_local(item: SourceObject) -> None:

@@ -12,10 +12,13 @@ import pyarrow as pa
 
 from palimpsest.config import MIB, SourceConfig
 from palimpsest.schemas import DOCUMENTS, RowKind, conform
-from palimpsest.sources.documents import Document, Reason, Rejected
+from palimpsest.sources.documents import Document, Reason, Rejected, Unusable
+from palimpsest.sources.fields import reject
 from palimpsest.sources.formats import format_of
 from palimpsest.sources.objects import SourceObject
 from palimpsest.sources.units import Unit
+
+_ENOUGH = 10_000  # bad records, nine in ten of all, after which no more of an object is read
 
 
 def plan_units(item: SourceObject, config: SourceConfig) -> list[Unit]:
@@ -25,19 +28,23 @@ def plan_units(item: SourceObject, config: SourceConfig) -> list[Unit]:
 
 
 def read_unit(unit: Unit, config: SourceConfig) -> Iterator[Document | Rejected]:
-    """The records of a unit, in order, streamed; repeated documents are not left out."""
-    source = format_of(unit.object.uri, config)
-    if source:
-        yield from source.read(unit, config)
-    else:
-        yield Rejected(
-            source_uri=unit.object.uri,
-            source_version=unit.object.version,
-            source_id=None,
-            reason=Reason.UNSUPPORTED,
-            detail="the name tells no supported format",
-            record=b"",
-        )
+    """The records of a unit, in order, streamed, as many as its object may unfold to; repeated documents are not left out."""
+    item = unit.object
+    source = format_of(item.uri, config)
+    if source is None:
+        yield reject(Unusable(Reason.UNSUPPORTED, "the name tells no supported format"), item)
+        return
+    most, bad = config.unfold_rows + item.size, 0
+    for number, record in enumerate(source.read(unit, config)):
+        if number == most:
+            allowed = f"source.unfold_rows = {config.unfold_rows:,}, plus one for each of its {item.size:,} bytes"
+            yield reject(Unusable(Reason.TOO_MANY_ROWS, f"it holds more than {most:,} records ({allowed})"), item)
+            return
+        yield record
+        bad += isinstance(record, Rejected)
+        if bad >= _ENOUGH and 10 * bad > 9 * (number + 1):
+            yield reject(Unusable(Reason.MOSTLY_BAD, f"{bad:,} of the first {number + 1:,} records: the rest is not read"), item)
+            return
 
 
 def read_unit_tables(
@@ -54,7 +61,8 @@ def read_unit_tables(
 
     A document whose text stood earlier in the unit, or whose id is in `left_out`, becomes a "duplicate" row without its text.
     The `control` of the unit_end row has counts: documents_in = documents + quarantined + duplicates, and repeated_ids, the
-    documents whose source_id an earlier, different document of the unit bears (both are kept). Memory: one table, and about 200
+    documents whose source_id an earlier, different document of the unit has (both are kept); `nulled` counts metadata that could
+    not be used, by reason, `present` the documents that have an optional field, by field. Memory: one table, and about 200
     bytes per distinct document of the unit.
 
     Args:
@@ -67,6 +75,8 @@ def read_unit_tables(
     seen: set[bytes] = set()
     seen_ids: set[bytes] = set()
     counts = Counter(documents_in=0, documents=0, quarantined=0, duplicates=0, repeated_ids=0)
+    nulled: Counter[str] = Counter()
+    present: Counter[str] = Counter()
     for record in read_unit(unit, config) if records is None else records:
         if len(rows.rows) >= max_rows or (rows.rows and rows.chars + _chars(record) > max_chars):
             yield rows.flush()
@@ -75,6 +85,8 @@ def read_unit_tables(
             counts["quarantined"] += 1
             rows.add_rejected(record)
             continue
+        nulled.update(map(str, record.nulled))
+        present.update(record.present)
         doc_id = bytes.fromhex(record.doc_id)
         if doc_id in seen or record.doc_id in left_out:
             counts["duplicates"] += 1
@@ -87,7 +99,7 @@ def read_unit_tables(
             seen_ids.add(source_id)
         counts["documents"] += 1
         rows.add_document(record)
-    rows.add(RowKind.UNIT_END, control=dict(counts))
+    rows.add(RowKind.UNIT_END, control={**counts, "nulled": list(nulled.items()), "present": list(present.items())})
     yield rows.flush()
 
 
@@ -120,7 +132,7 @@ class _Rows:
 
     def add_document(self, record: Document) -> None:
         self.chars += len(record.text)
-        columns = ("doc_id", "source_id", "text", "timestamp", "importance", "text_class")
+        columns = ("doc_id", "source_id", "text", "timestamp", "importance", "text_class", "extra")
         self.add(RowKind.DOCUMENT, **{name: getattr(record, name) for name in columns})
 
     def add_rejected(self, record: Rejected) -> None:

@@ -19,6 +19,7 @@ _MARKS = {  # byte-order marks, the longer ones first
     codecs.BOM_UTF16_BE: "utf-16",
     codecs.BOM_UTF8: "utf-8-sig",
 }
+_FEWEST_BYTES = 16  # by which an encoding is judged
 _ZEROS_OF_UTF16 = 0.3  # Latin text in UTF-16 has a zero in half of its bytes, text in UTF-8 in none
 
 
@@ -36,7 +37,7 @@ class TextSource:
     def read(self, unit: Unit, config: SourceConfig) -> Iterator[Document | Rejected]:
         head = bytearray()
         try:
-            yield build_document({config.text_field: _decode(unit.object, config, head)}, unit.object, config)
+            yield build_document({}, unit.object, config, text=_decode(unit.object, config, head))
         except Unusable as problem:
             yield reject(problem, unit.object, record=bytes(head))
 
@@ -47,8 +48,11 @@ def marked_encoding(head: bytes) -> str | None:
 
 
 def looks_like_utf16(head: bytes) -> bool:
-    """Whether bytes without a byte-order mark are UTF-16 or UTF-32 all the same, judging by their zeros."""
-    return len(head) >= 2 and max(head[0::2].count(0), head[1::2].count(0)) > _ZEROS_OF_UTF16 * len(head)
+    """Whether bytes without a byte-order mark are UTF-16 or UTF-32 all the same, judging by their zeros.
+
+    A few bytes prove nothing: a short text may hold a NUL.
+    """
+    return len(head) >= _FEWEST_BYTES and max(head[0::2].count(0), head[1::2].count(0)) > _ZEROS_OF_UTF16 * len(head)
 
 
 def _decode(item: SourceObject, config: SourceConfig, head: bytearray) -> str:
@@ -60,30 +64,30 @@ def _decode(item: SourceObject, config: SourceConfig, head: bytearray) -> str:
     pieces: list[str] = []
     chars = position = 0
     decoder: codecs.IncrementalDecoder | None = None
-    encoding = config.encoding
-    for chunk in with_head(read_bytes(item)):
+    encoding = config.charset
+    for chunk in with_head(read_bytes(item, config)):
         if decoder is None:
             head += excerpt(chunk)
             marked = marked_encoding(chunk) if config.is_utf8 else None
             if marked is None and config.is_utf8 and looks_like_utf16(chunk[:4096]):
                 raise Unusable(Reason.UTF16_DETECTED, "zeros as in UTF-16, but no byte-order mark that tells its byte order")
-            encoding = marked or config.encoding
+            encoding = marked or config.charset
             decoder = codecs.getincrementaldecoder(encoding)()
         pieces.append(_step(decoder, chunk, encoding, position))
         position += len(chunk)
         chars += len(pieces[-1])
         if chars > config.max_document_chars:
-            raise Unusable(Reason.TOO_LARGE, f"more than max_document_chars={config.max_document_chars} characters")
+            raise Unusable(Reason.TOO_LARGE, f"more than source.max_document_chars = {config.max_document_chars} characters")
     if decoder is not None:
         pieces.append(_step(decoder, b"", encoding, position, final=True))
     return "".join(pieces)
 
 
-def with_head(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same bytes, with a first chunk of at least 4096 where there are as many, to judge the encoding by."""
+def with_head(chunks: Iterator[bytes], size: int = 4096) -> Iterator[bytes]:
+    """The same bytes, with a first chunk of at least `size` where there are as many, to judge the content by."""
     head, problem = b"", None
     try:
-        while len(head) < 4096 and (chunk := next(chunks, b"")):
+        while len(head) < size and (chunk := next(chunks, b"")):
             head += chunk
     except Unusable as error:
         problem = error
