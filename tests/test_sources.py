@@ -278,7 +278,7 @@ def test_the_version_is_the_content(folder: Path) -> None:
         ("in/none.txt", "'in/none.txt' does not exist"),
         ("in/*.parquet", "names no file"),
         ("empty", "names no file"),
-        ("gs://bucket/x.txt", "unknown scheme 'gs'.*s3://"),
+        ("ftp://bucket/x.txt", "unknown scheme 'ftp'.*s3://"),
         ("file://host/x.txt", "host 'host'"),
         ("s3:///x.txt", "no bucket"),
         ("picture.png", r"no supported format in picture.png.*\.txt \.md \.jsonl \.ndjson \.json \.parquet.*\.gz"),

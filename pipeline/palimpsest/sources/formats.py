@@ -8,7 +8,7 @@ from palimpsest.config import SourceConfig
 from palimpsest.sources import arrow, csv, jsonl, parquet, text
 from palimpsest.sources.decompression import COMPRESSIONS
 from palimpsest.sources.objects import SourceObject
-from palimpsest.sources.streams import compression
+from palimpsest.sources.streams import compression, path_of
 from palimpsest.sources.units import Source
 
 SOURCES: dict[str, Source] = {
@@ -36,7 +36,7 @@ def format_name(uri: str, config: SourceConfig) -> str:
     """The key in SOURCES of the format that the settings or the name of an object tell; "" where they tell none."""
     if config.format != "auto":
         return config.format
-    last = uri.lower().removesuffix(compression(uri))
+    last = path_of(uri).lower().removesuffix(compression(uri))
     return next((name for name, source in SOURCES.items() if last.endswith(source.extensions)), "")
 
 

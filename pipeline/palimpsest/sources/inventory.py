@@ -22,6 +22,7 @@ from palimpsest.sources.bucket_listing import from_line, to_line
 from palimpsest.sources.listing import find
 from palimpsest.sources.names import PassedOver, is_hidden
 from palimpsest.sources.objects import MAGIC, UNREAD, Listed, SourceObject, glob_pattern, local_object
+from palimpsest.sources.remote_place import canonical, scheme_of
 
 RUN_OBJECTS = 50_000  # sorted in memory at a time
 SETTLED_SECONDS = 2.0  # a file that was changed less than this before it was read may change again under the same status
@@ -114,6 +115,8 @@ def covers(uri: str, name: str) -> bool:
     scheme = _GLOB.match(uri)
     if scheme and scheme[1].lower() == "file":
         uri = unquote(urlsplit(uri.replace("?", "%3F").replace("#", "%23")).path)
+    elif scheme_of(uri):
+        uri = canonical(uri)
     elif scheme:
         uri = scheme[1].lower() + uri[len(scheme[1]) :]
     plain = uri if scheme and scheme[1].lower() != "file" else os.path.normpath(uri)

@@ -34,7 +34,7 @@ class SourceObject:
 
     @property
     def is_local(self) -> bool:
-        return not self.key.startswith("s3://")
+        return not re.match(r"[a-z][a-z0-9+.-]*://", self.key)
 
 
 def local_object(path: str) -> SourceObject:

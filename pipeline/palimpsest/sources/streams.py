@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import BinaryIO, cast
 
 from palimpsest.config import SourceConfig
+from palimpsest.sources import remote_place
 from palimpsest.sources.decompression import COMPRESSIONS, decompress
 from palimpsest.sources.documents import Reason, Unusable
 from palimpsest.sources.objects import UNREAD, SourceObject
@@ -42,11 +43,16 @@ def opened(item: SourceObject) -> Iterator[BinaryIO]:
             _check_local(item)
             with open(item.key, "rb") as file:
                 yield file
+        elif not item.key.startswith("s3://"):
+            with remote_place.PLACE.opened(item) as remote:
+                yield remote
         else:
             bucket, key = parse_uri(item.key)
             yield cast(BinaryIO, S3Stream(bucket, key, item.size, f'"{item.version.removeprefix("etag:")}"'))
     except FileNotFoundError as error:
-        raise Unusable(Reason.VANISHED, f"{item.uri}: {error.strerror}") from error
+        raise Unusable(Reason.VANISHED, f"{item.uri}: {error.strerror or 'no such object'}") from error
+    except remote_place.Changed as error:
+        raise Unusable(Reason.CHANGED, f"{item.uri}: it is no longer what was listed") from error
     except S3Error as error:
         if error.code not in _S3_REASONS:
             raise
@@ -85,8 +91,13 @@ def read_stored(item: SourceObject, start: int = 0) -> Iterator[bytes]:
 
 def compression(uri: str) -> str:
     """The suffix of the name that tells its compression, or ""."""
-    suffix = os.path.splitext(uri)[1].lower()
+    suffix = os.path.splitext(path_of(uri))[1].lower()
     return suffix if suffix in COMPRESSIONS else ""
+
+
+def path_of(uri: str) -> str:
+    """The URI without the query of an HTTP request, whose last step is no name."""
+    return re.split(r"[?#]", uri)[0] if uri.startswith(("http://", "https://")) else uri
 
 
 def compression_of(uri: str, head: bytes) -> str:
