@@ -28,5 +28,5 @@ In the order in which data meets them:
     formats.py          which format an object has
     tables.py           a unit -> Arrow tables of the DOCUMENTS schema
 
-A new format is a file with a `Source` and a line in formats.py; a new place with a library of its own is a line in remote_place.py.
+A new format is a file with a `Source` and a line in formats.py. A new place is a line in remote_place.py.
 """
