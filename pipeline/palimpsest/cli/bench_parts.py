@@ -142,6 +142,22 @@ def bench_ingest(
     _bench("ingest", result, write, as_json)
 
 
+def bench_loading(
+    pages: Annotated[int, typer.Option(min=64, help="Pages of the corpus that is read.")] = 2048,
+    write: Write = None,
+    as_json: Json = False,
+) -> None:
+    """The training loader compared with raw pyarrow, HF streaming and Lance: rates per CPU second.
+
+    palimpsest bench loading --pages 4096
+    """
+    from palimpsest.lab.bench.loading import bench_loading as measure
+
+    with explained():
+        result = measure(pages)
+    _bench("loading", result, write, as_json)
+
+
 def _bench(theme: str, result: dict[str, Any], write: Path | None, as_json: bool) -> None:
     from palimpsest.lab.bench.machine import table_of, write_results
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from heapq import heapify, heappop, heapreplace
 from typing import Any, Literal, get_args
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -119,11 +120,12 @@ class Loader:
     def _merged(self, active: Sequence[int]) -> Iterator[tuple[int, Any, Cursor]]:
         """Samples of this rank in order: in each turn one of every stream that still has one."""
         queues: dict[int, deque[tuple[Any, Cursor]]] = {stream: deque() for stream in active}
-        counts = {stream: self._delivered[stream] for stream in active}
+        turns = [(self._delivered[stream], stream) for stream in active]
+        heapify(turns)
         ended: set[int] = set()
         chunks = self._chunks(active)
-        while counts:
-            stream = min(counts, key=lambda c: (counts[c], c))
+        while turns:
+            count, stream = turns[0]
             while not queues[stream] and stream not in ended:
                 chunk = next(chunks, None)
                 assert chunk is not None, f"stream {stream} has neither a sample nor an end"
@@ -135,10 +137,10 @@ class Loader:
                     else:
                         queues[number].append((sample, cursor))
             if not queues[stream]:
-                del counts[stream]
+                heappop(turns)
                 continue
             sample, cursor = queues[stream].popleft()
-            counts[stream] += 1
+            heapreplace(turns, (count + 1, stream))
             yield stream, sample, cursor
 
     def _chunks(self, active: Sequence[int]) -> Iterator[Any]:

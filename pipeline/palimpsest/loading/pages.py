@@ -122,6 +122,7 @@ class Pages(Rows):
         self._opened: tuple[int, OpenShards] | None = None
         self._indexes: OrderedDict[int, _Index] = OrderedDict()
         sizes = np.array([sum(shard.rows for shard in shards) for shards in self._shards], np.int64)
+        self._ends = np.cumsum(sizes)
         stored = sum(shard.bytes for shards in self._shards for shard in shards)
         super().__init__(sizes, stored, seed=seed, streams=streams, window_bytes=window_bytes)
 
@@ -147,6 +148,21 @@ class Pages(Rows):
     def count(self) -> int:
         """Pages that the filter keeps; reads the filter's columns of all shards."""
         return sum(int(self._index(section).keep.sum()) for section in range(len(self._shards)))
+
+    def at(self, index: int) -> dict[str, Any]:
+        """The sample of one row, counted in the order of the text, whatever the filter says.
+
+        Raises:
+            IndexError: there is no such row.
+            Damaged, StoreError: it cannot be read.
+        """
+        if not 0 <= index < self.rows:
+            raise IndexError(f"row {index}: {self} has {self.rows} pages")
+        section = int(np.searchsorted(self._ends, index, side="right"))
+        row = index - int(self._ends[section] - self.sizes[section])
+        known = self._index(section)
+        shard = self._shards_open.get(self._shards[section][int(known.shard[row])])
+        return self.finish(shard.read([int(known.row[row])], self._columns, payload=self._payload)[0])
 
     def load(self, section: int, rows: Sequence[int], reading: Reading) -> list[dict[str, Any] | None]:
         try:

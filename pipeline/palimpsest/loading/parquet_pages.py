@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from palimpsest.storage.stable_json import Damaged
 
-Read = Callable[[int, int], bytes]
+Read = Callable[[int, int], memoryview]
 """(offset, length) -> bytes of the object."""
 
 HEADER_BYTES = 128  # a page header without statistics takes about 30
@@ -66,8 +66,8 @@ def data_pages(column: pq.ColumnChunkMetaData, read: Read) -> list[DataPage]:
     return pages
 
 
-def values(page: DataPage, body: bytes | memoryview, rows: Sequence[int]) -> list[bytearray]:
-    """Values of a page of an optional byte array column that has no nulls, by their row in the row group.
+def values(page: DataPage, body: memoryview, rows: Sequence[int]) -> list[memoryview]:
+    """Values of a page of an optional byte array column that has no nulls, by their row in the row group: views of `body`.
 
     Raises:
         NotPlain: there are nulls.
@@ -78,21 +78,21 @@ def values(page: DataPage, body: bytes | memoryview, rows: Sequence[int]) -> lis
         run, used = _varint(bytes(body[4:at]), 0)
         if run != page.rows << 1 or body[4 + used] != 1 or 4 + used + 1 != at:
             raise NotPlain("a page with nulls")
-        found: dict[int, bytearray] = {}
+        found: dict[int, memoryview] = {}
         wanted = set(rows)
         for row in range(page.first, max(rows) + 1):
             size = struct.unpack_from("<I", body, at)[0]
             if at + 4 + size > len(body):
                 raise Damaged("a data page holds a value that is longer than the page")
             if row in wanted:
-                found[row] = bytearray(memoryview(body)[at + 4 : at + 4 + size])
+                found[row] = body[at + 4 : at + 4 + size]
             at += 4 + size
     except (struct.error, IndexError) as error:
         raise Damaged("a data page is shorter than its values") from error
     return [found[row] for row in rows]
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def _varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
     shift = result = 0
     while True:
         byte = data[at]
@@ -103,7 +103,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
-def _struct(data: bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
+def _struct(data: memoryview, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
     """A Thrift struct as {field id: value}; page headers have integers, booleans, bytes and structs only."""
     fields: dict[int, Any] = {}
     number = 0

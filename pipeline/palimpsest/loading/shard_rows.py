@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,9 +20,9 @@ from palimpsest.storage.object_store import ObjectStore, StoreError
 from palimpsest.storage.stable_json import Damaged
 
 OPEN_SHARDS = 64
-GROUPS_KEPT = 4  # row groups of short columns that one open shard keeps
+GROUPS_KEPT = 32  # row groups of short columns that one open shard keeps: about 80 kB each
 TOKENS, WITH_TOKENS = "tokens", ("token_scales", "tokens_sha256")
-MOST_OF_A_GROUP = 0.5  # share of a row group's rows from which on its column chunk is read whole
+MOST_OF_A_GROUP = 0.75  # share of a row group's rows from which on its column chunk is read whole
 
 
 class ShardRows:
@@ -44,7 +45,7 @@ class ShardRows:
         self._columns = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
         self._known = frozenset(self.file.schema_arrow.names)
         self._pages: dict[int, list[DataPage] | None] = {}
-        self._groups: OrderedDict[tuple[int, tuple[str, ...]], pa.Table] = OrderedDict()
+        self._groups: OrderedDict[tuple[int, tuple[str, ...]], dict[str, list[Any]]] = OrderedDict()
 
     def close(self) -> None:
         self._stream.close()
@@ -58,7 +59,7 @@ class ShardRows:
 
         Args:
             columns: short columns; those that an older shard lacks are None.
-            payload: read `tokens` (a bytearray) and `token_scales` too; the hash of the tokens is compared.
+            payload: read `tokens` (a writable buffer) and `token_scales` too; the hash of the tokens is compared.
 
         Raises:
             Damaged: bytes that are not those that were written.
@@ -66,25 +67,25 @@ class ShardRows:
         group = self.group(rows[0])
         names = tuple(dict.fromkeys([*columns, *(WITH_TOKENS if payload else [])]))
         try:
-            table = self._table(group, names).take([row - self._starts[group] for row in rows])
-            found = [dict(zip(table.column_names, row, strict=True)) for row in zip(*_lists(table), strict=True)]
+            columns_of_group = self._short(group, names)
+            numbers = [row - self._starts[group] for row in rows]
+            found = [{name: values[number] for name, values in columns_of_group.items()} for number in numbers]
             if payload and self.shard.tier != TEXT_TIER:
-                self._add_payloads(group, [row - self._starts[group] for row in rows], found)
+                self._add_payloads(group, numbers, found)
         except (pa.ArrowException, OSError) as error:
             raise Damaged(f"{self.uri}, row group {group}: not readable as Parquet: {error}") from error
         except Damaged as error:
             raise Damaged(f"{self.uri}, row group {group}: {error}") from error
         return found
 
-    def _table(self, group: int, names: tuple[str, ...]) -> pa.Table:
+    def _short(self, group: int, names: tuple[str, ...]) -> dict[str, list[Any]]:
+        """Short columns of a row group, as lists."""
         key = (group, names)
         if key not in self._groups:
             known = [name for name in names if name in self._known]
-            table = self.file.read_row_group(group, columns=known, use_threads=False).combine_chunks()
-            for name in names:
-                if name not in known:
-                    table = table.append_column(name, pa.nulls(table.num_rows))
-            self._groups[key] = table
+            table = self.file.read_row_group(group, columns=known, use_threads=False)
+            lists = {name: table[name].to_pylist() for name in known}
+            self._groups[key] = {name: lists.get(name) or [None] * table.num_rows for name in names}
             while len(self._groups) > GROUPS_KEPT:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(key)
@@ -96,7 +97,7 @@ class ShardRows:
             if (None if tokens is None else sha256(tokens).hexdigest()) != row["tokens_sha256"]:
                 raise Damaged(f"the tokens of page {row.get('page_id')} do not have their sha256")
 
-    def _tokens(self, group: int, rows: list[int]) -> list[bytearray | None]:
+    def _tokens(self, group: int, rows: list[int]) -> list[Any]:
         """The payloads of rows of a row group, by their number in it."""
         pages = self._data_pages(group)
         if pages is not None:
@@ -107,14 +108,14 @@ class ShardRows:
         column = self.file.read_row_group(group, columns=[TOKENS], use_threads=False)[TOKENS]
         return [None if (cell := column[row].as_py()) is None else bytearray(cell) for row in rows]
 
-    def _direct(self, pages: list[DataPage], rows: list[int]) -> list[bytearray | None]:
+    def _direct(self, pages: list[DataPage], rows: list[int]) -> list[Any]:
         by_page: dict[int, list[int]] = {}
         for row in rows:
             by_page.setdefault(bisect_right(pages, row, key=lambda page: page.first) - 1, []).append(row)
         first, last = pages[min(by_page)], pages[max(by_page)]
         whole = len(by_page) >= MOST_OF_A_GROUP * (max(by_page) - min(by_page) + 1)
-        body = memoryview(self._at(first.offset, last.offset + last.length - first.offset)) if whole else None
-        found: dict[int, bytearray] = {}
+        body = self._at(first.offset, last.offset + last.length - first.offset) if whole else None
+        found: dict[int, memoryview] = {}
         for number, some in by_page.items():
             page = pages[number]
             start = page.offset - first.offset
@@ -131,7 +132,7 @@ class ShardRows:
                 start = column.data_page_offset
                 chunk = self._at(start, column.total_compressed_size)
 
-                def read(offset: int, length: int) -> bytes:
+                def read(offset: int, length: int) -> memoryview:
                     return chunk[offset - start : offset - start + length]
 
             try:
@@ -140,13 +141,16 @@ class ShardRows:
                 self._pages[group] = None
         return self._pages[group]
 
-    def _at(self, offset: int, length: int) -> bytes:
+    def _at(self, offset: int, length: int) -> memoryview:
+        """Bytes of the object, writable, because tensors share them."""
         if self._fd is not None:
-            body = os.pread(self._fd, length, offset)
+            body = np.empty(length, np.uint8).data
+            got = os.preadv(self._fd, [body], offset)
         else:
             self._stream.seek(offset)
-            body = self._stream.read(length)
-        if len(body) != length:
+            body = memoryview(bytearray(self._stream.read(length)))
+            got = len(body)
+        if got != length:
             raise Damaged(f"{length} bytes at {offset} are not there")
         return body
 
@@ -186,10 +190,6 @@ READ_ERRORS = (StoreError, OSError, pa.ArrowException)
 def opened(store: ObjectStore, shard: ShardRecord, cache: ShardCache | None) -> BinaryIO:
     """A shard as a stream, through the cache where there is one."""
     return store.open(shard.key) if cache is None else cache.open(store, shard)
-
-
-def _lists(table: pa.Table) -> list[list[Any]]:
-    return [column.to_pylist() for column in table.columns]
 
 
 def _descriptor(stream: BinaryIO) -> int | None:
