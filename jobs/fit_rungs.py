@@ -1,5 +1,5 @@
 r"""Measure which modes of the codec that ships are rungs on each grid, and write its rungs file
-(pipeline/palimpsest/tiers/rungs).
+(pipeline/palimpsest/tiers/operating_points).
 
     python jobs/fit_rungs.py codec_text.jsonl
     python jobs/fit_rungs.py codec_text.jsonl --grid 80x40 --pages 20
@@ -50,7 +50,7 @@ def main() -> None:
             flush=True,
         )
     print(f"written: {path}")
-    for other in sorted(set(SHIPPED.glob("*.json")) - {path}):
+    for other in sorted(set(SHIPPED.glob("sha256-*.json")) - {path}):
         print(f"of other weights, delete it: {other}", file=sys.stderr)
 
 

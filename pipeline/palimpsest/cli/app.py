@@ -27,6 +27,7 @@ from palimpsest.cli.conversations import conversations
 from palimpsest.cli.corpus import fsck, gc, inspect, report
 from palimpsest.cli.doctor import doctor
 from palimpsest.cli.export import export_app
+from palimpsest.cli.fit import fit
 from palimpsest.cli.ingest import ingest
 from palimpsest.cli.plan import plan
 from palimpsest.cli.presets import presets
@@ -73,7 +74,7 @@ PANELS: dict[str, tuple[Any, ...]] = {
     "Make a corpus": (run, ingest, retier, conversations, submit),
     "Look at it": (inspect, report, quarantine, snapshots, status),
     "Check it and tidy up": (verify, fsck, gc),
-    "Before you begin": (doctor, presets, plan),
+    "Before you begin": (doctor, presets, plan, fit),
     "Lab": (train_codec,),
 }
 BENCHES = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -97,6 +98,7 @@ def forecast(
     from palimpsest.pages.layouts import make_layout
     from palimpsest.tiers.clock import parse_duration
     from palimpsest.tiers.policy import policy_of
+    from palimpsest.tiers.published import published_points
 
     config = load(preset, overrides, JobConfig)
     codec = find_preset(config.codec.name)
@@ -146,6 +148,7 @@ def forecast(
         "terms": {name: getattr(supposed, name) for name in Terms.__dataclass_fields__},
         **found.to_json(),
         "token_dim": dim,
+        "operating_points": [asdict(point) for point in published_points(codec.name) if point.mode in work.encodes],
         "sensitivity": sensitivity(work, speeds, supposed, modes, dim),
         "assumed": [*work.assumed, *_assumed(speeds, supposed, dim_from)],
     }
@@ -296,6 +299,11 @@ def _print(result: dict[str, Any]) -> None:
         line(
             f"sample: {sample['units']} of {sample['of_units']} units, {sample['pages']:,} pages of {sample['documents']:,} "
             f"documents, {sample['characters_per_page']:,.0f} characters a page ({sure}); {classes}"
+        )
+    for point in result["operating_points"]:
+        line(
+            f"operating point: {point['mode']}, {point['text_class']}: {point['ratio']:.3g}x, folded precision "
+            f"{point['folded_precision']:.1%} (p5 {point['p5']:.1%}), {point['basis'].upper()} ({point['source']})"
         )
     for rate in result["rates"]:
         how = f" = {rate['formula']}" if rate["formula"] else ""

@@ -11,7 +11,8 @@
     predictor.py     how well a page will be read in each mode, from cheap features of its text
     fit.py           makes an entry of a rungs file from measured verdicts
     measured.py      rungs files: which modes of a codec are worth giving to a page, and the predictor
-    rungs/           the one that comes with Palimpsest, named after the codec's revision
+    published.py     operating points of codecs whose weights are not here, as others published them
+    operating_points/  the files that come with Palimpsest: measured ones, named after the codec's revision, and published ones
 
 A policy is a pure function of what is known of a page: its age and importance, its size, and the verdicts on modes that were
 tried. `[tiers] policy` names one, or several joined by "+": each takes what the one before it proposes. Adding one is one file

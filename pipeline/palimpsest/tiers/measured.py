@@ -22,7 +22,7 @@ from palimpsest.tiers.fit import rungs_file
 from palimpsest.tiers.ladder import FIGURE, Ladder
 from palimpsest.tiers.predictor import broken, read_entries
 
-SHIPPED = Path(__file__).parent / "rungs"
+SHIPPED = Path(__file__).parent / "operating_points"
 NONE = "none"
 
 

@@ -97,6 +97,7 @@ def bench_fidelity(
 def _measure(stages: tuple[Paginate, Render, Encode, Verify], name: str, text: str, max_pages: int) -> dict[str, Any]:
     paginate, render, encode, verify = stages
     document = {"unit_id": "bench", "kind": "document", "doc_id": document_id(text), "text_class": name, "text": text}
+    document |= {"source_uri": "bench", "source_version": "1"}
     columns = {field.name: pa.array([document.get(field.name)], field.type) for field in DOCUMENTS}
     found: list[dict[str, Any]] = []
     for pages in paginate(conform(pa.table(columns), DOCUMENTS, "bench")):

@@ -219,7 +219,14 @@ def _supply(config: JobConfig, place: Path) -> dict[str, float]:
     paginate, render = Paginate(prepared.config, prepared.layout, prepared.policy), Render(prepared.layout)
     write, mode = Write(str(place / "pages"), config.storage.row_group_bytes), prepared.policy.modes[0]
     text = bench_text(PAGES * prepared.layout.capacity)
-    row = {"unit_id": "u", "kind": "document", "doc_id": "d" * 32, "text": text, "source_uri": "s3://texts/0"}
+    row = {
+        "unit_id": "u",
+        "kind": "document",
+        "doc_id": "d" * 32,
+        "text": text,
+        "source_uri": "s3://texts/0",
+        "source_version": "1",
+    }
     documents = pa.Table.from_pylist([row], DOCUMENTS)
     for _ in paginate(documents):
         pass  # the tokenizer and the atlas are loaded now

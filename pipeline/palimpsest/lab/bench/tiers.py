@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pyarrow as pa
@@ -117,9 +118,35 @@ def fit_rungs(config: JobConfig, texts: dict[str, str], path: Path, *, max_pages
     Raises:
         ValueError: where too few pages can be read by the codec; for a file there that is no rungs file.
     """
+    return fit_points(config, texts, path, max_pages=max_pages)[0]
+
+
+def fit_points(
+    config: JobConfig, texts: dict[str, str], path: Path, *, max_pages: int = 0
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """`fit_rungs`, and the operating points that were measured: one for each mode and class, and one for "all" classes."""
     config = config.replace(tiers=config.tiers.replace(modes=(), predictor="none"))
     prepared, _, measured, _ = _measured(config, texts, max_pages)
-    return _write_fit(path, prepared, measured, [mode.name for mode in _modes(config, prepared)])
+    modes = _modes(config, prepared)
+    entry = _write_fit(path, prepared, measured, [mode.name for mode in modes])
+    classes = {name: [page for page in measured if page.text_class == name] for name in texts}
+    points = []
+    for name, pages in [*classes.items(), ("all", measured)]:
+        for mode in modes if pages else []:
+            read = [page.readings[mode.name] for page in pages]
+            tokens = mean(page.text_tokens for page in pages)
+            points.append(
+                {
+                    "grid": str(prepared.layout),
+                    "mode": mode.name,
+                    "text_class": name,
+                    "pages": len(pages),
+                    "ratio": tokens / mode.num_context_tokens,
+                    "precision": mean(reading.precision for reading in read),
+                    "reached": mean(float(reading.met) for reading in read),
+                }
+            )
+    return entry, points
 
 
 def _measured(
@@ -145,6 +172,7 @@ def _pages(prepared: Recipe, texts: dict[str, str], max_pages: int) -> list[pa.T
     found = []
     for name, text in texts.items():
         document = {"unit_id": "bench", "kind": "document", "doc_id": document_id(text), "text_class": name, "text": text}
+        document |= {"source_uri": "bench", "source_version": "1"}
         columns = {field.name: pa.array([document.get(field.name)], field.type) for field in DOCUMENTS}
         left = max_pages or 1 << 30
         for table in paginate(conform(pa.table(columns), DOCUMENTS, "bench")):
