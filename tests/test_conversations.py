@@ -96,7 +96,7 @@ def test_clocks_that_differ_by_little_are_no_error() -> None:
     start = 1_700_000_000
     found = read(dated(start, start + 200, start + 60, start + 90))
     assert found.dated
-    written = transcribe(found, GRID, "x", 0.5)
+    written = transcribe(found, GRID, 0.5)
     assert written.age(1, 3, HOUR) == timedelta(0), "a page is never younger than now"
     with pytest.raises(NoConversation):
         read(dated(start, start + 200, start + 60, start + 90), clock_skew="1min")
@@ -104,9 +104,9 @@ def test_clocks_that_differ_by_little_are_no_error() -> None:
 
 def test_ages_go_by_dates_where_all_turns_have_one_and_by_turns_otherwise() -> None:
     day = 86_400
-    whole = transcribe(read(dated(0, day, 2 * day, 3 * day)), GRID, "x", 0.5)
+    whole = transcribe(read(dated(0, day, 2 * day, 3 * day)), GRID, 0.5)
     assert whole.age(0, 3, HOUR) == timedelta(days=3)
-    gap = transcribe(read(dated(0, day, None, 3 * day)), GRID, "x", 0.5)
+    gap = transcribe(read(dated(0, day, None, 3 * day)), GRID, 0.5)
     assert gap.age(0, 3, HOUR) == 3 * HOUR and gap.age(2, 3, HOUR) == HOUR
 
 

@@ -19,6 +19,7 @@ from palimpsest.lab.forecast.rates import EXTRAPOLATED, NotMeasured, Rate, find_
 from palimpsest.lab.forecast.scaling import Scale, limiting, limits, most_gpus, pages_per_second
 from palimpsest.lab.forecast.simulation import simulate
 from palimpsest.lab.forecast.workload import Workload, given_workload, sampled_workload
+from palimpsest.pages.document import DocumentLayout
 from palimpsest.pages.grid import Grid
 from palimpsest.tiers.policy import Policy, policy_of
 
@@ -242,7 +243,7 @@ def test_the_command_prints_json_with_the_source_of_each_rate(results: Path) -> 
     found = json.loads(shown.stdout)
     assert {rate["source"] for rate in found["rates"]} == {"gpu_h100-80gb_2026-01-02.json"}
     assert found["token_dim"] == 1280 and found["machines"] >= 1 and found["cost"] > 0
-    assert found["pages"] == pytest.approx(1e6 * (4000 / 2048 + 0.5))
+    assert found["pages"] == pytest.approx(1e6 * (4000 / DocumentLayout().capacity + 0.5))
 
 
 def test_the_command_refuses_what_was_not_measured(results: Path) -> None:

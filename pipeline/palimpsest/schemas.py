@@ -283,7 +283,7 @@ def conform(table: pa.Table, schema: pa.Schema, boundary: str) -> pa.Table:
 def _check_kinds(table: pa.Table, boundary: str) -> None:
     names = table.column_names
     required = REQUIRED_WRITTEN if "shards" in names else REQUIRED
-    still_open = ("tier",) if "cells" in names else ()
+    still_open = ("tier",) if "drawing" in names else ()
     for kind in pc.unique(table["kind"]).to_pylist():
         if kind not in set(RowKind):
             raise SchemaMismatch(f"{boundary}: a row of kind {kind!r}; the kinds are {[str(known) for known in RowKind]}")
