@@ -67,8 +67,10 @@ def test_words(word: str) -> None:
 def row(text: str, read: str | None, text_tokens: int = 500) -> dict[str, Any]:
     spans = None if read is None else [{"start": start, "end": end} for start, end in misread(text, read)]
     return {
-        "kind": "page", "unit_id": "u", "text": text, "decoded_text": read, "misread": spans, "num_text_tokens": text_tokens,
-        "num_context_tokens": 73, "tier": "tiny", "mode": "tiny", "precision": 0.95, "status": "verified", "tokens": b"x",
+        "kind": "page", "unit_id": "u", "page_id": "p", "doc_id": "d", "source_uri": "s", "source_version": "1", "page_number": 0,
+        "num_pages": 1, "char_start": 0, "char_end": len(text), "text_tokenizer": "t", "layout": "grid", "fingerprint": "f",
+        "text": text, "decoded_text": read, "misread": spans, "num_text_tokens": text_tokens, "num_context_tokens": 73,
+        "tier": "tiny", "mode": "tiny", "precision": 0.95, "status": "verified", "tokens": b"x",
     }  # fmt: skip
 
 
@@ -87,6 +89,11 @@ def test_errata_count_as_context_and_a_page_that_would_cost_more_is_text() -> No
     assert settled[1]["reason"] == LONGER and settled[1]["num_context_tokens"] == 80
     assert settled[1]["tokens"] is None and settled[1]["errata"] is None and settled[1]["tried"][0]["mode"] == "tiny"
     assert with_errata(pages, "none") is pages
+
+
+def test_what_the_verdict_does_not_count_is_not_corrected() -> None:
+    joined = row("see v1.2.3\nand v9", "see v1.2.3 and v8") | {"misread": [{"start": 16, "end": 17}]}
+    assert [erratum["written"] for erratum in with_errata(verdicts(joined), "all")["errata"][0].as_py()] == ["v9"]
 
 
 def test_a_decoder_sees_them_as_one_line() -> None:

@@ -21,6 +21,7 @@ from palimpsest.cli.bench_parts import (
     bench_run,
     bench_verify,
 )
+from palimpsest.cli.bench_public import bench_public
 from palimpsest.cli.bench_scaling import bench_scaling
 from palimpsest.cli.bench_tiers import bench_retier, bench_tiers
 from palimpsest.cli.conversations import conversations
@@ -85,6 +86,7 @@ BENCHES = (
         bench_run,
         bench_fidelity,
         bench_recorded,
+        bench_public,
         bench_ingest,
         bench_loading,
         bench_tiers,
