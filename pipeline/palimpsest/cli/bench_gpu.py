@@ -13,7 +13,7 @@ from palimpsest.cli.console import FINDINGS, explained, out, print_json
 
 def bench_gpu(
     target: Annotated[Path, typer.Option("--out", help="Folder for the result.")] = Path("docs/results"),
-    seconds: Annotated[float, typer.Option(help="For everything; a section that outlasts its share is broken off.")] = 420.0,
+    seconds: Annotated[float, typer.Option(help="For everything; a section that outlasts its share is stopped.")] = 420.0,
     device: Annotated[str | None, typer.Option(help="cuda or cpu; by default cuda where there is one.")] = None,
     tiny: Annotated[
         bool, typer.Option("--tiny", help="A tiny model: shows that everything runs; its figures mean nothing.")

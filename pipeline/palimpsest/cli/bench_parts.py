@@ -1,4 +1,4 @@
-"""`palimpsest bench render`, `encode`, `verify`, `run`, `fidelity`, `ingest`: what this machine makes of one part each."""
+"""`palimpsest bench render`, `encode`, `verify`, `run`, `fidelity`, `ingest`: one part of the pipeline each, on this machine."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def bench_verify(
     write: Write = None,
     as_json: Json = False,
 ) -> None:
-    """Drafted exact decoding beside plain `generate`: passes, wall time, identity of the outputs.
+    """Drafted exact decoding compared with plain `generate`: passes, wall time, identity of the outputs.
 
     palimpsest bench verify --pages 4 --max-new-tokens 256
     """
@@ -131,7 +131,7 @@ def bench_ingest(
     write: Write = None,
     as_json: Json = False,
 ) -> None:
-    """What a night costs when nothing or one object of many changed; what a publish costs among many units.
+    """The cost of a night when nothing or one object of many changed, and of a publish among many units.
 
     palimpsest bench ingest --objects 10000 --units 100000 --place s3://bucket/bench
     """

@@ -31,7 +31,7 @@ def bench_tiers(
     write: Write = None,
     as_json: Json = False,
 ) -> None:
-    """Rate control beside one mode for all pages: context tokens, tiers, encodes per page, how often a prediction is right.
+    """Rate control compared with one mode for all pages: context tokens, tiers, encodes per page, right predictions.
 
     All modes of the codec are measured where no --mode is named; rate control climbs on those that the rungs file names.
 
@@ -64,7 +64,7 @@ def bench_retier(
     write: Write = None,
     as_json: Json = False,
 ) -> None:
-    """Re-tiering a corpus of which a part grew old, beside a run over that part alone.
+    """Re-tiering a corpus of which a part grew old, compared with a run over that part alone.
 
     palimpsest bench retier --pages 10000 --aged 0.1
     """

@@ -255,7 +255,7 @@ def _token_dim(codec: CodecPreset, config: JobConfig) -> tuple[int, str]:
 def _assumed(speeds: Any, terms: Any, dim_from: str) -> list[str]:
     said = [f"a device works on pages {terms.utilisation:.0%} of its time (--utilisation); not measured"]
     if speeds.job:
-        said.append("only whole jobs were measured: cores, encoder and decoder are not told apart; all pages are verified")
+        said.append("only whole jobs were measured: cores, encoder and decoder are not separate; all pages are verified")
     elif terms.verified:
         said.append("drafts are mostly right (the rate of 3 % errors); a decoder that reads worse takes longer" if any(
             rate.tokens for rate in speeds.verify.values()) else "blank-page controls take as long as their pages")  # fmt: skip
@@ -294,7 +294,7 @@ def _print(result: dict[str, Any]) -> None:
     out.print(pairs(f"plan {result['preset']}: {result['codec']}, {result['grid']}, {result['tiers']}", values))
     if sample := result["sample"]:
         error = sample["pages_standard_error"]
-        sure = "the whole corpus" if error == 0 else "one unit: no error can be told" if error is None else f"pages ± {error:.2%}"
+        sure = "the whole corpus" if error == 0 else "one unit: the error is unknown" if error is None else f"pages ± {error:.2%}"
         classes = ", ".join(f"{name} {share(part)}" for name, part in sample["classes"].items())
         line(
             f"sample: {sample['units']} of {sample['of_units']} units, {sample['pages']:,} pages of {sample['documents']:,} "

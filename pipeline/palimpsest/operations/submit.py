@@ -37,7 +37,7 @@ class SubmissionFailed(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """What would be sent.
+    """A job as it would be sent.
 
     Attributes:
         settings: the job's preset, overrides included, as TOML.
@@ -57,7 +57,7 @@ class Submission:
 
     @property
     def id(self) -> str:
-        """Of the same settings, command and tag it is the same, whoever submits."""
+        """Deterministic: the same settings, command and tag give the same id."""
         asked = json.dumps([self.command, self.settings, self.tag])
         return f"palimpsest-{self.command}-{hashlib.sha256(asked.encode()).hexdigest()[:16]}"
 
@@ -98,7 +98,7 @@ class Submission:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a submitted job.
+    """The state of a submitted job.
 
     Attributes:
         attached: it had been submitted before.
@@ -125,7 +125,7 @@ class Outcome:
 
 
 class Client(Protocol):
-    """What is used of Ray's `JobSubmissionClient`."""
+    """The part of Ray's `JobSubmissionClient` that is used."""
 
     def submit_job(self, **job: Any) -> str: ...
     def get_job_info(self, job_id: str) -> Any: ...
@@ -188,7 +188,7 @@ def connect(address: str) -> Client:
     """
     if not re.match(r"https?://[^/]+", address):
         raise ValueError(f"--address {address!r}: the address of a Ray dashboard, for example {DEFAULT_ADDRESS}")
-    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):  # Ray takes these instead of what it is told
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):  # Ray prefers these to its argument
         if os.environ.get(name, address).rstrip("/") != address.rstrip("/"):
             raise ValueError(f"--address {address!r}, but {name} is set to {os.environ[name]!r}, which Ray prefers: unset it")
     from palimpsest.flow.ray_jobs import CannotConnect, job_client
@@ -284,7 +284,7 @@ def follow(client: Client, submission_id: str, say: Callable[[str], None]) -> Ou
 
 
 def _info(client: Client, submission_id: str) -> Outcome | None:
-    """What the cluster says of a job, or None where it knows none of this id."""
+    """The cluster's state of a job, or None for an unknown id."""
     try:
         info = client.get_job_info(submission_id)
     except Exception as error:  # RuntimeError with the status in its text; the HTTP library's own

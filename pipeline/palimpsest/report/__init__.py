@@ -5,7 +5,7 @@ Read in this order:
     measures       what is added up over the pages of one class and mode; quantiles and confidence in bounded memory
     quarantine     what could not be processed, counted by reason, with a few records
     summary        one pass over a snapshot -> `Summary`, the numbers of everything below
-    run_record     what the run left beside the corpus: configuration, environment, time
+    run_record     run records: configuration, environment, time
     inspect_page   one page: its row, image, text, what was read and the difference
     printable      strings of unknown origin, made safe to look at
     text_tables    a summary or a page in the terminal

@@ -1,4 +1,4 @@
-"""What `palimpsest verify` finds: the words of its result, and the sums that it is made from, in bounded memory."""
+"""The result of `palimpsest verify`, and the sums that it is made from, in bounded memory."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class GroupPrecision:
 
 @dataclass(frozen=True, kw_only=True)
 class StorageLoss:
-    """What one token storage costs, over the pages that all storages were tried on in this run.
+    """The decode loss of one token storage, over the pages that all storages were tried on in this run.
 
     Attributes:
         bytes_per_token: stored bytes of one visual token, scales included.
@@ -77,7 +77,7 @@ class StorageLoss:
 
 @dataclass(frozen=True, kw_only=True)
 class ReverifyResult:
-    """What was found.
+    """The result of a verification.
 
     Attributes:
         rows: of the snapshot that could be read; `pages` of them were decoded.
@@ -130,7 +130,7 @@ class _StorageSums:
 
 @dataclass
 class Findings:
-    """What is added up while the corpus streams by."""
+    """Sums over the corpus while it streams by."""
 
     counts: Counter[str] = field(default_factory=Counter)
     disagreements: list[Disagreement] = field(default_factory=list)

@@ -105,7 +105,7 @@ def cards(summary: Summary, run: RunRecord) -> list[tuple[str, str, str]]:
 
 
 def meaning(summary: Summary) -> list[str]:
-    """What the figures say, in plain words."""
+    """The figures in plain words."""
     v, lost = summary.visual, summary.counts.documents_quarantined
     if not summary.pages:
         return [
@@ -126,7 +126,7 @@ def meaning(summary: Summary) -> list[str]:
 
 
 def _price(summary: Summary) -> str:
-    """What it costs in bytes, and what the control says."""
+    """The cost in bytes, and the blank-page control."""
     grows = (summary.shard_bytes_per_text_token or 0) / (summary.text_bytes_per_text_token or 1)
     price = f"What shrinks is the context that a model spends; on disk the corpus takes {grows:,.1f} times its plain text"
     if grows <= 1:

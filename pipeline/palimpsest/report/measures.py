@@ -1,4 +1,4 @@
-"""What is added up over the pages of one class and mode, in memory that does not grow with them."""
+"""Sums over the pages of one class and mode, in memory that does not grow with them."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ def picture(view: PageView) -> bytes:
     draw.text((GAP, SIDE + GAP + 14), f"{row['num_text_tokens']:,} text tokens, drawn on {row['image_px']} px", SOFT, small)
     draw.text((left, GAP), f"{row['num_context_tokens']:,} context tokens ({cost})", INK, _font(22))
     errors = sum(span.tag != "equal" for span in view.spans)
-    told = f"read back: {share(row['precision'])} of the characters, {errors} {'difference' if errors == 1 else 'differences'}"
-    draw.text((left, GAP + 36), told, SOFT, small)
+    verdict = f"read back: {share(row['precision'])} of the characters, {errors} {'difference' if errors == 1 else 'differences'}"
+    draw.text((left, GAP + 36), verdict, SOFT, small)
     _text(draw, _excerpt(readable(view.spans), (SIDE - 90) // LEADING), left, GAP + 76, font)
     sink = io.BytesIO()
     canvas.save(sink, "PNG", optimize=True)

@@ -68,7 +68,7 @@ def rate_distortion(summary: Summary) -> Markup:
 
 
 def survival(summary: Summary, mode: str) -> Markup:
-    """What share of one mode's pages reads at least as well as this: one line for each class."""
+    """The share of one mode's pages that reads at least this well: one line for each class."""
     curves = {name: curve for (name, of), curve in summary.exhibits.curves.items() if of == mode}
     low = min(float(values[0]) for (values, _) in summary.exhibits.curves.values())
     ticks = _ticks_from(low)
@@ -162,7 +162,7 @@ def _ticks_from(low: float) -> list[float]:
 
 
 def _apart(ticks: Sequence[float], frame: _Frame, pixels: float = 42) -> list[float]:
-    """Those of the ticks, the last one first, whose labels do not touch beside each other."""
+    """The ticks, the last one first, whose labels do not touch each other."""
     kept: list[float] = []
     for tick in reversed(ticks):
         if not kept or frame.x(_stretch(kept[-1])) - frame.x(_stretch(tick)) >= pixels:

@@ -1,4 +1,4 @@
-"""What a snapshot's units could not process: how much of it for which reason, from which sources, and the records."""
+"""The quarantine of a snapshot's units: counts by reason and source, and the records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rate control spent, and what one mode for all pages would have: from the tiers and trials of the stored rows alone.
+"""The context tokens that rate control spent, and those of one mode for all pages: from the stored rows alone.
 
 What a page reads like in a mode in which it is not stored is known only as far as it was tried. The comparison takes a page that
 reads in one mode to read in the sharper ones too; `palimpsest bench tiers` measures instead.

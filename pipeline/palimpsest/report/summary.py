@@ -59,7 +59,7 @@ class Maker:
 
 @dataclass(frozen=True, kw_only=True)
 class Exhibits:
-    """What is drawn rather than counted.
+    """Pages and curves that are drawn.
 
     Attributes:
         points: of each class and mode at most POINTS pages, those of the smallest page ids (hashes, so a fair sample).

@@ -58,7 +58,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Names and values, one pair a line; long values go on below themselves."""
+    """Names and values, one pair a line; long values continue below themselves."""
 
     title: str
     values: Mapping[str, Any]

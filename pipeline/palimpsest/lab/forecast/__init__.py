@@ -1,4 +1,4 @@
-"""What a corpus will take, before a machine is rented; and what becomes the limit when there are many.
+"""The time, bytes and cost of a corpus before a machine is rented, and the limits of many machines.
 
 rates.py reads what was measured (docs/results) and refuses what was not; workload.py counts pages, or samples a real corpus;
 estimate.py makes hours, machines, bytes and cost of both. scaling.py says where the store, the manifest or the driver becomes the

@@ -16,7 +16,7 @@ from palimpsest.lab.forecast.workload import TEXT, Workload
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """What a forecast supposes beside the workload and the rates.
+    """The assumptions of a forecast besides the workload and the rates.
 
     Attributes:
         verified, controlled: share of the pages that is decoded, and of these the share whose blank page is decoded too.
@@ -78,7 +78,7 @@ class Speeds:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What it takes.
+    """The forecast.
 
     Attributes:
         hours: device hours by stage, and in all with retries, interruptions and idle time.

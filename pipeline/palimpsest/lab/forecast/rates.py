@@ -21,7 +21,7 @@ HOW = {
 
 
 class NotMeasured(ValueError):
-    """A rate that nobody measured on this kind of device; the message says what was, and what to do."""
+    """An unmeasured rate on this kind of device; the message names the measured ones and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Where a bigger cluster stops being a faster one: the store, the manifest or the driver, as pages per second that each allows.
 
 A page passes the devices, then as a part of a shard the store, then as a part of a WRITTEN row the driver, which runs the flow's
-tasks, tallies rows and commits units, all in one thread. So the driver's pieces add up, and everything else stands beside them:
+tasks, tallies rows and commits units, all in one thread. So the driver's pieces add up, and everything else runs in parallel:
 
     pages/s = min(devices, puts, bytes written, bytes read, driver)
     driver  = 1 / (tasks a page / tasks a second + rows a page / rows a second + units a page x seconds of a commit)
@@ -107,7 +107,7 @@ def most_gpus(scale: Scale) -> int:
 
 
 def before_and_after(scale: Scale, pages: float) -> dict[str, float]:
-    """What does not run beside the devices, for a job of so many pages: planning, publishing, listing; seconds, bytes, requests.
+    """Work outside the devices, for a job of so many pages: planning, publishing, listing; seconds, bytes, requests.
 
     The plan's look into the documents of new units is work for the cluster and not counted.
     """

@@ -164,7 +164,7 @@ def sampled_workload(
     """A workload from a sample of the real sources: whole units, drawn at random, read and laid out as a run does it.
 
     What a stored byte makes of pages, tokens and characters in the sample is taken for all bytes (a ratio estimate); the standard
-    error of the pages is told where more than one unit was read. Repeated documents count once within a unit, as in a run; those
+    error of the pages is known where more than one unit was read. Repeated documents count once within a unit, as in a run; those
     that several units hold count more than once.
 
     Args:
