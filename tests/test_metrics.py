@@ -52,7 +52,7 @@ def test_a_run_records_what_it_commits(recorded: Recorded) -> None:
     told = RunMetrics("s3://key:secret@host/corpus?versionId=1", 3)
     corpus = "s3://host/corpus"
     counts = {"documents_in": 10, "documents_committed": 7, "documents_quarantined": 2, "duplicates": 1}
-    counts |= {"text_tokens": 900, "context_tokens": 73, "bytes": 5000}
+    counts |= {"text_tokens": 900, "context_tokens": 73, "tokens_as_text": 0, "bytes": 5000}
     with told.run():
         told.committed(counts, {"invalid_json": 2}, {("tiny", "verified"): 6, ("text", "text"): 1}, Precision(5.4, 6), 800)
         told.committed({**counts, "documents_quarantined": 0}, {}, {("tiny", "verified"): 4}, Precision(), 800)

@@ -90,7 +90,7 @@ def test_the_commands_print_and_exit_as_they_say(out: Path, folder: Path, tmp_pa
 
     code, said = palimpsest("snapshots", str(out), "--json")
     assert code == 0 and [version["number"] for version in json.loads(said)] == [1, 2, 3]
-    assert palimpsest("snapshots", str(out))[1].count("\n") == 5
+    assert "snapshots of" in palimpsest("snapshots", str(out))[1]
     assert palimpsest("status", str(out), "--max-age", "1d")[0] == 0
     code, said = palimpsest("status", str(out), "--max-age", "0s", "--source", str(folder), "--json")
     assert code == 3 and json.loads(said)["lag"]["behind"] == 1
