@@ -1,7 +1,7 @@
-"""What the allocator does with freed memory.
+"""Makes glibc keep freed memory.
 
-glibc gives big blocks back to the system and asks for them again, page fault by page fault; on a CPU that costs a model several
-times what its arithmetic costs. Keeping freed memory is what an allocator such as jemalloc does by itself.
+glibc returns big blocks to the system and requests them again, one page fault at a time. On a CPU this costs a model several
+times as much as its arithmetic. Allocators such as jemalloc keep freed memory by default.
 """
 
 from __future__ import annotations

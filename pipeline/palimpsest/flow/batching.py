@@ -1,9 +1,9 @@
-"""How many pages a model takes at a time: found by a short probe at the work itself, and halved where memory does not suffice.
+"""Chooses the batch size of a model: a short probe during the work itself finds it, and a lack of memory halves it.
 
-On a GPU a batch doubles, from one page on, as long as that makes a page cheaper by GAIN; the first batch of a size is not timed,
-because it may compile or capture something, and of the next two the faster counts. Nothing is computed for the probe alone: every
-page of it is a page of the corpus. On a CPU it is one page: a batch gains nothing there, and the last bits of a product depend on
-how many rows it has, so that a page's tokens would depend on which pages happen to arrive beside it.
+On a GPU the batch starts at one page and doubles as long as that makes a page cheaper by GAIN. The first batch of a size is not
+timed, because it may compile or capture something; the faster of the next two counts. The probe computes nothing extra: every
+page of it belongs to the corpus. On a CPU the batch is one page. A larger batch gains nothing there, and the last bits of a
+product depend on its number of rows, so a page's tokens would depend on the other pages of its batch.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from palimpsest.telemetry import log_event
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
-GAIN = 1.05  # pages/s of a batch twice as big over those of the smaller one, below which it is not worth its memory
-TIMED = 2  # batches of a size that are timed, after one that is not
+GAIN = 1.05  # least ratio of pages/s, doubled batch to smaller batch, that is worth the memory
+TIMED = 2  # timed batches of each size, after one that is not timed
 
 
 class TooLittleMemory(RuntimeError):
@@ -29,13 +29,13 @@ class TooLittleMemory(RuntimeError):
 
 @dataclass
 class Size:
-    """Of one kind of batch.
+    """The batch size of one kind of batch.
 
     Attributes:
-        pages: of the next batch, at most.
-        most: never more.
-        batches: full ones of this size so far.
-        rate: best pages/s of this size; `smaller` of half of it.
+        pages: most pages of the next batch.
+        most: upper limit of `pages`.
+        batches: full batches of this size so far.
+        rate: best pages/s of this size; `smaller` is that of half the size.
         settled: whether the probe has ended.
     """
 
@@ -47,7 +47,7 @@ class Size:
     settled: bool = False
 
     def took(self, pages: int, seconds: float) -> None:
-        """A batch went through."""
+        """Record a batch that succeeded."""
         if self.settled or pages != self.pages:
             return
         self.batches += 1
@@ -65,7 +65,7 @@ class Size:
             self.batches, self.rate = 0, 0.0
 
     def did_not_fit(self, pages: int) -> None:
-        """A batch of so many, more than one, ran out of memory: half of it is the most from here on."""
+        """Record that a batch of more than one page ran out of memory; half of it is the limit from now on."""
         self.most = self.pages = pages // 2
         self.settled = True
 
@@ -74,10 +74,10 @@ class Batches:
     """The batches of one model in one worker.
 
     Args:
-        stage: its name in logs and metrics.
-        most: pages of a batch at most.
-        grows: whether batches may have more than one page: on a GPU.
-        clock: seconds.
+        stage: name in logs and metrics.
+        most: most pages of a batch.
+        grows: whether batches may have more than one page; true on a GPU.
+        clock: returns seconds.
     """
 
     def __init__(self, stage: str, most: int, grows: bool, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -86,11 +86,11 @@ class Batches:
         self._spent: Counter[str] = Counter()
 
     def over(self, kind: str, items: Sequence[Item], work: Callable[[Sequence[Item]], Iterable[Made]]) -> Iterator[Made]:
-        """What `work` makes of `items`, batch by batch, in order.
+        """Apply `work` to `items` batch by batch; yields the results in order.
 
         Args:
-            kind: batches of one kind cost the same: the mode.
-            work: gives as many as it takes, and is done with the device when it returns.
+            kind: the mode; batches of one kind cost the same.
+            work: returns one result per item, and no longer uses the device when it returns.
 
         Raises:
             TooLittleMemory: when `work` runs out of the device's memory with one item alone.
@@ -112,13 +112,13 @@ class Batches:
             yield from made
 
     def drain(self) -> dict[str, float]:
-        """Since the last call: `model_seconds`, `model_pages`, and `halved`, how often memory did not suffice."""
+        """Counts since the last call: `model_seconds`, `model_pages`, and `halved`, the batches that ran out of memory."""
         spent: dict[str, float] = dict(self._spent)
         self._spent = Counter()
         return spent
 
     def _tried(self, work: Callable[[Sequence[Item]], Iterable[Made]], some: Sequence[Item]) -> list[Made] | None:
-        """None where the device's memory did not suffice. The exception is gone then, and with it what its frames held."""
+        """The results, or None if the device ran out of memory. Returning drops the exception and the tensors in its frames."""
         import torch
 
         try:

@@ -1,4 +1,4 @@
-"""The time that stages take, per process."""
+"""The time of each stage, per process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _next(tables: Iterator[pa.Table]) -> pa.Table | None:
 
 
 class Clock:
-    """Times batches, by stage: `spent` has seconds, batches and rows, and what the models of a stage report."""
+    """Times batches by stage. `spent` has seconds, batches, rows, and the metrics that the models of a stage report."""
 
     def __init__(self) -> None:
         self.spent: dict[str, Counter[str]] = defaultdict(Counter)
@@ -28,10 +28,10 @@ class Clock:
         self.seen: float | None = None
 
     def timed(self, stage: str, outputs: Iterable[pa.Table], pull: Pull = _next) -> Iterator[pa.Table]:
-        """Pass `outputs` on; a stage's time is its own, without that of whoever takes its tables.
+        """Yield `outputs` and time them. The consumer's time does not count.
 
         Args:
-            pull: takes the next table, None at the end.
+            pull: returns the next table, None at the end.
         """
         iterator = iter(outputs)
         while True:
@@ -50,7 +50,7 @@ class Clock:
             yield table
 
     def model(self, stage: str, of: Any) -> None:
-        """Take in what the models of a stage spent, and the wall time since the last call."""
+        """Add the metrics of a stage's models, and the wall time since the last call."""
         self.spent[stage].update(_drained(of))  # type: ignore[arg-type]
         now = time.perf_counter()
         self.spent[stage]["wall_seconds"] += now - (self.seen or self.began or now)  # type: ignore[assignment]
@@ -62,7 +62,7 @@ class Clock:
 
 
 def added_up(parts: Iterable[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """The `spent` of several clocks together, rounded to milliseconds."""
+    """The sum of `spent` over several clocks, rounded to milliseconds."""
     totals: dict[str, Counter[str]] = defaultdict(Counter)
     for part in parts:
         for stage, spent in part.items():
@@ -71,7 +71,7 @@ def added_up(parts: Iterable[Mapping[str, Mapping[str, float]]]) -> dict[str, di
 
 
 def _drained(stage: Any) -> dict[str, float]:
-    """The seconds and pages of a stage's models since the last call; none of those at work in a child process."""
+    """The seconds and pages of a stage's models since the last call, without models in child processes."""
     total: Counter[str] = Counter()
     for part in (stage, getattr(stage, "encode", None), getattr(stage, "verify", None)):
         if isinstance(part, Model):

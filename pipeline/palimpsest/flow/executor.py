@@ -1,9 +1,9 @@
-"""The seam between operations and whatever runs the stages. A new executor is one new file, and one line here.
+"""The seam between operations and executors. A new executor is one new file, and one line here.
 
 with started(config.placement) as executor:
     for row in executor.run_units(units, recipe, pending): ...     # dicts of the WRITTEN schema
 
-ray      ray_executor.py     tasks and actors on one machine or a cluster; finds and sets apart documents that end a worker
+ray      ray_executor.py     tasks and actors on one machine or a cluster; quarantines documents that end a worker
 local    local_executor.py   one process without Ray, for small jobs and tests; a document that ends the process ends the job
 """
 
@@ -27,8 +27,9 @@ Row = dict[str, Any]
 """A row of the WRITTEN schema."""
 
 StageSeconds = dict[str, dict[str, float]]
-"""By stage, of all its workers: `seconds` in batches, their number `batches`, and the `rows` that came out; stages with a model
-add what `flow/supply.py` reads."""
+"""Per stage, summed over its workers: `seconds` in batches, the number of `batches`, and the output `rows`. Stages with a model
+add
+the keys that `flow/supply.py` reads."""
 
 
 class Executor(Protocol):
@@ -43,31 +44,31 @@ class Executor(Protocol):
     ) -> Iterator[Row]:
         """Process units; yields the WRITTEN rows as they arrive.
 
-        A row of the kind "again" takes back all rows of its unit before it.
+        A row of the kind "again" revokes all earlier rows of its unit.
 
         Args:
-            pending: the units of which something is still missing.
+            pending: returns the units that are incomplete.
 
         Raises:
-            WorkerFailed: a worker met a bug, or died too often; what was committed is kept.
+            WorkerFailed: a worker met a bug, or died too often; committed units are kept.
         """
         ...
 
     def retier(self, shards: Sequence[Touched], recipe: Recipe) -> Iterator[Row]:
-        """Give the pages of published shards other tiers; yields the WRITTEN rows as they arrive.
+        """Move pages of published shards to other tiers; yields the WRITTEN rows as they arrive.
 
         Raises:
-            WorkerFailed: as `run_units` does; a document that ends its workers is an error here.
+            WorkerFailed: as for `run_units`; a document that ends its workers is an error here.
         """
         ...
 
     def stage_seconds(self) -> StageSeconds:
-        """Of everything that this executor has run so far."""
+        """The times of everything that this executor has run."""
         ...
 
 
 def started(placement: PlacementConfig) -> AbstractContextManager[Executor]:
-    """The executor that `placement.executor` names, for as long as the context is open."""
+    """The executor that `placement.executor` names, while the context is open."""
     connect: Callable[[PlacementConfig], AbstractContextManager[Executor]] = import_module(
         EXECUTORS[placement.executor]
     ).connected
@@ -75,7 +76,7 @@ def started(placement: PlacementConfig) -> AbstractContextManager[Executor]:
 
 
 class LazyExecutor:
-    """An executor that starts when it is first asked for: for work that may turn out not to need it."""
+    """An executor that starts on its first use, for work that may not need one."""
 
     def __init__(self, placement: PlacementConfig, stack: ExitStack) -> None:
         self._placement, self._stack = placement, stack
@@ -87,11 +88,11 @@ class LazyExecutor:
         return self._executor
 
     def index(self, units: Sequence[Unit], config: SourceConfig) -> Iterator[list[str]]:
-        """As `Executor.index_units`; starts the executor with the first unit."""
+        """As `Executor.index_units`; starts the executor at the first unit."""
         yield from self().index_units(units, config)
 
     def stage_seconds(self) -> StageSeconds:
-        """As `Executor.stage_seconds`; nothing where the executor was never started."""
+        """As `Executor.stage_seconds`; empty if the executor never started."""
         return self._executor.stage_seconds() if self._executor else {}
 
 

@@ -1,10 +1,10 @@
-"""What is done with records that killed a worker: a child process takes them one by one, and the one that kills it is set apart.
+"""Isolation of records that killed a worker: a child process tries them one by one, and those that kill it are quarantined.
 
-A record can end its worker without an exception: a fault in native code, memory without end. Trying it again in a worker would
-end that too, and the next. So it is tried in a child process, which has half of the free memory and may die. A document that
-kills two children is set apart with the reason `worker_killed`; all others come out as they would have.
+A record can end its worker without an exception, by a fault in native code or by exhausting memory. A retry would end the next
+worker too. So the record is tried in a child process, which has half of the free memory and may die. A document that kills two
+children is quarantined with the reason `worker_killed`. All other documents give the same output as without isolation.
 
-    Child            a process that holds one stage and answers calls
+    Child            a process that runs one stage and answers calls
     isolate          a table through a stage, document by document
     read_isolated    the records of a unit, in ever finer slices around the one that kills its reader
 """
@@ -31,7 +31,7 @@ from palimpsest.sources.documents import Document, Reason, Rejected
 from palimpsest.sources.formats import format_of
 from palimpsest.sources.units import Unit
 
-DEATHS = 2  # children that a document must kill before it is set apart
+DEATHS = 2  # children that a document must kill before it is quarantined
 PATIENCE = 600.0  # seconds for one answer of a child, and for its start
 _SLICES = 8
 _LENGTH = struct.Struct("<Q")
@@ -42,7 +42,7 @@ class ChildDied(Exception):
 
 
 class Child:
-    """A process that holds a callable and maps what it is sent; started when it is first called, and again after it died.
+    """A process that applies a callable to arguments. It starts at the first call, and again after it died.
 
     Args:
         payload: a pickled pair: a callable and None, or a class and its arguments. It must be importable, or pickled by value.
@@ -53,11 +53,11 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
 
     def call(self, argument: Any) -> Iterator[Any]:
-        """What the callable gives for `argument`: the items of an iterator, or the one value that it returns.
+        """The results of the callable for `argument`: the items of an iterator, or a single value.
 
         Raises:
-            ChildDied: when the process ended, ran out of memory or did not answer for PATIENCE seconds.
-            Exception: what the callable raised.
+            ChildDied: the process ended, ran out of memory or did not answer for PATIENCE seconds.
+            Exception: the exception that the callable raised.
         """
         process, answered = self._started(), False
         try:
@@ -74,7 +74,7 @@ class Child:
         except (BrokenPipeError, EOFError):
             raise ChildDied(self._ended()) from None
         finally:
-            if not answered:  # nobody listens to the rest: the next call must not take it for its own
+            if not answered:  # nobody reads the rest, and the next call must not mistake it for its own answer
                 self.close()
 
     def close(self) -> None:
@@ -122,24 +122,24 @@ class Child:
 
 
 def isolate(child: Child, table: pa.Table, stage: str, schema: pa.Schema, *, whole: bool) -> Iterator[pa.Table]:
-    """`table` through the stage that `child` holds, what kills it set apart.
+    """Run `table` through the stage in `child`, without the documents that kill it.
 
     Args:
-        schema: of the stage's output.
-        whole: for a stage that gives several tables for one: documents are tried one by one, then all that live go through
-            together, so that up to the poison the same tables come out as in a worker. Ray relies on that: of a task that is
-            tried again it takes only the blocks that it has not seen. A poisoned document is quarantined here and now.
-            Otherwise the stage gives one table for one, and a row of the kind "poisoned" says that the unit must be done again
-            without the document, whose other pages may have gone through.
+        schema: schema of the stage's output.
+        whole: true for a stage that yields several tables for one. Documents are tried one by one, then all that survive are
+            processed together, so the tables before the poison equal those of a worker. Ray relies on this: from a retried task
+            it takes only the blocks that it has not seen. A poisoned document is quarantined at once.
+            If false, the stage returns one table for one. A row of the kind "poisoned" then asks for the unit to be processed
+            again without the document, because other pages of the document may have passed.
     """
     outputs: list[pa.Table] = []
     sound: list[pa.Table] = []
     poison: list[pa.Table] = []
     for rows in _documents(table):
-        found, how = _tried(child, rows)
+        results, how = _tried(child, rows)
         if how is None:
             sound.append(rows)
-            outputs += [] if whole else found
+            outputs += [] if whole else results
         else:
             kind = RowKind.QUARANTINED if whole else RowKind.POISONED
             poison.append(_set_apart(rows, kind, f"{stage}: the process {how}, {DEATHS} times", schema))
@@ -151,12 +151,12 @@ def isolate(child: Child, table: pa.Table, stage: str, schema: pa.Schema, *, who
 
 
 def quarantined(document: pa.Table, detail: str, schema: pa.Schema) -> pa.Table:
-    """The row that takes the place of a document whose pages killed a worker. `document` is one row of DOCUMENTS."""
+    """The row that replaces a document whose pages killed a worker. `document` is one row of DOCUMENTS."""
     return _set_apart(document, RowKind.QUARANTINED, detail, schema)
 
 
 def _tried(child: Child, rows: pa.Table) -> tuple[list[pa.Table], str | None]:
-    """What the stage gives for one document, or how it ended its process, each time."""
+    """The stage's output for one document, or how it ended its last process if it ended one each time."""
     how = None
     for _ in range(DEATHS):
         try:
@@ -167,15 +167,15 @@ def _tried(child: Child, rows: pa.Table) -> tuple[list[pa.Table], str | None]:
 
 
 def _documents(table: pa.Table) -> Iterator[pa.Table]:
-    """Runs of neighbouring rows of one document; rows that are neither a document nor a page stand for themselves."""
+    """Runs of neighbouring rows of one document; rows that are neither a document nor a page are runs of their own."""
     names = table.schema.names
     columns = [table[name].to_pylist() for name in ("unit_id", "kind", "doc_id") if name in names]
     keys = list(zip(*columns, strict=True))
     start = 0
-    for place in range(1, len(keys) + 1):
-        if place == len(keys) or keys[place] != keys[start]:
-            yield table.slice(start, place - start)
-            start = place
+    for index in range(1, len(keys) + 1):
+        if index == len(keys) or keys[index] != keys[start]:
+            yield table.slice(start, index - start)
+            start = index
 
 
 def _set_apart(rows: pa.Table, kind: RowKind, detail: str, schema: pa.Schema) -> pa.Table:
@@ -190,11 +190,11 @@ def _set_apart(rows: pa.Table, kind: RowKind, detail: str, schema: pa.Schema) ->
 def read_isolated(unit: Unit, config: SourceConfig, reader: bytes) -> Iterator[Document | Rejected]:
     """The records of a unit, in order, read by a child process.
 
-    Where the child dies, the unit is cut into finer and finer slices, until the slice cannot be cut (one line, one row group, a
-    whole compressed file): what the slice held before the poison is kept, the rest of it becomes one rejected record.
+    If the child dies, the unit is cut into ever finer slices until a slice cannot be cut (one line, one row group, a whole
+    compressed file). The records of that slice before the poison are kept; the rest of it becomes one rejected record.
 
     Args:
-        reader: payload of the child, that maps a unit to its records as `read_unit` does.
+        reader: payload of the child; it maps a unit to its records as `read_unit` does.
     """
     child = Child(reader)
     pieces, skip = [unit], 0
@@ -233,12 +233,12 @@ def _until_death(child: Child, argument: Any) -> Iterator[Any]:
 
 
 def _rest(child: Child, piece: Unit, taken: int) -> tuple[list[Document | Rejected], str]:
-    """What a second try gives after the first `taken` records, and how it ended ("" for well)."""
+    """The records of a second try after the first `taken`, and how its process ended ("" if it did not)."""
     records: list[Document | Rejected] = []
-    for place, record in enumerate(_until_death(child, piece)):
+    for index, record in enumerate(_until_death(child, piece)):
         if isinstance(record, ChildDied):
             return records, str(record)
-        if place >= taken:
+        if index >= taken:
             records.append(record)
     return records, ""
 
@@ -256,7 +256,7 @@ def _unreadable(piece: Unit, before: int, how: str) -> Rejected:
 
 
 def slices(unit: Unit, config: SourceConfig) -> list[Unit]:
-    """The unit in up to 8 slices, in order; none where its format or its size allows no cut."""
+    """The unit in up to 8 slices, in order; none if its format or its size allows no cut."""
     source = format_of(unit.object.uri, config)
     if unit.span is None:
         finer = source.plan(unit.object, config.replace(unit_bytes=max(1, unit.object.size // _SLICES))) if source else []
@@ -272,7 +272,7 @@ def slices(unit: Unit, config: SourceConfig) -> list[Unit]:
 
 
 def serve() -> None:
-    """Answer calls from stdin until it ends. Whatever the stage prints goes to stderr."""
+    """Answer calls from stdin until it ends. Output that the stage prints goes to stderr."""
     _die_with_parent()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -289,8 +289,8 @@ def serve() -> None:
             if work is None:
                 target, arguments = parts
                 work = target if arguments is None else target(*arguments)
-            found = work(argument)
-            for item in [found] if isinstance(found, pa.Table) else found:
+            results = work(argument)
+            for item in [results] if isinstance(results, pa.Table) else results:
                 _send(answers, ("item", item))
             _send(answers, ("end", None))
         except MemoryError:
@@ -316,17 +316,17 @@ def _die_with_parent() -> None:
 
 
 def _bound_memory() -> int:
-    """Limit the data of this process to half of the free memory, so that it and not its neighbours run out; returns the bytes."""
+    """Limit this process to half of the free memory, so that it runs out before its neighbours; returns the limit in bytes."""
     bound = max(1 << 30, _free_memory() // 2)
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (bound if hard == resource.RLIM_INFINITY else min(bound, hard), hard))
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-        score.write("1000")  # the first to go where the kernel must choose
+        score.write("1000")  # the first victim of the kernel's OOM killer
     return bound
 
 
 def _free_memory() -> int:
-    """Bytes: what the machine has free, or the container where that is less."""
+    """Free bytes of the machine, or of the container if that is less."""
     free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     with suppress(OSError, ValueError), open("/proc/meminfo") as lines:
         free = [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")] or free
@@ -357,7 +357,7 @@ def _receive(pipe: BinaryIO) -> Any:
 
 
 def _frame(pipe: BinaryIO) -> bytes:
-    """One message. Raises EOFError where the other side is gone."""
+    """One message. Raises EOFError if the other side is gone."""
     (length,) = _LENGTH.unpack(_exactly(pipe, _LENGTH.size))
     return _exactly(pipe, length)
 

@@ -1,12 +1,12 @@
-"""The ledger of units in flight: when is a unit complete, and does everything that went in come out?
+"""The ledger of units in flight: it decides when a unit is complete, and checks that nothing was lost.
 
-Rows arrive in any order and a unit's rows in many of them. The reader's last row says how many records the unit held; the first
-page of each document says how many pages it has. A unit is complete when all of them were written, and only then is it committed.
+Rows arrive in any order, and a unit has many. The reader's last row gives the number of records of the unit; the first page of
+each document gives its number of pages. A unit is complete when all of them were written, and only then is it committed.
 
     ledger = Ledger(units, [metrics, progress, EventLog()])
     ledger.settle(executor.run_units(..., ledger.pending), store, run_id)
 
-Subscribers follow: metrics, progress, log and the operation's own account of its work are all subscribers of the one ledger.
+Metrics, progress, the log and the operation's account of its work are all subscribers of this one ledger.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ STORAGE_REASONS = (Reason.VANISHED, Reason.CHANGED, Reason.UNREADABLE)
 
 
 class WorkerFailed(PalimpsestError, RuntimeError):
-    """A worker died or met a bug; what was committed is kept."""
+    """A worker died or met a bug; committed units are kept."""
 
 
 class WorkersLost(WorkerFailed):
-    """Workers died more often than Ray tries again, or what they had made was lost with them; no bug is known."""
+    """Workers died more often than Ray retries, or their output was lost with them; no bug is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnreadSource:
-    """A source that could not be read in the version that was listed. It is not committed, so that the next run tries again."""
+    """A source that could not be read in its listed version. It is not committed, so the next run tries again."""
 
     source_uri: str
     reason: str
@@ -50,7 +50,7 @@ class UnreadSource:
 
 @dataclass
 class InFlight:
-    """Rows of one unit that have arrived, whatever kind of unit it is."""
+    """The arrived rows of one unit of any kind."""
 
     counts: Counter[str] = field(default_factory=Counter)
     shards: list[ShardRecord] = field(default_factory=list)
@@ -58,7 +58,7 @@ class InFlight:
     precision: Precision = field(default_factory=Precision)
 
     def add_pages(self, row: Mapping[str, Any]) -> None:
-        """Take in a row of the kind "written"."""
+        """Add a row of the kind "written"."""
         self.counts.update({name: row["counts"][name] for name in PAGE_COUNTS})
         self.shards += [ShardRecord(**shard) for shard in row["shards"]]
         self.pages.update({(group["tier"], group["status"]): group["pages"] for group in row["statuses"]})
@@ -82,20 +82,20 @@ class UnitInFlight(Protocol):
     def complete(self) -> bool: ...
     @property
     def missing(self) -> str:
-        """What is known of it while it is incomplete, for an error message."""
+        """A description of the incomplete unit, for an error message."""
         ...
 
     def take(self, row: Mapping[str, Any]) -> None:
-        """Take in a row of a kind that is the unit's own."""
+        """Add a row of a kind that belongs to the unit."""
         ...
 
-    def anew(self) -> UnitInFlight:
-        """The same unit before any row of it arrived."""
+    def restarted(self) -> UnitInFlight:
+        """The same unit, without its arrived rows."""
         ...
 
     @property
     def unread(self) -> UnreadSource | None:
-        """Why the unit must not be committed: its source could not be read."""
+        """The source that could not be read, if that forbids the commit."""
         ...
 
     @property
@@ -104,7 +104,7 @@ class UnitInFlight(Protocol):
         ...
 
     def commit(self, store: ObjectStore, run_id: str) -> CommitRecord:
-        """Write its commit record; returns the record that is in the store, which may be another run's."""
+        """Write the commit record; returns the record in the store, which may be another run's."""
         ...
 
 
@@ -112,13 +112,13 @@ U = TypeVar("U", bound=UnitInFlight)
 
 
 class Subscriber:
-    """Follows a ledger; each method is called after the ledger has taken note."""
+    """Follows a ledger; each method is called after the ledger has changed."""
 
     def arrived(self, row: Mapping[str, Any]) -> None:
         """A row of the WRITTEN schema arrived."""
 
     def again(self, unit: UnitInFlight) -> None:
-        """A unit is done again; `unit` is what had arrived of it and no longer counts."""
+        """A unit is processed again; `unit` has the arrived rows, which no longer count."""
 
     def committed(self, unit: UnitInFlight, record: CommitRecord) -> None:
         """A unit was committed."""
@@ -131,7 +131,7 @@ class Ledger(Generic[U]):
     """All units in flight.
 
     Args:
-        subscribers: told in this order.
+        subscribers: called in this order.
     """
 
     def __init__(self, units: Iterable[U], subscribers: Sequence[Subscriber] = ()) -> None:
@@ -142,11 +142,11 @@ class Ledger(Generic[U]):
         return len(self._units)
 
     def settle(self, rows: Iterable[Mapping[str, Any]], store: ObjectStore, run_id: str) -> None:
-        """Take in all rows, and commit each unit when it is complete.
+        """Take all rows, and commit each unit when it is complete.
 
         Raises:
-            StoreError: when a worker or this process could not write.
-            AssertionError: when the rows end, but units are incomplete.
+            StoreError: a worker or this process could not write.
+            AssertionError: the rows ended, but units are incomplete.
         """
         for row in rows:
             unit = self.take(row)
@@ -164,16 +164,16 @@ class Ledger(Generic[U]):
             raise AssertionError(f"the flow ended, but units are incomplete: {missing}")
 
     def take(self, row: Mapping[str, Any]) -> U | None:
-        """Take one row of the WRITTEN schema in; returns the unit when it is complete, and forgets it.
+        """Take one row of the WRITTEN schema; returns the unit and forgets it if it is complete.
 
         Raises:
-            StoreError: when a worker could not write what it had.
+            StoreError: a worker could not write its rows.
         """
         unit = self._units[row["unit_id"]]
         if row["kind"] == RowKind.FAILED:
             raise StoreError(row["detail"])
-        if row["kind"] == RowKind.AGAIN:  # a worker was lost with some of its rows: all of them come once more
-            self._units[row["unit_id"]] = unit.anew()  # type: ignore[assignment]
+        if row["kind"] == RowKind.AGAIN:  # a worker was lost with some rows of the unit: all of them will arrive again
+            self._units[row["unit_id"]] = unit.restarted()  # type: ignore[assignment]
             for subscriber in self._subscribers:
                 subscriber.again(unit)
             return None
@@ -183,7 +183,7 @@ class Ledger(Generic[U]):
         return self._units.pop(row["unit_id"]) if unit.complete else None
 
     def incomplete(self) -> Iterator[U]:
-        """The units that are not complete, in the order in which they were given."""
+        """The incomplete units, in their original order."""
         yield from self._units.values()
 
 
@@ -209,7 +209,7 @@ class SourceUnit:
     def reasons(self) -> Mapping[str, int]:
         return self.quarantine.reasons
 
-    def anew(self) -> SourceUnit:
+    def restarted(self) -> SourceUnit:
         return SourceUnit(self.planned, self.fingerprint)
 
     def take(self, row: Mapping[str, Any]) -> None:
@@ -226,13 +226,13 @@ class SourceUnit:
 
     @property
     def complete(self) -> bool:
-        """Whether every record that the reader counted has arrived, with all its pages."""
+        """True once every record that the reader counted has arrived with all its pages."""
         if self.read is None:
             return False
-        if self.read["committed_elsewhere"]:  # by another run, before a worker of this one began with it
+        if self.read["committed_elsewhere"]:  # by another run, before a worker of this one started it
             return True
         counts = self.arrived.counts
-        late = len(self.quarantine) - self.read["quarantined"]  # readable, but nothing could be laid out
+        late = len(self.quarantine) - self.read["quarantined"]  # readable documents that could not be laid out
         return (
             late >= 0
             and counts["first_pages"] + late == self.read["documents"]
@@ -320,13 +320,13 @@ def refuse_quarantine(
     """The one limit on what may be quarantined.
 
     Args:
-        lost, of: quarantined, and in all; a source that could not be read counts as one.
+        lost, of: number quarantined, and total number; a source that could not be read counts as one.
         share: `limits.quarantine_share`.
-        slack: so many may be quarantined whatever their share is (`ingest.quarantine_documents`).
-        then: what becomes of the work, for the message.
+        slack: number that may be quarantined whatever the share (`ingest.quarantine_documents`).
+        then: what happens to the work, for the message.
 
     Raises:
-        RunFailed: naming the reasons, the settings and what to do.
+        RunFailed: the limit is exceeded; the message names the reasons, the settings and the remedy.
     """
     if lost <= slack or lost <= share * of:
         return

@@ -1,8 +1,9 @@
 """The stages in this process, without Ray: for small jobs, for machines where Ray cannot start, and for tests.
 
-The rows are those of the Ray executor. It uses one process (the codec's own threads apart), exports no metrics, and does not
-isolate: a document that ends the process (a fault in native code, memory without end) ends the job. What was committed is kept;
-run the same command with `placement.executor = "ray"`, which quarantines such a document.
+It yields the same rows as the Ray executor. It uses one process (plus the codec's threads), exports no metrics and does not
+isolate
+documents: one that ends the process, by a fault in native code or by exhausting memory, ends the job. Committed units are kept.
+The same command with `placement.executor = "ray"` quarantines such a document.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ Judge = Callable[[pa.Table], pa.Table]
 
 @contextmanager
 def connected(placement: PlacementConfig) -> Iterator[LocalExecutor]:
-    """The executor; nothing has to be started or ended."""
+    """The executor; it needs no start and no end."""
     yield LocalExecutor()
 
 
 class LocalExecutor:
-    """See `executor.Executor`."""
+    """The `executor.Executor` in this process."""
 
     def __init__(self) -> None:
         self.clock = Clock()

@@ -1,7 +1,6 @@
-"""The plan of a run: which units the sources hold, which of them are new, and which unit stores a document that several hold.
+"""The plan of a run: the units of the sources, which of them are new, and which unit stores a document that several contain.
 
-The plan is a function of the sources, the configuration and the store, never of the clock, so a rerun after a crash makes the
-same one.
+The plan depends on the sources, the configuration and the store, never on the clock. A rerun after a crash makes the same plan.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ from palimpsest.storage.object_store import ObjectStore
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedUnit:
-    """A unit with the id that the store knows it by.
+    """A unit with its id in the store.
 
     Attributes:
         left_out: ids of its documents that other units store.
         defers_to: ids of those units.
-        bytes: stored bytes; of a slice, an equal part of its object's.
-        corpus: where a worker looks, before it begins, whether another run has committed the unit meanwhile; "" for no look.
+        bytes: stored bytes; for a slice, an equal part of its object's bytes.
+        corpus: where a worker checks, before it starts, whether another run has committed the unit; "" for no check.
     """
 
     unit: Unit
@@ -75,11 +74,11 @@ def planned_units(table: pa.Table) -> Iterator[PlannedUnit]:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run has to do.
+    """The work of a run.
 
     Attributes:
         todo: units to process, in plan order.
-        done: commit records of the units that are processed already.
+        done: commit records of units that are already processed.
     """
 
     todo: tuple[PlannedUnit, ...]
@@ -91,7 +90,7 @@ class Plan:
 
 
 def source_uri(unit: Unit) -> str:
-    """The URI of a unit's source as rows and records have it: a file name need not be UTF-8."""
+    """The URI of a unit's source as stored in rows and records. Bytes of a file name that are not UTF-8 are escaped."""
     return unit.object.uri.encode("utf-8", "backslashreplace").decode()
 
 
@@ -115,21 +114,21 @@ def make_plan(
 ) -> Plan:
     """Plan a run over the objects `found`, or over URIs.
 
-    Units that the snapshot holds in the same version, slice and fingerprint cost no read. If all are there, that is the whole
-    plan; otherwise the documents of the new ones are indexed. A document is stored by the unit that is published with it, or else
-    by the first new unit that holds it; the others leave it out. What a unit leaves out, and to whom, is part of its id.
+    Units that the snapshot has in the same version, slice and fingerprint need no read. If it has all units, the plan is empty;
+    otherwise the documents of the new units are indexed. A document is stored by the published unit that contains it, or else by
+    the first new unit that does; the others omit it. The omitted documents and their owners are part of a unit's id.
 
     Args:
-        lost: ids of published units that are to be made anew (store/repair.py).
+        lost: ids of published units that must be rebuilt (corpus/repair.py).
 
     Raises:
-        ValueError: for sources that do not exist or hold nothing, or that units of other sources rely on.
+        ValueError: sources do not exist or are empty, or units of other sources rely on them.
     """
     units = _units(found, config)
     known, others = _published(units, snapshot, fingerprint, lost)
     if all(known):
         return Plan(todo=(), done=tuple(record for record in known if record))
-    fresh = [units[place] for place, record in enumerate(known) if record is None]
+    fresh = [units[position] for position, record in enumerate(known) if record is None]
     indexed = list(index(fresh, config))
     staying = {record.unit_id for record in (*others, *known) if record}
     leaving = {record.unit_id for record in snapshot.units if record.unit_id not in staying} if snapshot else set()
@@ -145,8 +144,10 @@ def settled(
     fingerprint: str,
     lost: Collection[str] = (),
 ) -> tuple[CommitRecord, ...] | None:
-    """The published records of these objects where all their units are published as they are, none of them `lost`, and nothing
-    else of these sources is; None where there is something to do."""
+    """The published records of these objects, or None if there is work to do.
+
+    There is no work if all their units are published unchanged, none is `lost`, and nothing else of these sources is published.
+    """
     if snapshot is None:
         return None
     units = _units(found, config)
@@ -166,9 +167,9 @@ def _units(found: Iterable[str] | Iterable[SourceObject], config: SourceConfig) 
 def held_documents(
     store: ObjectStore, snapshot: Snapshot | None, leaving: Collection[str], indexed: Iterable[Iterable[str]]
 ) -> dict[str, list[str]]:
-    """The documents of new units that published ones store, by the id of the unit; units that are `leaving` do not count.
+    """The documents of new units that published units store, by unit id, from the snapshot's document index.
 
-    They are looked up in the snapshot's document index.
+    Units in `leaving` do not count.
     """
     if snapshot is None:
         return {}
@@ -189,30 +190,30 @@ def assign(
     slices: Mapping[str, int],
     corpus: str = "",
 ) -> tuple[list[PlannedUnit], list[CommitRecord]]:
-    """Give every document to one unit; returns the units to process and the records of those that are committed already.
+    """Assign every document to one unit; returns the units to process and the records of those already committed.
 
     Args:
         indexed: the documents of each unit, in order.
-        held: documents of published units, by unit id.
+        held: documents that published units store, by unit id.
         slices: number of units by the key of their object.
     """
     holders: Iterator[tuple[int | str, Iterable[str]]] = chain(held.items(), enumerate(indexed))
-    copies = later_copies(holders)  # places of new units, ids of published ones
+    copies = later_copies(holders)  # new units by position, published ones by id
     ids: dict[int, str] = {}
     todo: list[PlannedUnit] = []
     done: list[CommitRecord] = []
-    for place, unit in enumerate(units):
+    for position, unit in enumerate(units):
         item = unit.object
-        owners = {doc_id: ids[owner] if isinstance(owner, int) else owner for doc_id, owner in copies.get(place, {}).items()}
+        owners = {doc_id: ids[owner] if isinstance(owner, int) else owner for doc_id, owner in copies.get(position, {}).items()}
         left_out = tuple(f"{doc_id} {owner}" for doc_id, owner in sorted(owners.items()))
-        ids[place], record = committed(store, unit_id(item.key, item.version, unit.slice, fingerprint, left_out))
+        ids[position], record = committed(store, unit_id(item.key, item.version, unit.slice, fingerprint, left_out))
         if record:
             done.append(record)
             continue
         todo.append(
             PlannedUnit(
                 unit=unit,
-                unit_id=ids[place],
+                unit_id=ids[position],
                 left_out=tuple(sorted(owners)),
                 defers_to=tuple(sorted(set(owners.values()))),
                 bytes=item.size // slices[item.key],
@@ -227,10 +228,10 @@ def _published(
 ) -> tuple[list[CommitRecord | None], list[CommitRecord]]:
     """The record under which each unit is published and may stay, and the records of all other sources.
 
-    A unit that left documents to one that this run replaces cannot stay: nobody may hold them any more.
+    A unit cannot stay if it left documents to a unit that this run replaces: those documents might be lost.
 
     Raises:
-        ValueError: for such a unit of another source, which this run does not read.
+        ValueError: such a unit belongs to another source, which this run does not read.
     """
     published = tuple(snapshot.units) if snapshot else ()
     sound = (record for record in published if record.unit_id not in lost)
@@ -240,11 +241,11 @@ def _published(
     others = [record for record in published if record.source_uri not in sources]
     while True:
         staying = {record.unit_id for record in (*others, *known) if record}
-        stale = [place for place, record in enumerate(known) if record and not staying.issuperset(record.defers_to)]
+        stale = [position for position, record in enumerate(known) if record and not staying.issuperset(record.defers_to)]
         if not stale:
             break
-        for place in stale:
-            known[place] = None
+        for position in stale:
+            known[position] = None
     bereft = sorted({record.source_uri for record in others if not staying.issuperset(record.defers_to)})
     if bereft:
         raise ValueError(
@@ -263,12 +264,13 @@ def publishable(
 ) -> list[CommitRecord]:
     """The records that can be published although the sources `unread` could not be read.
 
-    Such a source stays published as it was. What relies on its new version waits, and so does what stores a document that its old
-    version stores; and where one slice of a source waits, all do. They are committed: the next run only has to publish them.
+    Such a source keeps its published version. A unit waits if it relies on the new version, or stores a document that the old
+    version stores. If one slice of a source waits, all its slices wait. They are committed: the next run only has to publish
+    them.
 
     Args:
-        published: at least what is published of the sources of `records` and `unread`.
-        elsewhere: ids of published units of other sources, where `published` leaves them out.
+        published: the published records, at least those of the sources of `records` and `unread`.
+        elsewhere: ids of published units of other sources that `published` omits.
     """
     waiting = set(unread)
     while True:

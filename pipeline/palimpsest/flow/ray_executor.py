@@ -1,10 +1,10 @@
-"""The stages over Ray Data; `ray_workers.py` is what runs in the workers.
+"""The stages on Ray Data; the workers run `ray_workers.py`.
 
-Read, Paginate and Render are CPU tasks, which Ray fuses; Encode and Verify are actors that keep a model; Write is a task that
-puts shards into the store. The driver sees only the WRITTEN rows: which shards a block became, and the counts.
+Read, Paginate and Render are CPU tasks, which Ray fuses. Encode and Verify are actors that keep a model. Write is a task that
+stores shards. The driver sees only the WRITTEN rows: the shards of a block, and the counts.
 
-Lost work is done again: Ray runs a lost task or batch once more, a bounded number of times; a document that kills its worker is
-found and quarantined (ray_workers.py); and what is still missing then is done in another pass over its units.
+Lost work is repeated. Ray retries a lost task or batch a bounded number of times. A document that kills its worker is detected
+and quarantined (ray_workers.py). Units that are incomplete after that are processed in another pass.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a worker without a GPU keeps the environment as it is
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # advice of the C++ core; what goes wrong is raised as an exception too
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a worker without a GPU keeps its environment unchanged
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # hides the C++ core's advice; its errors are raised as exceptions too
 
 import pyarrow as pa
 import ray
@@ -42,18 +42,18 @@ from palimpsest.flow.stages.reread import Reread, Touched, touched_table
 from palimpsest.schemas import RowKind
 from palimpsest.sources.units import Unit
 
-# There is no other way yet to say how often a task or a batch may be tried again.
+# Ray has no other way yet to set the number of retries of a task or a batch.
 warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
 
 START_TRIES = 4
-RETRIES = 8  # of a task or of an actor's batch: lost nodes, and the two tries before it is isolated
-PASSES = 5  # over units that are still missing; the first is the run itself
-TASK_CPUS = 0.25  # what Ray reserves for a task that reads, lays out, draws or writes
+RETRIES = 8  # of a task or of an actor's batch: for lost nodes, and the two tries before isolation
+PASSES = 5  # over the units that are still missing; the first is the run itself
+TASK_CPUS = 0.25  # CPUs that Ray reserves for a task that reads, lays out, renders or writes
 
 
 @contextmanager
 def connected(placement: PlacementConfig) -> Iterator[RayExecutor]:
-    """An executor with a connection to Ray: to the cluster at `placement.address`, or to a local one that ends with the job."""
+    """An executor connected to the Ray cluster at `placement.address`, or to a local one that ends with the job."""
     workers.export_metrics()
     if ray.is_initialized():
         yield RayExecutor()
@@ -70,7 +70,7 @@ def connected(placement: PlacementConfig) -> Iterator[RayExecutor]:
     handler = signal.getsignal(signal.SIGTERM)
     _start(options)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)  # Ray's own would end the driver without a word about what is kept
+        signal.signal(signal.SIGTERM, handler)  # Ray's handler would end the driver without a message about the committed units
     try:
         _refuse_too_little(placement)
         yield RayExecutor()
@@ -79,39 +79,39 @@ def connected(placement: PlacementConfig) -> Iterator[RayExecutor]:
 
 
 def _start(options: dict[str, Any]) -> None:
-    """`ray.init`, again where it gives up: its helpers have 15 seconds to come up, which a busy machine may not have for them."""
+    """`ray.init`, with retries: its helpers have 15 seconds to start, which is too short on a busy machine."""
     for tries_left in reversed(range(START_TRIES)):
         try:
             ray.init(**options)
             return
-        except Exception as error:  # Ray raises nothing more special
+        except Exception as error:  # Ray raises nothing more specific
             if not tries_left or "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
 
 
 def _refuse_too_little(placement: PlacementConfig) -> None:
-    """Raise ConfigError where the model actors leave no room for the tasks that feed them: Ray would wait for ever."""
+    """Raise ConfigError if the model actors leave no room for the tasks that feed them: Ray would wait for ever."""
     there = ray.cluster_resources()
     workers = placement.encode_workers + placement.verify_workers
     for resource, each, spare in (("CPU", placement.cpus_per_worker, TASK_CPUS), ("GPU", placement.gpus_per_worker, 0.0)):
-        wanted, found = workers * each + spare, there.get(resource, 0.0)
-        if wanted > found and placement.address == "local":
+        required, available = workers * each + spare, there.get(resource, 0.0)
+        if required > available and placement.address == "local":
             setting = f"placement.{resource.lower()}s_per_worker"
             raise ConfigError(
-                f"{setting} = {each}: {workers} model actors and the tasks that feed them need {wanted:g} {resource}s, this "
-                f"machine has {found:g}; lower {setting}, placement.encode_workers or placement.verify_workers"
+                f"{setting} = {each}: {workers} model actors and the tasks that feed them need {required:g} {resource}s, this "
+                f"machine has {available:g}; lower {setting}, placement.encode_workers or placement.verify_workers"
             )
 
 
 class RayExecutor:
-    """See `executor.Executor`. A connection to Ray is there (`connected`)."""
+    """The `executor.Executor` on Ray. It needs a connection to Ray (`connected`)."""
 
     def __init__(self) -> None:
         self._spent: list[StageSeconds] = []
 
     def index_units(self, units: Sequence[Unit], config: SourceConfig) -> Iterator[list[str]]:
-        """Read by Ray tasks, a bounded number ahead."""
+        """Read by Ray tasks; a bounded number of them run ahead."""
         task = ray.remote(max_retries=RETRIES, num_cpus=TASK_CPUS)(workers.document_ids)
         ahead = max(2, int(ray.cluster_resources().get("CPU", 1)) * 2)
         read = ray.put(Read(config))
@@ -126,10 +126,10 @@ class RayExecutor:
     def run_units(
         self, units: Sequence[PlannedUnit], recipe: Recipe, pending: Callable[[], Collection[PlannedUnit]]
     ) -> Iterator[Row]:
-        """A unit with a document that killed a worker, or of which something was lost with a worker, is done again.
+        """Process a unit again if one of its documents killed a worker, or if rows were lost with a worker.
 
         Raises:
-            WorkersLost: when the last of PASSES failed as well.
+            WorkersLost: the last of PASSES failed too.
         """
         poisoned: workers.Poisoned = {}
         todo, again, lost = tuple(units), "", None
@@ -157,7 +157,11 @@ class RayExecutor:
                 if not todo:
                     return
                 again = (
-                    "workers were lost" if lost else "documents that kill workers were set apart" if redo else "rows are missing"
+                    "workers were lost"
+                    if lost
+                    else "documents that kill workers were quarantined"
+                    if redo
+                    else "rows are missing"
                 )
             if lost or redo:
                 raise lost or WorkersLost(f"{len(redo)} units lost a worker to some document in each of {PASSES} passes")
@@ -175,7 +179,7 @@ class RayExecutor:
 
     @contextmanager
     def _notes(self) -> Iterator[workers.Notes]:
-        """Notes of one job; what they say of the time that stages took is kept when it ends."""
+        """Notes of one job; their stage times are kept when it ends."""
         notes = workers.Notes(f"{telemetry.context().get('run_id') or ''} {uuid.uuid4().hex}")
         try:
             yield notes
@@ -192,7 +196,7 @@ def _run_pass(units: Sequence[PlannedUnit], recipe: Recipe, notes: workers.Notes
 
 
 def _pages_to_shards(table: pa.Table, first: Sequence[workers.TaskStage], recipe: Recipe, notes: workers.Notes) -> Iterator[Row]:
-    """Chain the stages that make PAGES of the rows of `table` with those that take them from there; yields the WRITTEN rows."""
+    """Chain the stages that turn `table` into PAGES with the stages after them; yields the WRITTEN rows."""
     config, place = recipe.config, recipe.config.placement
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -231,9 +235,9 @@ def _judged(
         "num_cpus": place.cpus_per_worker,
         "num_gpus": place.gpus_per_worker or None,
         "max_task_retries": RETRIES,
-        "max_restarts": -1,  # bounded by the retries of what it serves, and by stall_seconds where it cannot start
+        "max_restarts": -1,  # bounded by the retries of its tasks, and by stall_seconds if it cannot start
     }
-    if recipe.policy.climbs:  # a page may have to be tried in several modes: one actor draws, encodes and reads it back
+    if recipe.policy.climbs:  # a page may need several modes: one actor renders, encodes and reads it back
         rate = ("verify", RateControl, (config, print_, recipe.layout, recipe.policy), notes)
         both = ActorPoolStrategy(size=place.encode_workers + place.verify_workers)
         return data.map_batches(workers.RateWorker, compute=both, fn_constructor_args=rate, **model)
@@ -260,7 +264,7 @@ _LOST = (
 
 @contextmanager
 def _unwrapped() -> Iterator[None]:
-    """Raise what went wrong in a worker, instead of Ray's account of it."""
+    """Raise the original exception of a worker instead of Ray's wrapper."""
     try:
         yield
     except ExecutionTimeoutError as error:

@@ -1,7 +1,7 @@
-"""Everything of Ray that is not public API, in one file. `tests/test_ray_internals.py` runs it with the installed Ray.
+"""All uses of Ray's private API, in one file. `tests/test_ray_internals.py` runs it with the installed Ray.
 
-KeyValues       the key-value store of a cluster's head: bytes by key, outliving the processes that wrote them
-task_attempt    how often the current task was tried before
+KeyValues       the key-value store of a cluster's head: bytes by key, which outlive the processes that wrote them
+task_attempt    the number of earlier tries of the current task
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _NAMESPACE = b"palimpsest"
 
 
 class KeyValues:
-    """The keys of one run, which share a prefix."""
+    """The keys of one run; they share a prefix."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
@@ -24,15 +24,15 @@ class KeyValues:
         internal_kv._internal_kv_put(self._key(name), value, overwrite=True, namespace=_NAMESPACE)
 
     def get(self, name: str) -> bytes | None:
-        found: bytes | None = internal_kv._internal_kv_get(self._key(name), namespace=_NAMESPACE)
-        return found
+        stored: bytes | None = internal_kv._internal_kv_get(self._key(name), namespace=_NAMESPACE)
+        return stored
 
     def values(self) -> Iterator[bytes]:
         """All values, in no order."""
         for key in internal_kv._internal_kv_list(self.prefix.encode(), namespace=_NAMESPACE):
-            found = internal_kv._internal_kv_get(key, namespace=_NAMESPACE)
-            if found:
-                yield found
+            stored = internal_kv._internal_kv_get(key, namespace=_NAMESPACE)
+            if stored:
+                yield stored
 
     def clear(self) -> None:
         internal_kv._internal_kv_del(self.prefix.encode(), del_by_prefix=True, namespace=_NAMESPACE)
@@ -42,5 +42,5 @@ class KeyValues:
 
 
 def task_attempt() -> int:
-    """How often the current task was tried before; 0 in the first try."""
+    """The number of earlier tries of the current task; 0 in the first try."""
     return int(ray._private.worker.global_worker.core_worker.get_current_task_attempt_number())  # type: ignore[attr-defined]

@@ -37,7 +37,7 @@ from palimpsest.telemetry import Metric, log_event
 ISOLATE_FROM = 2  # attempts of a task before this one
 SCHEMAS = {"paginate": PAGES, "render": IMAGES, "encode": TOKENS, "verify": VERDICTS}
 Poisoned = dict[str, dict[str, str]]
-"""unit id -> document id -> what it did, of the documents that a unit is done again without."""
+"""unit id -> document id -> how it ended its worker; the unit is processed again without these documents."""
 
 
 # Metrics
@@ -47,7 +47,7 @@ _exported: dict[str, Any] = {}
 
 
 def export_metrics() -> None:
-    """From here on, what this process records goes to Prometheus through Ray."""
+    """Export the metrics that this process records from now on to Prometheus, through Ray."""
     telemetry.bind(_export)
 
 
@@ -70,14 +70,14 @@ def _export(name: str, metric: Metric, value: float, labels: dict[str, str]) -> 
 
 
 class Notes:
-    """Messages of the processes of one run to the driver, and to those that take their place."""
+    """Messages from the processes of one run to the driver, and to the processes that replace them."""
 
     def __init__(self, run: str) -> None:
         self.values = KeyValues(f"palimpsest {run} ")
         self.context, self.as_json = telemetry.context(), telemetry.as_json()
 
     def enter(self) -> None:
-        """Make this process a part of the run: its metrics are exported, its log says which run it is."""
+        """Make this process part of the run: its metrics are exported, and its log lines name the run."""
         export_metrics()
         telemetry.set_context(**self.context)
         if self.as_json:
@@ -87,11 +87,11 @@ class Notes:
         self.values.put(who, pickle.dumps(value))
 
     def get(self, who: str) -> dict[str, Any]:
-        found = self.values.get(who)
-        return dict(pickle.loads(found)) if found else {}
+        pickled = self.values.get(who)
+        return dict(pickle.loads(pickled)) if pickled else {}
 
     def seconds(self) -> dict[str, dict[str, float]]:
-        """By stage: seconds spent in its batches by all processes, their number, and the rows that came out."""
+        """Per stage, summed over all processes: seconds in batches, number of batches, and output rows."""
         return added_up(pickle.loads(value).get("spent", {}) for value in self.values.values())
 
     def clear(self) -> None:
@@ -99,7 +99,7 @@ class Notes:
 
 
 def _pull(tables: Iterator[pa.Table]) -> pa.Table | None:
-    """The next table; a process that runs out of memory ends, as if the system had ended it, and its batch is tried again."""
+    """The next table. A process that runs out of memory ends, as if the system had ended it, and its batch is retried."""
     try:
         return next(tables, None)
     except MemoryError:
@@ -111,7 +111,7 @@ _clocks: dict[str, Clock] = {}
 
 
 def _clock(notes: Notes) -> Clock:
-    """One per process and run: tasks come and go, the process stays."""
+    """The clock of this process and run; it outlives the tasks."""
     return _clocks.setdefault(notes.values.prefix, Clock())
 
 
@@ -135,7 +135,7 @@ class TaskStage:
         self.notes.put(f"process {os.getpid()} {ray.get_runtime_context().get_node_id()}", {"spent": dict(clock.spent)})
 
     def plain(self, table: pa.Table) -> Iterator[pa.Table]:
-        outputs = self.stage(table)  # within the generator, so that the clock sees it
+        outputs = self.stage(table)  # within the generator, so that the clock includes it
         yield from [outputs] if isinstance(outputs, pa.Table) else outputs
 
     def isolated(self, table: pa.Table) -> Iterator[pa.Table]:
@@ -147,7 +147,7 @@ class TaskStage:
 
 
 class ReadTask(TaskStage):
-    """Read; it says when it takes the place of a worker that died, for itself and for the stages that Ray runs with it."""
+    """Read. It reports when it replaces a worker that died, for itself and for the stages that Ray fuses with it."""
 
     stage: Read
 
@@ -165,7 +165,7 @@ class ReadTask(TaskStage):
 
 
 class PaginateTask(TaskStage):
-    """Paginate; documents that are known to kill a later stage are quarantined instead."""
+    """Paginate. It quarantines documents that are known to kill a later stage."""
 
     def __init__(self, stage: Any, notes: Notes, poisoned: Poisoned) -> None:
         super().__init__("paginate", stage, notes)
@@ -178,22 +178,22 @@ class PaginateTask(TaskStage):
             yield from super().__call__(table)
             return
         yield from super().__call__(table.filter(pa.array([not killer for killer in poison])))
-        for place, killer in enumerate(poison):
+        for position, killer in enumerate(poison):
             if killer:
-                document = table.slice(place, 1)
+                document = table.slice(position, 1)
                 detail = self.poisoned[document["unit_id"][0].as_py()][document["doc_id"][0].as_py()]
                 yield quarantined(document, detail, PAGES)
 
 
 class PlainTask(TaskStage):
-    """Write and Reread: no record reaches them that an earlier stage, or an earlier run, has not survived."""
+    """Write and Reread: each record that reaches them has passed an earlier stage or an earlier run."""
 
     def isolated(self, table: pa.Table) -> Iterator[pa.Table]:
         yield from self.plain(table)
 
 
 def document_ids(unit: Unit, read: Read) -> list[str]:
-    """Ids of the documents of a unit, as `plan.document_ids`; by a child process once reading it has ended a worker."""
+    """Ids of the documents of a unit, as `plan.document_ids`. A child process reads the unit once it has ended a worker."""
     records = read_isolated(unit, read.config, _pickled(read.records)) if task_attempt() >= ISOLATE_FROM else read.records(unit)
     return [record.doc_id for record in records if isinstance(record, Document)]
 
@@ -202,7 +202,7 @@ def document_ids(unit: Unit, read: Read) -> list[str]:
 
 
 class ActorStage:
-    """A stage with a model, in an actor that Ray starts again when it dies."""
+    """A stage with a model, in an actor that Ray restarts when it dies."""
 
     def __init__(self, name: str, stage: Callable[..., Any], arguments: tuple[Any, ...], notes: Notes) -> None:
         notes.enter()
@@ -218,7 +218,7 @@ class ActorStage:
         if before:
             telemetry.record("palimpsest_worker_failures", 1, stage=self.name)
             log_event("worker_lost", stage=self.name, unit_id=before.get("unit_id"), batch=self.suspect)
-        self.notes.put(self.who, {**before, "spent": dict(self.clock.spent)})  # whoever comes next knows that it is not the first
+        self.notes.put(self.who, {**before, "spent": dict(self.clock.spent)})  # a replacement sees that it is not the first
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         batch = _digest(table)
@@ -243,7 +243,7 @@ class ActorStage:
         yield output
 
     def isolated(self, table: pa.Table) -> Iterator[pa.Table]:
-        self.stage = None  # the child loads its own model, and a device may not hold two
+        self.stage = None  # the child loads its own model, and two may not fit on a device
         gc.collect()
         _empty_device()
         self.child = self.child or Child(_pickled(self.make, self.arguments))

@@ -1,4 +1,4 @@
-"""How the pages of a job are made: one value that is passed whole to plan, executor and operations."""
+"""The recipe of a job's pages: one value that is passed whole to plan, executor and operations."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from palimpsest.tiers.policy import Policy
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A configuration made concrete.
+    """A resolved configuration.
 
     Attributes:
-        config: with the alphabet, rungs and predictor that it resolves to.
-        codec, revision: of the checkpoint that it names.
-        fingerprint: of all that changes the bytes of a shard.
+        config: the configuration, with its alphabet, rungs and predictor resolved.
+        codec, revision: id and revision of the checkpoint that it names.
+        fingerprint: hash of every setting that changes the bytes of a shard.
     """
 
     config: JobConfig

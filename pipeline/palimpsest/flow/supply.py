@@ -1,4 +1,4 @@
-"""Does the flow keep up: what cores supply, what models take, and how long models wait. From a run's seconds by stage."""
+"""CPU supply versus model demand, and the idle time of models, from a run's per-stage seconds."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ MODEL_STAGES = ("encode", "verify")
 
 
 def supply(stage_seconds: Mapping[str, Mapping[str, float]], pages: int) -> dict[str, Any]:
-    """Rates of a run that made `pages` pages; what cannot be said is left out.
+    """Rates of a run that produced `pages` pages; unknown rates are omitted.
 
     Args:
-        stage_seconds: as in stats.json: by stage, of all its workers together, seconds in batches; of stages with a model also
+        stage_seconds: as in stats.json: per stage, summed over its workers, the seconds in batches. Stages with a model also have
             `wall_seconds` since a worker's first batch began, `model_seconds` of them in the model, `model_pages`, and `halved`.
 
     Returns:
-        `render_pages_per_core_second`: of rendering alone; `supply_pages_per_core_second`: of all that cores do for a page: read,
-        lay out, draw, write. `encode`, `verify`: `pages_per_worker_second` while in the model; `cores_per_worker` that supply a
-        worker which never waits; `busy_share`, of the workers' wall time in batches; `model_share`, in the model (the rest of a
-        batch is unpacking and packing); `halved`, batches for which memory did not suffice.
+        `render_pages_per_core_second`: rendering alone. `supply_pages_per_core_second`: all CPU work of a page (read, lay out,
+        render, write). `encode`, `verify`: `pages_per_worker_second` while in the model; `cores_per_worker` that keep a worker
+        busy all the time; `busy_share`, the share of the workers' wall time in batches; `model_share`, the share in the model
+        (the rest of a batch is unpacking and packing); `halved`, the number of batches that ran out of memory.
     """
     found: dict[str, Any] = {}
     if not pages:
@@ -38,7 +38,7 @@ def supply(stage_seconds: Mapping[str, Mapping[str, float]], pages: int) -> dict
 
 
 def _model(spent: Mapping[str, float], core_seconds: float) -> dict[str, float]:
-    """Of one stage; `core_seconds` is what cores spent on the whole run."""
+    """The rates of one stage; `core_seconds` is the CPU time of the whole run."""
     wall, inside, pages = (spent.get(name, 0.0) for name in ("wall_seconds", "model_seconds", "model_pages"))
     if not (wall and inside and pages):
         return {}
@@ -52,7 +52,7 @@ def _model(spent: Mapping[str, float], core_seconds: float) -> dict[str, float]:
 
 
 def described(found: Mapping[str, Any]) -> list[str]:
-    """For people, a line for each thing that is known."""
+    """Readable lines, one per known rate."""
     lines = []
     if rate := found.get("supply_pages_per_core_second"):
         drawn = found.get("render_pages_per_core_second")

@@ -167,7 +167,7 @@ class _RetieredUnit:
     def missing(self) -> str:
         return f"{self.arrived.counts['pages']} of {self.pages_expected} pages, shards {sorted(self.waiting)}"
 
-    def anew(self) -> _RetieredUnit:
+    def restarted(self) -> _RetieredUnit:
         return _in_flight(self.planned)
 
     def take(self, row: Mapping[str, Any]) -> None:
