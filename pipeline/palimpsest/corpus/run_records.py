@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import sys
+import tomllib
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,8 +22,9 @@ from typing import Any
 from palimpsest import config as configs
 from palimpsest.config import JobConfig
 from palimpsest.storage.object_store import NoSuchObject, ObjectStore, StoreError
-from palimpsest.storage.stable_json import read_json, to_bytes
+from palimpsest.storage.stable_json import Damaged, read_json, to_bytes
 
+_log = logging.getLogger(__name__)
 PUBLISHED, NOTHING, FAILED = "published", "nothing", "failed"
 _PACKAGES = ("palimpsest", "ray", "torch", "transformers", "pyarrow", "numpy", "pillow", "tokenizers", "safetensors")
 
@@ -83,6 +86,24 @@ class RunRecord:
     config: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
     stats: dict[str, Any] = field(default_factory=dict)
+
+    def settings(self) -> dict[str, Any]:
+        """Its configuration, as far as a corpus may be trusted with it: `codec.trust_remote_code` is left out.
+
+        A corpus is untrusted input, and that setting runs code. Whoever wants it says so on the command line.
+
+        Raises:
+            Damaged: it is no TOML; the message names the object.
+        """
+        key = f"runs/{self.run_id}/config.toml"
+        try:
+            table = tomllib.loads(self.config)
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            raise Damaged(f"{key} is no TOML: {str(error) or 'nested too deeply'}") from error
+        codec = table.get("codec")
+        if isinstance(codec, dict) and codec.pop("trust_remote_code", False):
+            _log.warning("%s sets codec.trust_remote_code, which a corpus may not; it is off unless your command sets it", key)
+        return table
 
     def seconds(self, name: str) -> float | None:
         """A number of `stats` that is above zero, else None: `seconds`, `total_seconds`, `pages_per_second`."""

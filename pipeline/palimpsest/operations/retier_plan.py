@@ -37,7 +37,7 @@ _COLUMNS = [
     *("page_id", "tier", "mode", "timestamp", "importance", "num_text_tokens", "num_context_tokens"),
     *("status", "reason", "tried", "precision", "codec", "codec_revision"),
 ]
-ALLOWED = ("tiers.", "placement.")
+ALLOWED = ("tiers.", "placement.", "codec.trust_remote_code=", "codec.path=")
 
 
 @dataclass
@@ -93,7 +93,8 @@ def plan_retier(
 
     Args:
         corpus: where it lies, for the workers.
-        overrides: `key=value` over the configuration that the corpus's runs recorded; of `tiers` and `placement` only.
+        overrides: `key=value` over the configuration that the corpus's runs recorded; of `tiers` and `placement`, and where the
+            codec's checkpoint is.
         as_of: the clock, in place of `tiers.as_of`.
         sharpen: pages that the policy would see sharper than they are become so.
 
@@ -103,7 +104,8 @@ def plan_retier(
     for override in overrides:
         if not override.strip().startswith(ALLOWED):
             raise ConfigError(
-                f"--set {override!r}: re-tiering changes no other settings than {' and '.join(f'{a}*' for a in ALLOWED)}"
+                f"--set {override!r}: re-tiering changes no other settings than tiers.*, placement.*, codec.path and "
+                "codec.trust_remote_code"
             )
     said = [*overrides, *([f"tiers.as_of={json.dumps(as_of)}"] if as_of is not None else [])]
     plan = RetierPlan()
@@ -241,7 +243,7 @@ class _Cookbook:
         if not run.config:
             return None
         maker = (run.stats["codec"], run.stats["codec_revision"]) if {"codec", "codec_revision"} <= run.stats.keys() else None
-        return parse(tomllib.loads(run.config)), maker
+        return parse(run.settings()), maker
 
     def _makers(self, unit: CommitRecord) -> list[tuple[str, str]]:
         """Codec and revision of its tokens; none where all its pages are text."""

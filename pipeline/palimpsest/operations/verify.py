@@ -53,10 +53,8 @@ def open_and_reverify(
     Raises:
         ValueError: for a place that holds no published corpus, a bad override, or what `reverify` refuses.
     """
-    import tomllib
-
     store, snapshot = published(corpus)
-    config: JobConfig = parse(tomllib.loads(read_run(store, snapshot.run_id).config), overrides)
+    config: JobConfig = parse(read_run(store, snapshot.run_id).settings(), overrides)
     return reverify(store, snapshot, config, share, storages, watch)
 
 
