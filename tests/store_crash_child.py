@@ -80,6 +80,7 @@ def write_unit(
         pages_committed=table.num_rows,
         rows=table.num_rows,
         bytes=sum(shard.bytes for shard in shards),
+        context_tokens=sum(number or 0 for number in table["num_context_tokens"].to_pylist()),
     )
     record = CommitRecord(
         unit_id=unit,

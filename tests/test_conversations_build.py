@@ -27,6 +27,7 @@ from palimpsest.loading.memory import Memory, OverBudget
 from palimpsest.loading.packing import IGNORED, Example
 from palimpsest.operations.conversations.build import MemoryResult, build
 from palimpsest.operations.conversations.settings import MemoryConfig
+from palimpsest.operations.erase import erase
 from palimpsest.operations.retier import retier
 from palimpsest.operations.run import run
 from palimpsest.storage.local_store import LocalStore
@@ -119,6 +120,22 @@ def test_samples_are_committed_published_checked_and_collected_as_every_corpus_i
     assert (
         make([{"id": "a", "messages": talk(10, 900)}]).units_new == 1 and len(list(palimpsest.Corpus(first.out).samples())) == 5
     )
+
+
+def test_a_conversation_is_erased_and_the_samples_of_others_still_show_their_pages(make: Make) -> None:
+    result = make([{"id": name, "messages": talk(8, 900, seed)} for seed, name in enumerate("abc")])
+    before = {row["sample_id"]: row for row in samples(result) if row["source_id"] != "a"}
+    erase(result.out, "source_id = 'a'")
+    store = LocalStore(result.out)
+    assert [finding for finding in fsck(store, absent="source_id = 'a'") if finding.severity == "error"] == []
+    after = {row["sample_id"]: row for row in samples(result)}
+    assert after.keys() == before.keys() and len(after) == 8
+    moved = ("page_shard", "page_row")
+    for name, row in after.items():
+        for now, then in zip(row["segments"], before[name]["segments"], strict=True):
+            assert {k: v for k, v in now.items() if k not in moved} == {k: v for k, v in then.items() if k not in moved}
+    totals = palimpsest.Corpus(result.out).snapshot.totals
+    assert (totals.documents_committed, totals.samples_committed) == (2, 8)
 
 
 def test_samples_and_pages_do_not_share_a_corpus(make: Make, job: JobFactory, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from palimpsest.cli.bench_tiers import bench_retier, bench_tiers
 from palimpsest.cli.conversations import conversations
 from palimpsest.cli.corpus import fsck, gc, inspect, report
 from palimpsest.cli.doctor import doctor
+from palimpsest.cli.erase import erase
 from palimpsest.cli.export import export_app
 from palimpsest.cli.fit import fit
 from palimpsest.cli.ingest import ingest
@@ -72,7 +73,7 @@ class Command(TyperCommand):
 
 
 PANELS: dict[str, tuple[Any, ...]] = {
-    "Make a corpus": (run, ingest, retier, conversations, submit),
+    "Make a corpus": (run, ingest, retier, erase, conversations, submit),
     "Look at it": (inspect, report, quarantine, snapshots, status),
     "Check it and tidy up": (verify, fsck, gc),
     "Before you begin": (doctor, presets, plan, fit),

@@ -58,10 +58,18 @@ def report(
     print_json({"report": path}) if as_json else line(path)
 
 
-def fsck(corpus: Corpus, as_json: Json = False) -> None:
+def fsck(
+    corpus: Corpus,
+    absent: Annotated[
+        str | None, typer.Option("--absent", help="Also prove that nothing matches this condition, in no object whatsoever.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Check every promise of a corpus: records, hashes, rows, orphans.
 
     palimpsest fsck corpora/books
+
+    palimpsest fsck corpora/chats --absent "source_id = 'user-17'"
     """
     from dataclasses import asdict
 
@@ -72,7 +80,7 @@ def fsck(corpus: Corpus, as_json: Json = False) -> None:
     with explained():
         store = open_store(corpus)
         open_corpus(store)
-        found = check(store)
+        found = check(store, absent)
     errors = [finding for finding in found if finding.severity == "error"]
     if as_json:
         print_json([asdict(finding) for finding in found])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -50,15 +50,17 @@ def extend(
     added: Sequence[CommitRecord],
     published: int,
     live: Callable[[], pa.Array],
+    forget: Collection[str] = (),
 ) -> tuple[DocumentSegment, ...]:
     """The index with the documents of `added`; what it held is shared wherever nothing had to be merged.
 
     Args:
         published: documents of the whole snapshot. Where the index holds more than twice as many, it is cleaned.
         live: gives the ids of all units of the snapshot, for the cleaning.
+        forget: documents that it must not name any more.
     """
-    kept = list(segments)
-    for fresh in _pieces(store, added):
+    kept, left = _without(store, segments, forget) if forget else (list(segments), [])
+    for fresh in [pa.concat_tables([*left, *_pieces(store, added)])] if left else _pieces(store, added):
         while kept and kept[-1].documents <= 2 * fresh.num_rows and kept[-1].documents + fresh.num_rows <= SEGMENT_DOCUMENTS:
             fresh = pa.concat_tables([read(store, kept.pop()), fresh])
         kept.append(_write(store, fresh))
@@ -67,6 +69,22 @@ def extend(
         cleaned = (_alive(read(store, segment), alive) for segment in kept)
         kept = [_write(store, table) for table in cleaned if table.num_rows]
     return tuple(kept)
+
+
+def _without(
+    store: ObjectStore, segments: Iterable[DocumentSegment], doc_ids: Iterable[str]
+) -> tuple[list[DocumentSegment], list[pa.Table]]:
+    """The segments that name none of these documents, and what is left of the others."""
+    gone = pa.array(sorted(doc_ids), pa.string())
+    kept, left = [], []
+    for segment in segments:
+        table = read(store, segment)
+        rest = table.filter(pc.invert(pc.is_in(table["doc_id"], gone)))
+        if rest.num_rows == table.num_rows:
+            kept.append(segment)
+        else:
+            left.append(rest)
+    return kept, left
 
 
 def find(store: ObjectStore, segments: Iterable[DocumentSegment], doc_ids: Iterable[str]) -> pa.Table:

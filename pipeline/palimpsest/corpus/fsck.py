@@ -11,17 +11,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import pyarrow.compute as pc
+
 from palimpsest.corpus.document_index import PREFIX as DOCUMENTS
 from palimpsest.corpus.duplicates import PageCensus
 from palimpsest.corpus.format import KEY as CORPUS_KEY
 from palimpsest.corpus.format import NotACorpus, open_corpus
 from palimpsest.corpus.manifest import PREFIX as MANIFESTS
 from palimpsest.corpus.manifest_check import check_index, check_manifest
+from palimpsest.corpus.matching import present
 from palimpsest.corpus.sample_sets import PREFIX as SAMPLES
 from palimpsest.corpus.shard_check import CodecRegister, check_samples, check_shard
 from palimpsest.corpus.snapshots import Snapshot, read_snapshot, snapshot_key, snapshot_numbers
 from palimpsest.corpus.units import PREFIX as UNITS
 from palimpsest.corpus.units import CommitRecord, NotReconciled, committed_units, read_unit, unit_key
+from palimpsest.corpus.where import Where, condition
+from palimpsest.schemas import SHARD
 from palimpsest.storage.object_store import ObjectInfo, ObjectStore, StoreError, Unavailable
 
 DATA_PREFIXES = ("data/", SAMPLES, "quarantine/", "_probe/", MANIFESTS, DOCUMENTS)
@@ -36,13 +41,24 @@ class Finding:
     what: str
 
 
-def fsck(store: ObjectStore) -> list[Finding]:
+def fsck(store: ObjectStore, absent: Where | None = None) -> list[Finding]:
     """All findings, errors first; an empty list is a corpus without a fault.
 
+    Args:
+        absent: a condition on the columns of the row contract. Every object with a page, a sample or a quarantined record that
+            matches is an error, whether or not a snapshot refers to it.
+
     Raises:
+        UsageError: for a condition that means nothing.
         Unavailable: the storage cannot be asked any more, so that nobody can tell.
     """
-    return sorted(set(findings(store)))
+    wanted = condition(absent, SHARD)
+    return sorted({*findings(store), *(_reported("--absent", _present(store, wanted)) if wanted is not None else ())})
+
+
+def _present(store: ObjectStore, wanted: pc.Expression) -> Iterator[Finding]:
+    for key, rows in present(store, wanted):
+        yield Finding("error", key, f"{rows} rows match what must be absent")
 
 
 def findings(store: ObjectStore) -> Iterator[Finding]:

@@ -6,18 +6,25 @@ data/<tier>/<unit_id>-<attempt>-<n>.parquet    these pages, each once in each mo
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from palimpsest.corpus.format import open_corpus
 from palimpsest.corpus.shards import ShardRecord, read_shard
 from palimpsest.corpus.snapshots import Snapshot, latest, read_snapshot
 from palimpsest.corpus.units import CommitRecord, Counts
 from palimpsest.errors import UsageError
+from palimpsest.schemas import SAMPLES
 from palimpsest.storage.object_store import ObjectStore
 
 PREFIX = "samples/"
 TIER = "samples"
+GROUP_ROWS = 64  # of samples in a row group
 COUNTED = {
     "conversations_in": "documents_in",
     "conversations": "documents_committed",
@@ -47,6 +54,21 @@ def published_samples(store: ObjectStore, number: int | None = None) -> Snapshot
         place = store.uri("corpus.json").removesuffix("/corpus.json")
         raise UsageError(f"{place!r} has no snapshot yet: run `palimpsest conversations … --out {place}` to its end")
     return snapshot
+
+
+def write_samples(store: ObjectStore, rows: Sequence[Mapping[str, Any]], *, unit_id: str, attempt: str) -> ShardRecord | None:
+    """Rows of SAMPLES as the samples of a unit; None where there is none."""
+    if not rows:
+        return None
+    sink = pa.BufferOutputStream()
+    options = {"version": "2.6", "compression": "zstd", "compression_level": 3, "write_page_checksum": True}
+    with pq.ParquetWriter(sink, SAMPLES, **options) as writer:
+        for start in range(0, len(rows), GROUP_ROWS):
+            writer.write_table(pa.Table.from_pylist(list(rows[start : start + GROUP_ROWS]), SAMPLES))
+    body = memoryview(sink.getvalue())
+    key = f"{PREFIX}{unit_id}-{attempt}.parquet"
+    store.put(key, body)
+    return ShardRecord(key=key, tier=TIER, rows=len(rows), bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
 
 
 def counts_of(counters: Mapping[str, int], shards: Iterable[ShardRecord]) -> Counts:

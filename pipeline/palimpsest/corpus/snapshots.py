@@ -103,10 +103,19 @@ class Snapshot:
         )
 
 
-def publish(store: ObjectStore, run_id: str, records: Iterable[CommitRecord], drop: Collection[str] = ()) -> Snapshot:
+def publish(
+    store: ObjectStore,
+    run_id: str,
+    records: Iterable[CommitRecord],
+    drop: Collection[str] = (),
+    *,
+    forget: Collection[str] = (),
+) -> Snapshot:
     """Publish committed units on top of the newest snapshot, and leave out those whose ids are in `drop`.
 
     Where that changes nothing, the newest snapshot is returned and nothing is written; an empty corpus gets an empty first one.
+    `forget`: ids of documents that the document index must not name any more.
+
     Cost: what it touches. The segments of the manifest that hold or take one of the units are read and written again, and one
     column of the shards of units that are new is read, for the document index.
 
@@ -122,19 +131,19 @@ def publish(store: ObjectStore, run_id: str, records: Iterable[CommitRecord], dr
         _refuse_conflicts(store, merged, ours)
         if base is not None and not merged.added and not merged.removed:
             return base
-        snapshot = _written(store, base, run_id, merged)
+        snapshot = _written(store, base, run_id, merged, forget)
         if store.create(snapshot_key(snapshot.number), to_bytes(snapshot.to_json())):
             return snapshot
     raise PublishConflict(f"run {run_id}: other publishers were faster {PUBLISH_TRIES} times in a row; publish again")
 
 
-def _written(store: ObjectStore, base: Snapshot | None, run_id: str, merged: Merged) -> Snapshot:
+def _written(store: ObjectStore, base: Snapshot | None, run_id: str, merged: Merged, forget: Collection[str]) -> Snapshot:
     """The next snapshot, with all that it names written, but not published."""
     number, parent, documents = (base.number + 1, base.number, base.documents) if base else (1, None, ())
     units = Units(store, write(store, merged))
     snapshot = Snapshot(number=number, parent=parent, run_id=run_id, units=units, documents=documents)
     published, live = snapshot.totals.documents_committed, partial(unit_ids, store, snapshot)
-    return replace(snapshot, documents=document_index.extend(store, documents, merged.added, published, live))
+    return replace(snapshot, documents=document_index.extend(store, documents, merged.added, published, live, forget))
 
 
 def unit_ids(store: ObjectStore, snapshot: Snapshot) -> pa.Array:
