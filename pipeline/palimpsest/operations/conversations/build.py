@@ -20,7 +20,7 @@ from palimpsest.corpus.run_records import PUBLISHED, new_run_id, record_configur
 from palimpsest.corpus.sample_sets import counters_of, counts_of, reasons_of
 from palimpsest.corpus.snapshots import latest, publish, superseded
 from palimpsest.corpus.units import CommitRecord, commit_unit, unit_id
-from palimpsest.errors import RunFailed
+from palimpsest.flow.ledger import refuse_quarantine
 from palimpsest.flow.recipe import Recipe
 from palimpsest.operations.conversations.bank import Studio
 from palimpsest.operations.conversations.samples import Samples
@@ -125,7 +125,7 @@ def build(config: MemoryConfig, watch: Watch = lambda counts: None) -> MemoryRes
     counts, reasons = Counter[str](), reasons_of(store, units)
     for unit in units:
         counts.update(counters_of(unit.counts))
-    _refuse_quarantine(counts, reasons, len(unread), config.limits.quarantine_share)
+    _check(counts, reasons, len(unread), config.limits.quarantine_share)
     snapshot = latest(store)
     if units:
         record_configuration(store, config, run_id)
@@ -207,14 +207,14 @@ def _make_unit(
         return commit_unit(store, record)
 
 
-def _refuse_quarantine(counts: Counter[str], reasons: Counter[str], unread: int, limit: float) -> None:
-    whole = counts["conversations_in"] + unread
-    lost = counts["conversations_in"] - counts["conversations"] + unread
-    targets = counts["targets_in"] - counts["samples"]
-    for what, part, of in (("conversations", lost, whole), ("replies", targets, counts["targets_in"])):
-        if part > limit * max(1, of):
-            named = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common()) or f"{unread} unread sources"
-            raise RunFailed(
-                f"{part} of {of} {what} are quarantined, more than limits.quarantine_share = {limit:.1%}: {named}. Nothing was "
-                f"published; the work is kept. Mend the sources, or raise the limit and run again"
-            )
+def _check(counts: Counter[str], reasons: Counter[str], unread: int, share: float) -> None:
+    """Raise RunFailed where too many conversations or replies are quarantined; an unread source counts as one conversation."""
+    lost = {
+        "conversations": (counts["conversations_in"] - counts["conversations"] + unread, counts["conversations_in"] + unread),
+        "replies": (counts["targets_in"] - counts["samples"], counts["targets_in"]),
+    }
+    named = reasons + Counter({"sources that could not be read": unread})
+    for what, (part, whole) in lost.items():
+        refuse_quarantine(
+            part, whole, named, share=share, what=what, then="Nothing was published; the work is kept."
+        )
