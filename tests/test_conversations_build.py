@@ -20,7 +20,7 @@ from palimpsest.corpus.format import NotACorpus
 from palimpsest.corpus.fsck import fsck
 from palimpsest.corpus.gc import gc
 from palimpsest.corpus.shard_check import check_samples
-from palimpsest.errors import UsageError
+from palimpsest.errors import RunFailed, UsageError
 from palimpsest.loading.adapters import collate, features_of, inputs_embeds
 from palimpsest.loading.consumer import consumer
 from palimpsest.loading.memory import Memory, OverBudget
@@ -156,11 +156,16 @@ def test_what_is_no_conversation_or_does_not_fit_is_a_row_with_a_reason(make: Ma
         {"id": "good", "messages": talk(4, 300)},
         {"id": "robot", "messages": [{"role": "robot", "content": "x"}, *talk(2, 30)]},
         {"id": "silent", "messages": [{"role": "user", "content": ""}, *talk(2, 30)]},
-        {"id": "future", "messages": [{**turn, "timestamp": "2999-01-01"} for turn in talk(2, 30)]},
+        {"id": "future", "messages": [{**turn, "timestamp": "2199-01-01"} for turn in talk(2, 30)]},
         {"id": "flood", "messages": flood},
         {"id": "chatter", "messages": [flood[1] | {"role": "user"}, flood[0] | {"role": "assistant"}]},
         {"id": "dateless", "messages": [{k: turn[k] for k in ("role", "content")} for turn in talk(4, 300, 9)]},
     ]
+    message = (
+        r"3 of 7 conversations .*limits.quarantine_share = 10.0%: .*turn_too_long 2.* Nothing was published; the work is kept"
+    )
+    with pytest.raises(RunFailed, match=message):
+        make(records, "tiers.as_of=2026-01-01", "limits.quarantine_share=0.1")
     result = make(records, "tiers.as_of=2026-01-01")
     assert result.reasons == {"unknown_role": 1, "empty_turn": 1, "future_timestamp": 1, "turn_too_long": 2}
     counts = result.counts

@@ -215,6 +215,4 @@ def _check(counts: Counter[str], reasons: Counter[str], unread: int, share: floa
     }
     named = reasons + Counter({"sources that could not be read": unread})
     for what, (part, whole) in lost.items():
-        refuse_quarantine(
-            part, whole, named, share=share, what=what, then="Nothing was published; the work is kept."
-        )
+        refuse_quarantine(part, whole, named, share=share, what=what, then="Nothing was published; the work is kept.")
