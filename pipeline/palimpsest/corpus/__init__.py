@@ -1,8 +1,8 @@
-"""The store: immutable shards, published by one conditional write.
+"""A corpus: immutable shards, published by one conditional write.
 
-A corpus is a directory (or a bucket prefix). Nothing in it is ever changed: shards get names of their own, and the three records
-that decide what is true (`corpus.json`, `_units/*.json`, `_snapshots/*.json`) are created only if absent, so that of two writers
-one wins and the other reads what won. A crash between any two steps loses nothing and doubles nothing.
+A corpus is a directory or a bucket prefix. Its objects never change. Shards have unique names. The three records that decide its
+content (`corpus.json`, `_units/*.json`, `_snapshots/*.json`) are created only if absent, so one of two writers wins and the other
+reads the winner's record. A crash between any two steps loses nothing and doubles nothing.
 
 Read the files in the order in which a unit of work meets them:
 
@@ -13,15 +13,15 @@ Read the files in the order in which a unit of work meets them:
     corpus.py         corpus.json: is this a corpus, and of which format
     shards.py         rows -> Parquet -> data/ and quarantine/
     units.py          the commit record of one unit: first writer wins, counts reconciled
-    duplicates.py     documents that several units hold; pages that stand twice
+    duplicates.py     documents that several units contain; pages that appear twice
     manifest.py       segments: the units of a snapshot in pieces that versions share
     document_index.py which unit stores a document
-    snapshots.py      the published versions, and how to read one
+    snapshots.py      the published versions, and their readers
     manifest_check.py every promise of a manifest and of an index
-    tries.py          what could not be read, by version
-    quarantine_rows.py  the quarantine of a unit, on disk where it is long
+    tries.py          objects that could not be read, by version
+    quarantine_rows.py  the quarantine of a unit, on disk if it is long
     repair.py         units that lost a shard, and their successors
     shard_check.py    every promise of one shard
     fsck.py           every promise of a corpus
-    gc.py             what nobody has needed for a stated time
+    gc.py             removal of objects that were not needed for a given time
 """

@@ -1,9 +1,9 @@
-"""Which unit stores a document: an index beside the manifest, so that a plan need not open the shards of a whole corpus.
+"""The document index: which unit stores a document. With it a plan need not open the shards of a whole corpus.
 
-`_documents/<hash>-<try>.parquet` holds pairs (doc_id, unit_id) sorted by document, in row groups that tell their range. A publish
-adds one segment with the documents of the units that it adds, read from one column of their shards, and merges segments of like
-size, so that there are few. Entries of units that are no longer published stay until there are too many of them; whoever looks
-a document up asks whether its unit is still there.
+`_documents/<hash>-<try>.parquet` contains pairs (doc_id, unit_id), sorted by document, in row groups with their range. A publish
+adds one segment with the documents of its new units, read from one column of their shards. It merges segments of similar size to
+keep their number small. Entries of unpublished units remain until there are too many of them, so a caller must check that the
+unit of an entry is still published.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from palimpsest.storage.object_store import ObjectStore
 from palimpsest.storage.stable_json import Damaged, read_promised
 
 PREFIX = "_documents/"
-SEGMENT_DOCUMENTS = 2 << 20  # a merge holds this many in memory: about 200 MB
+SEGMENT_DOCUMENTS = 2 << 20  # a merge keeps this many in memory: about 200 MB
 GROUP_DOCUMENTS = 1 << 15
-READERS = 8  # shards that are read at a time
+READERS = 8  # shards read at the same time
 SCHEMA = pa.schema([pa.field("doc_id", pa.string(), nullable=False), pa.field("unit_id", pa.string(), nullable=False)])
 
 
@@ -52,12 +52,12 @@ def extend(
     live: Callable[[], pa.Array],
     forget: Collection[str] = (),
 ) -> tuple[DocumentSegment, ...]:
-    """The index with the documents of `added`; what it held is shared wherever nothing had to be merged.
+    """The index with the documents of `added`; segments that need no merge are shared with the old index.
 
     Args:
-        published: documents of the whole snapshot. Where the index holds more than twice as many, it is cleaned.
-        live: gives the ids of all units of the snapshot, for the cleaning.
-        forget: documents that it must not name any more.
+        published: number of documents in the whole snapshot. An index of more than twice as many entries is cleaned.
+        live: returns the ids of all units of the snapshot, for the cleaning.
+        forget: documents that it must no longer name.
     """
     kept, left = _without(store, segments, forget) if forget else (list(segments), [])
     for fresh in [pa.concat_tables([*left, *_pieces(store, added)])] if left else _pieces(store, added):
@@ -88,32 +88,34 @@ def _without(
 
 
 def find(store: ObjectStore, segments: Iterable[DocumentSegment], doc_ids: Iterable[str]) -> pa.Table:
-    """All entries of these documents: a table of SCHEMA. Of a big segment only row groups that can hold one of them are read,
-    and those twice: a bit that flips in a footer hides a group, and its documents would be stored a second time.
+    """All entries of these documents: a table of SCHEMA.
+
+    From a big segment only the row groups that may contain one of them are read, and each twice: a flipped bit in a footer hides
+    a group, and its documents would be stored a second time.
 
     Raises:
         NoSuchObject, Damaged.
     """
-    wanted = sorted(set(doc_ids))
-    values = pa.array(wanted, pa.string())
-    found = [SCHEMA.empty_table()]
-    for segment in segments if wanted else ():
+    requested = sorted(set(doc_ids))
+    values = pa.array(requested, pa.string())
+    entries = [SCHEMA.empty_table()]
+    for segment in segments if requested else ():
         if segment.bytes <= PROVEN_BYTES:
             table = read(store, segment)
-            found.append(table.filter(pc.is_in(table["doc_id"], values)))
+            entries.append(table.filter(pc.is_in(table["doc_id"], values)))
             continue
-        once, again = (_find_in(store, segment, wanted, values) for _ in range(2))
+        once, again = (_find_in(store, segment, requested, values) for _ in range(2))
         if not once.equals(again):
-            raise Damaged(f"{store.uri(segment.key)} was read twice, and not the same came out; run the same command again")
-        found.append(once)
-    return pa.concat_tables(found)
+            raise Damaged(f"{store.uri(segment.key)}: two reads gave different rows; run the same command again")
+        entries.append(once)
+    return pa.concat_tables(entries)
 
 
-def _find_in(store: ObjectStore, segment: DocumentSegment, wanted: Sequence[str], values: pa.Array) -> pa.Table:
+def _find_in(store: ObjectStore, segment: DocumentSegment, requested: Sequence[str], values: pa.Array) -> pa.Table:
     with store.open(segment.key) as stream:
         try:
             file = pq.ParquetFile(stream, page_checksum_verification=True)
-            groups = [group for group in range(file.num_row_groups) if _within(file.metadata.row_group(group), wanted)]
+            groups = [group for group in range(file.num_row_groups) if _within(file.metadata.row_group(group), requested)]
             table = file.read_row_groups(groups, use_threads=False)
             return table.filter(pc.is_in(table["doc_id"], values)).cast(SCHEMA)
         except (pa.ArrowException, OSError) as error:
@@ -126,12 +128,12 @@ def read(store: ObjectStore, segment: DocumentSegment) -> pa.Table:
     return pq.ParquetFile(pa.BufferReader(body)).read(use_threads=False).cast(SCHEMA)
 
 
-def _within(group: Any, wanted: Sequence[str]) -> bool:
+def _within(group: Any, requested: Sequence[str]) -> bool:
     statistics = group.column(0).statistics
     if statistics is None or not statistics.has_min_max:
         return True
-    place = bisect_left(wanted, statistics.min)
-    return place < len(wanted) and wanted[place] <= statistics.max
+    index = bisect_left(requested, statistics.min)
+    return index < len(requested) and requested[index] <= statistics.max
 
 
 def _pieces(store: ObjectStore, added: Sequence[CommitRecord]) -> Iterable[pa.Table]:

@@ -1,11 +1,11 @@
-"""Documents that several units hold, and pages that stand twice.
+"""Documents that several units contain, and pages that appear twice.
 
-A document is known by the hash of its content. Within a unit the reader drops repeats. Across units *the plan decides, not the
-race*: of all the places that hold a document, the first in plan order stores it and the others leave it out and count it. The
-plan is a function of the sources alone, so a rerun after a crash leaves out the same documents. What a unit leaves out is part
-of its id, and it names the units that it relies on (`defers_to`): when the owner of a document is superseded, the next plan gives
-the document to the next place, whose unit then has a new id and is processed again. `publish` refuses, and `fsck` reports, a
-snapshot in which a unit relies on one that is not there.
+The hash of its content identifies a document. Within a unit the reader drops repeats. Across units *the plan decides, not the
+race*: of all units that contain a document, the first in plan order stores it, and the others omit and count it. The plan depends
+on the sources alone, so a rerun after a crash omits the same documents. The omitted documents are part of a unit's id, and the
+unit names the units that it relies on (`defers_to`). When the owner of a document is superseded, the next plan gives the document
+to the next unit that contains it, which then has a new id and is processed again. `publish` refuses, and `fsck` reports, a
+snapshot in which a unit relies on a missing one.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from palimpsest.corpus.shards import read_proven
 from palimpsest.corpus.units import CommitRecord
 from palimpsest.storage.object_store import ObjectStore
 
-Place = TypeVar("Place", bound=Hashable)
+Holder = TypeVar("Holder", bound=Hashable)
 
 
-def later_copies(plan: Iterable[tuple[Place, Iterable[str]]]) -> dict[Place, dict[str, Place]]:
-    """What each place of the plan leaves out, and who holds it instead.
+def later_copies(plan: Iterable[tuple[Holder, Iterable[str]]]) -> dict[Holder, dict[str, Holder]]:
+    """The documents that each holder omits, and the earlier holder that stores them.
 
     Args:
-        plan: (place, its document ids), in plan order. Memory grows with the number of distinct documents.
+        plan: (holder, its document ids), in plan order. Memory grows with the number of distinct documents.
 
     Returns:
-        {place: {doc_id: the earlier place that stores it}}, only for places that leave something out.
+        {holder: {doc_id: the earlier holder that stores it}}, only for holders that omit documents.
     """
-    owner: dict[str, Place] = {}
-    copies: dict[Place, dict[str, Place]] = {}
-    for place, doc_ids in plan:
+    owner: dict[str, Holder] = {}
+    copies: dict[Holder, dict[str, Holder]] = {}
+    for holder, doc_ids in plan:
         for doc_id in doc_ids:
-            first = owner.setdefault(doc_id, place)
-            if first != place:
-                copies.setdefault(place, {})[doc_id] = first
+            first = owner.setdefault(doc_id, holder)
+            if first != holder:
+                copies.setdefault(holder, {})[doc_id] = first
     return copies
 
 
@@ -49,7 +49,7 @@ def stored_documents(store: ObjectStore, record: CommitRecord) -> set[str]:
 
 
 class PageCensus:
-    """Which page ids were seen more than once, in memory that does not grow with them: 128-bit hashes in temporary files.
+    """Page ids that occur more than once, in constant memory: 128-bit hashes in temporary files.
 
     Use as a context manager; one bucket of 1/64 of the pages (24 bytes each) is in memory at a time.
     """
@@ -68,7 +68,7 @@ class PageCensus:
             file.close()
 
     def add(self, page_ids: Iterable[str], shard: int, first_row: int = 0) -> None:
-        """Note pages that stand in shard number `shard`, from row `first_row` on."""
+        """Add pages of shard number `shard`, from row `first_row` on."""
         digests = b"".join(hashlib.blake2b(page_id.encode(), digest_size=16).digest() for page_id in page_ids)
         halves = np.frombuffer(digests, "<u8").reshape(-1, 2)
         entries = np.empty(len(halves), self._ENTRY)
@@ -80,7 +80,7 @@ class PageCensus:
             self._files[bucket].write(entries[buckets == bucket].tobytes())
 
     def repeats(self) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-        """Pairs of (shard, row) that hold the same page."""
+        """Pairs of (shard, row) with the same page."""
         for file in self._files:
             file.seek(0)
             entries = np.frombuffer(file.read(), self._ENTRY)

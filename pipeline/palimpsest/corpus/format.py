@@ -1,4 +1,4 @@
-"""`corpus.json`: this place is a corpus, in this format."""
+"""`corpus.json`: marks a location as a corpus and names its format."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _SAMPLES_BEFORE = "memory.json"  # of sets of memory samples, before they were c
 
 
 class NotACorpus(UsageError):
-    """The place holds something else, or a corpus of a format that this version does not read."""
+    """The location has other objects, or a corpus of a format that this version does not read."""
 
 
 def create_corpus(store: ObjectStore, holds: str = "pages") -> None:
-    """Make the place a corpus of "pages" or memory "samples", or open the one that is there; many writers may call it at once.
+    """Create a corpus of "pages" or memory "samples", or open an existing one; many writers may call it at once.
 
     Raises:
-        NotACorpus: the place holds other objects already, or a corpus that this version cannot write.
+        NotACorpus: the location has other objects already, or a corpus that this version cannot write.
     """
     if not store.exists(KEY):
         other = next((info.key for info in store.list() if info.key != KEY and not info.key.startswith("_probe/")), None)
@@ -34,11 +34,11 @@ def create_corpus(store: ObjectStore, holds: str = "pages") -> None:
 
 
 def open_corpus(store: ObjectStore, holds: str | None = None) -> str:
-    """What the corpus here holds: "pages" or memory "samples".
+    """The content of the corpus: "pages" or memory "samples".
 
     Raises:
-        NotACorpus: there is none, it does not hold what it must (`holds`, where given), or its format is not the one that this
-            version reads; the message says what to do.
+        NotACorpus: there is no corpus, its content is not `holds` (if given), or this version does not read its format; the
+            message names the remedy.
     """
     uri = store.uri(KEY)
     try:
@@ -49,16 +49,16 @@ def open_corpus(store: ObjectStore, holds: str | None = None) -> str:
         raise NotACorpus(f"{uri} does not exist: this place is not a corpus") from None
     except Damaged as error:
         raise NotACorpus(str(error)) from error
-    version, found = record.get("version"), record.get("holds", "pages")
-    if record.get("format") != FORMAT or not isinstance(version, int) or version < 1 or found not in ("pages", "samples"):
+    version, content = record.get("version"), record.get("holds", "pages")
+    if record.get("format") != FORMAT or not isinstance(version, int) or version < 1 or content not in ("pages", "samples"):
         raise NotACorpus(f"{uri} says {str(record)[:200]}; a corpus has format {FORMAT!r} and a version of 1 or more")
     if version > VERSION:
         raise NotACorpus(f"{uri} has format version {version}; this program reads version {VERSION}: upgrade it")
     if version < VERSION:
         raise _deleted(uri, f"a corpus of format version {version}")
-    if holds not in (None, found):
-        raise NotACorpus(f"{uri}: this corpus holds {found}, not {holds}; choose another corpus or output")
-    return str(found)
+    if holds not in (None, content):
+        raise NotACorpus(f"{uri}: this corpus holds {content}, not {holds}; choose another corpus or output")
+    return str(content)
 
 
 def _deleted(uri: str, what: str) -> NotACorpus:

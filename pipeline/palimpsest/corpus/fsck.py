@@ -1,8 +1,8 @@
-"""Does the corpus keep every promise of its format?
+"""The check of a corpus against every promise of its format.
 
-An *error* is a broken promise that can hurt a reader of a snapshot or a rerun. A *warning* breaks none: what a crash left behind,
-or tokens of several codecs beside each other. Rows are streamed; what stays in memory are the commit records of two snapshots and
-the keys of all shards.
+An *error* is a broken promise that can hurt a reader of a snapshot or a rerun. A *warning* breaks no promise: objects that a
+crash left behind, or tokens of several codecs in one corpus. Rows are streamed; the commit records of two snapshots and the keys
+of all shards are in memory.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DATA_PREFIXES = ("data/", SAMPLES, "quarantine/", "_probe/", MANIFESTS, DOCUMENT
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """One thing that is wrong: where, and what."""
+    """One fault: its object and its description."""
 
     severity: Literal["error", "warning"]
     key: str
@@ -42,15 +42,15 @@ class Finding:
 
 
 def fsck(store: ObjectStore, absent: Where | None = None) -> list[Finding]:
-    """All findings, errors first; an empty list is a corpus without a fault.
+    """All findings, errors first; an empty list means a corpus without a fault.
 
     Args:
         absent: a condition on the columns of the row contract. Every object with a page, a sample or a quarantined record that
             matches is an error, whether or not a snapshot refers to it.
 
     Raises:
-        UsageError: for a condition that means nothing.
-        Unavailable: the storage cannot be asked any more, so that nobody can tell.
+        UsageError: the condition is invalid.
+        Unavailable: the storage no longer answers, so the state of the corpus is unknown.
     """
     wanted = condition(absent, SHARD)
     return sorted({*findings(store), *(_reported("--absent", _present(store, wanted)) if wanted is not None else ())})
@@ -62,7 +62,7 @@ def _present(store: ObjectStore, wanted: pc.Expression) -> Iterator[Finding]:
 
 
 def findings(store: ObjectStore) -> Iterator[Finding]:
-    """`fsck` as a stream, for corpora where it takes long."""
+    """`fsck` as a stream, for large corpora."""
     try:
         open_corpus(store)
     except NotACorpus as error:
@@ -84,7 +84,7 @@ def findings(store: ObjectStore) -> Iterator[Finding]:
             yield from _check_rows(store, newest, codecs)
             checked.update(unit.unit_id for unit in newest.units)
             keys.update(shard.key for unit in newest.units for shard in unit.objects)
-        else:  # older versions stay readable until gc: their units are held to the same promises, each unit once
+        else:  # older versions stay readable until gc: their units must keep the same promises, and each is checked once
             for unit in item.units:
                 if unit.unit_id not in checked:
                     checked.add(unit.unit_id)
@@ -98,7 +98,7 @@ def findings(store: ObjectStore) -> Iterator[Finding]:
 
 
 def _reported(key: str, found: Iterator[Finding]) -> Iterator[Finding]:
-    """`found`; an error of the store that is about the corpus ends it as a finding."""
+    """Yield `found`; a store error about the corpus becomes the last finding."""
     try:
         yield from found
     except Unavailable:
@@ -123,7 +123,7 @@ def _unpublished(store: ObjectStore, checked: set[str], keys: set[str]) -> Itera
 
 
 def _snapshots(store: ObjectStore) -> Iterator[Snapshot | Finding]:
-    """All snapshots, newest first, and what is wrong with the chain. The oldest one may have lost its parent to gc."""
+    """All snapshots, newest first, and the faults of the chain. The oldest one may have lost its parent to gc."""
     try:
         numbers = snapshot_numbers(store)
     except Unavailable:
@@ -152,7 +152,7 @@ def _snapshots(store: ObjectStore) -> Iterator[Snapshot | Finding]:
 
 
 def _check_records(store: ObjectStore, snapshot: Snapshot, seen: dict[str, int]) -> Iterator[Finding]:
-    """Each unit of a snapshot has the commit record that the snapshot repeats, and the units that it relies on.
+    """Check that each unit of a snapshot has the commit record that the snapshot repeats, and the units that it relies on.
 
     `seen` maps ids of units whose record was read to its hash: a record is read once, however many snapshots repeat it.
     """
@@ -177,7 +177,7 @@ def _check_records(store: ObjectStore, snapshot: Snapshot, seen: dict[str, int])
 
 
 def _check_rows(store: ObjectStore, snapshot: Snapshot, codecs: CodecRegister) -> Iterator[Finding]:
-    """Every shard of a snapshot, and that no page stands in it twice."""
+    """Check every shard of a snapshot, and that no page appears in it twice."""
     with PageCensus() as census:
         first_number = 0
         names: list[str] = []
@@ -203,7 +203,7 @@ def _check_unit(
     except NotReconciled as error:
         yield Finding("error", unit_key(unit.unit_id), str(error))
     if unit.holds == "samples":
-        census = None  # a page is there once in each mode
+        census = None  # a page appears once in each mode
     for number, shard in enumerate(unit.shards, first_number):
         for what in check_shard(store, unit, shard, codecs, census, number):
             yield Finding("error", shard.key, what)

@@ -1,9 +1,9 @@
-"""What nobody has needed for a stated time, and its removal.
+"""Removal of objects that were not needed for a given time.
 
-Needed is what the newest snapshot lists, what an older one lists that was replaced less than `unused_for` ago, and what is
-committed and was in no snapshot yet. What has lain unneeded for longer goes: expired snapshots with the units that only they
-have, data of tries that were never committed, and unfinished writes. `unused_for` must be longer than any unit takes from its
-first shard to its commit, and gc must not overlap a run that brings a superseded version of a source back.
+An object is needed if the newest snapshot lists it, if an older one lists it that was replaced less than `unused_for` ago, or if
+it belongs to a committed unit that was in no snapshot yet. All else is removed after `unused_for`: expired snapshots with the
+units that only they have, data of tries that were never committed, and unfinished writes. `unused_for` must be longer than any
+unit takes from its first shard to its commit. gc must not overlap a run that restores a superseded version of a source.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UNUSED_FOR = timedelta(days=7)
 
 @dataclass(frozen=True)
 class Removal:
-    """One object that is not needed: `size` in bytes where it is data, 0 where it is a record."""
+    """One object that is not needed; `size` is in bytes for data, and 0 for a record."""
 
     key: str
     size: int
@@ -36,13 +36,13 @@ class Removal:
 def gc(
     store: ObjectStore, *, unused_for: timedelta = UNUSED_FOR, now: datetime | None = None, delete: bool = False
 ) -> list[Removal]:
-    """What is not needed, in the order of removal; with `delete`, it is gone afterwards.
+    """The objects that are not needed, in the order of removal; with `delete`, they are deleted.
 
-    The plan is complete before the first deletion, and a gc that was cut short is finished by the next one.
+    The list is complete before the first deletion. If a gc is interrupted, the next one finishes it.
 
     Raises:
         NotACorpus: this is no corpus.
-        StoreError: a snapshot or commit record is damaged, so that what it needs is not known; nothing was deleted.
+        StoreError: a snapshot or commit record is damaged, so the objects that it needs are unknown; nothing was deleted.
     """
     open_corpus(store)
     before = (now or datetime.now(UTC)) - unused_for
@@ -83,7 +83,7 @@ def _expired(store: ObjectStore, before: datetime) -> Iterator[Removal]:
             yield from (Removal(shard.key, shard.bytes, why) for shard in data if shard.key not in waiting)
         sizes = {segment.key: segment.bytes for segment in read_snapshot(store, number).pieces if segment.key not in needed}
         yield Removal(snapshot_key(number), 0, f"replaced before {before:%Y-%m-%d %H:%M} UTC")
-        # after the snapshot: while it stands, a gc that was cut short must be able to read it
+        # after the snapshot: while it exists, the gc that follows an interrupted one must be able to read it
         yield from (Removal(key, size, f"only in snapshots up to {number}") for key, size in sizes.items())
         needed.update(sizes)
 
@@ -102,7 +102,7 @@ def _orphans(store: ObjectStore, before: datetime) -> Iterator[Removal]:
 
 
 def _all_units(store: ObjectStore) -> Iterator[CommitRecord]:
-    """Units of all snapshots, those of several more than once; then the committed ones that are in none."""
+    """The units of all snapshots, with repeats; then the committed units that are in no snapshot."""
     published: set[str] = set()
     for _, unit in units_of(store, snapshot_numbers(store)):
         published.add(unit.unit_id)

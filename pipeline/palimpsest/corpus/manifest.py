@@ -1,9 +1,9 @@
 """Manifest segments: the units of a snapshot in immutable pieces, so that a publish rewrites only the pieces that it touches.
 
-`_manifests/<hash>-<try>.parquet` holds up to SEGMENT_UNITS commit records, sorted by source, slice and id; the segments of a
-snapshot follow each other in that order without overlap, except that the slices of one source may lie in two. A snapshot
-shares all segments that it did not change with its parent. Each write has its own name, so that gc never removes as an orphan
-what another publisher is about to refer to.
+`_manifests/<hash>-<try>.parquet` contains up to SEGMENT_UNITS commit records, sorted by source, slice and id. The segments of a
+snapshot follow each other in that order without overlap, except that the slices of one source may be in two segments. A snapshot
+shares all unchanged segments with its parent. Each write has its own name, so gc never removes a segment as an orphan that
+another publisher is about to refer to.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """One segment as its snapshot knows it.
+    """One segment, as its snapshot describes it.
 
     Attributes:
-        units: how many it holds; `defers` of them rely on another unit.
+        units: number of its units; `defers` of them rely on another unit.
         first, last: `source_uri` of its first and last unit.
-        totals: the counts of its units added up.
+        totals: the sum of its units' counts.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -100,7 +100,7 @@ def write_segment(store: ObjectStore, records: Sequence[CommitRecord]) -> Segmen
 
 
 def read_columns(store: ObjectStore, segment: Segment, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a segment, after its hash was compared.
+    """Some columns of a segment; its hash is compared first.
 
     Raises:
         NoSuchObject, Damaged.
@@ -134,7 +134,7 @@ def _record(row: dict[str, Any]) -> CommitRecord:
 
 
 class Units(Collection[CommitRecord]):
-    """The units of a snapshot, read segment by segment each time they are gone through: one segment is in memory."""
+    """The units of a snapshot. Each iteration reads them segment by segment; one segment is in memory."""
 
     def __init__(self, store: ObjectStore, segments: tuple[Segment, ...]) -> None:
         self._store, self.segments = store, segments
@@ -149,8 +149,8 @@ class Units(Collection[CommitRecord]):
     def __contains__(self, unit: object) -> bool:
         return any(unit == other for other in self)
 
-    def __getitem__(self, place: int) -> CommitRecord:
-        return list(self)[place]
+    def __getitem__(self, index: int) -> CommitRecord:
+        return list(self)[index]
 
     def __eq__(self, other: object) -> bool:
         return self.segments == other.segments if isinstance(other, Units) else NotImplemented
@@ -161,7 +161,7 @@ class Units(Collection[CommitRecord]):
 
 @dataclass
 class Merged:
-    """What `merge` found: which units come and go, and the next manifest as segments that stay and records to be written."""
+    """The result of `merge`: the added and removed units, and the next manifest as unchanged segments and records to write."""
 
     groups: list[Segment | list[CommitRecord]] = field(default_factory=list)
     added: list[CommitRecord] = field(default_factory=list)
@@ -169,7 +169,7 @@ class Merged:
 
     @property
     def loaded(self) -> list[CommitRecord]:
-        """The records of all groups that changed, or may have."""
+        """The records of all groups that changed, or may have changed."""
         return [record for group in self.groups if isinstance(group, list) for record in group]
 
     @property
@@ -178,30 +178,30 @@ class Merged:
 
 
 def merge(store: ObjectStore, segments: Sequence[Segment], ours: Iterable[CommitRecord], drop: Collection[str]) -> Merged:
-    """Put units into a manifest and leave out those whose ids are in `drop`. Only segments that hold something of it are read.
+    """Add units to a manifest and remove those whose ids are in `drop`. Only the affected segments are read.
 
-    A unit of `ours` that is there already under the same id stays as it is there.
+    A unit of `ours` whose id is in the manifest already is left unchanged.
     """
     ours = list(ours)
     firsts = [segment.first for segment in segments]
-    touched = {place for record in ours for place in _places(segments, firsts, record.source_uri)}
-    loaded = {place: read_segment(store, segments[place]) for place in sorted(touched)}
+    touched = {index for record in ours for index in _indices(segments, firsts, record.source_uri)}
+    loaded = {index: read_segment(store, segments[index]) for index in sorted(touched)}
     elsewhere = set(drop) - {record.unit_id for records in loaded.values() for record in records}
-    for place, segment in enumerate(segments):
-        if elsewhere and place not in loaded and holds(store, segment, elsewhere):
-            loaded[place] = read_segment(store, segment)
+    for index, segment in enumerate(segments):
+        if elsewhere and index not in loaded and holds(store, segment, elsewhere):
+            loaded[index] = read_segment(store, segment)
     merged = Merged()
     groups = merged.groups
     home: dict[int, list[CommitRecord]] = {}
-    for place, segment in enumerate(segments):
-        if place not in loaded:
+    for index, segment in enumerate(segments):
+        if index not in loaded:
             groups.append(segment)
             continue
         if not (groups and isinstance(groups[-1], list)):
             groups.append([])
-        home[place] = groups[-1]  # type: ignore[assignment]
-        for record in loaded[place]:
-            (merged.removed if record.unit_id in drop else home[place]).append(record)
+        home[index] = groups[-1]  # type: ignore[assignment]
+        for record in loaded[index]:
+            (merged.removed if record.unit_id in drop else home[index]).append(record)
     if not segments:
         groups.append([])
         home[0] = groups[0]  # type: ignore[assignment]
@@ -209,36 +209,36 @@ def merge(store: ObjectStore, segments: Sequence[Segment], ours: Iterable[Commit
     for record in ours:
         if record.unit_id not in there and record.unit_id not in drop:
             merged.added.append(record)
-            home[max(_places(segments, firsts, record.source_uri), default=0)].append(record)
+            home[max(_indices(segments, firsts, record.source_uri), default=0)].append(record)
     for group in home.values():
         group.sort(key=order)
     return merged
 
 
 def write(store: ObjectStore, merged: Merged) -> tuple[Segment, ...]:
-    """Write the segments that changed, small ones together with a neighbour; returns the whole manifest."""
+    """Write the changed segments, and merge small ones with a neighbour; returns the whole manifest."""
     written: list[Segment] = []
     groups = [group for group in merged.groups if group]
-    for place, group in enumerate(groups):
+    for index, group in enumerate(groups):
         if isinstance(group, Segment):
             written.append(group)
             continue
-        records, last = group, place == len(groups) - 1
+        records, last = group, index == len(groups) - 1
         if len(records) < SMALL_UNITS and written and written[-1].units + len(records) <= SEGMENT_UNITS:
             records = [*read_segment(store, written.pop()), *records]
         pieces = -(-len(records) // SEGMENT_UNITS)
-        size = SEGMENT_UNITS if last else -(-len(records) // pieces)  # what is appended fills the last one up
+        size = SEGMENT_UNITS if last else -(-len(records) // pieces)  # appended units fill up the last segment
         written += [write_segment(store, records[start : start + size]) for start in range(0, len(records), size)]
     return tuple(written)
 
 
 def holds(store: ObjectStore, segment: Segment, unit_ids: Collection[str]) -> bool:
-    """Whether a segment has one of these units."""
+    """True if a segment has one of these units."""
     return not set(unit_ids).isdisjoint(read_columns(store, segment, ["unit_id"])["unit_id"].to_pylist())
 
 
 def sum_counts(counts: Iterable[Counts]) -> Counts:
-    """The same as `sum`, without an object for each addend."""
+    """The sum, without an object for each addend."""
     totals = dict.fromkeys((count.name for count in fields(Counts)), 0)
     for count in counts:
         for name, value in vars(count).items():
@@ -247,7 +247,7 @@ def sum_counts(counts: Iterable[Counts]) -> Counts:
 
 
 def parquet_bytes(table: pa.Table, row_group_rows: int) -> bytes:
-    """A sorted table of short strings as Parquet: the same table is the same bytes."""
+    """A sorted table of short strings as Parquet; deterministic: the same table gives the same bytes."""
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
         sink, table.schema, version="2.6", compression="zstd", compression_level=3, write_page_checksum=True,
@@ -257,13 +257,13 @@ def parquet_bytes(table: pa.Table, row_group_rows: int) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _places(segments: Sequence[Segment], firsts: Sequence[str], source: str) -> list[int]:
-    """The segments that hold units of a source, and the one that would take them."""
+def _indices(segments: Sequence[Segment], firsts: Sequence[str], source: str) -> list[int]:
+    """Indices of the segments with units of a source, and of the segment that would take new ones."""
     if not segments:
         return []
-    place = max(0, bisect_right(firsts, source) - 1)
-    places = [place]
-    while place and segments[place - 1].last == source:
-        place -= 1
-        places.append(place)
-    return places
+    index = max(0, bisect_right(firsts, source) - 1)
+    indices = [index]
+    while index and segments[index - 1].last == source:
+        index -= 1
+        indices.append(index)
+    return indices

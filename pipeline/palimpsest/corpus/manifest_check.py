@@ -1,4 +1,4 @@
-"""Every promise of a snapshot's manifest and of its document index."""
+"""The checks of a snapshot's manifest and of its document index."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from palimpsest.storage.object_store import ObjectStore, StoreError
 
 
 def check_manifest(store: ObjectStore, snapshot: Snapshot, checked: set[str]) -> Iterator[tuple[str, str]]:
-    """(key, what is wrong) of the segments of a manifest; those in `checked` are passed over, and sound ones are added to it."""
+    """(key, fault) for each fault of a manifest's segments; segments in `checked` are skipped, and sound ones are added to it."""
     previous: Segment | None = None
     for segment in snapshot.segments:
         if previous is not None and segment.first < previous.last:
@@ -44,7 +44,7 @@ def _segment_faults(store: ObjectStore, segment: Segment) -> Iterator[str]:
 
 
 def check_index(store: ObjectStore, snapshot: Snapshot) -> Iterator[tuple[str, str]]:
-    """(key, what is wrong) of a document index: every document of every unit stands in it once.
+    """(key, fault) for each fault of a document index, which must list every document of every unit once.
 
     Memory: one segment, and a count for each unit.
     """
@@ -62,8 +62,8 @@ def check_index(store: ObjectStore, snapshot: Snapshot) -> Iterator[tuple[str, s
     for unit in snapshot.units:
         if unit.holds == "pages" and counts[unit.unit_id] != unit.counts.documents_committed:
             index = snapshot.documents[0].key if snapshot.documents else document_index.PREFIX
-            said = f"{counts[unit.unit_id]} documents of unit {unit.unit_id}, which has {unit.counts.documents_committed}"
-            yield index, f"the document index of snapshot {snapshot.number} has {said}"
+            detail = f"{counts[unit.unit_id]} documents of unit {unit.unit_id}, which has {unit.counts.documents_committed}"
+            yield index, f"the document index of snapshot {snapshot.number} has {detail}"
 
 
 def _is_sorted(column: pa.ChunkedArray) -> bool:

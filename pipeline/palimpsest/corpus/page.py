@@ -1,4 +1,4 @@
-"""A page and a document of a published corpus, for people who read it back."""
+"""A page and a document of a published corpus, as read back."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Page:
         return {name: self._value(name) for name in SHARD.names}
 
     def image(self) -> Image | None:
-        """The page image, drawn again from the text: PIL, mode "L", `image_px` square. None for a page kept as text."""
+        """The page image, rendered again from the text: PIL, mode "L", `image_px` square. None for a page kept as text."""
         from PIL import Image
 
         pixels = render_row({name: self._value(name) for name in RENDERED})
@@ -83,11 +83,11 @@ class Page:
         return (bits.astype(np.uint32) << 16).view(np.float32)
 
     def decode(self, codec: Codec | None = None) -> str:
-        """The text that the codec reads from the stored tokens; of a page kept as text, that text.
+        """The text that the codec reads from the stored tokens; for a page kept as text, that text.
 
         Args:
-            codec: from `palimpsest.load_codec`. Where None, the codec that comes with Palimpsest: no name or path that a corpus
-                states is ever loaded.
+            codec: from `palimpsest.load_codec`. None means the codec that comes with Palimpsest: a name or path in a corpus is
+                never loaded.
 
         Raises:
             CodecMismatch: the tokens are of another codec or revision.
@@ -108,12 +108,12 @@ class Page:
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """One document, put together from its pages.
+    """One document, assembled from its pages.
 
     Attributes:
-        text: the normalised text; without the pages that were forgotten, or that a condition left out.
-        pages: how many of its `num_pages` are in it.
-        num_text_tokens, num_context_tokens: of these pages.
+        text: the normalised text, without pages that were forgotten or that a condition excluded.
+        pages: number of its `num_pages` that it contains.
+        num_text_tokens, num_context_tokens: sums over these pages.
     """
 
     doc_id: str
@@ -155,7 +155,7 @@ RENDERED = ("text", "text_class", "image_px", "layout", "grid_w", "grid_h", "cod
 
 
 def render_row(row: Mapping[str, Any]) -> np.ndarray | None:
-    """The image of a stored page, drawn again from its text: uint8 `[px, px]`, or None in tier text."""
+    """The image of a stored page, rendered again from its text: uint8 `[px, px]`, or None in tier text."""
     if row["image_px"] is None:
         return None
     layout = layout_of_row(row, find_preset(row["codec"]).alphabet)

@@ -1,4 +1,4 @@
-"""What one unit could not process, gathered row by row; beyond a few thousand rows on disk, for all of a unit may be unusable."""
+"""The quarantine of one unit, collected row by row. Beyond a few thousand rows it is on disk: a whole unit may be unusable."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class QuarantineRows:
     """Rows of the QUARANTINE schema.
 
     Attributes:
-        reasons: how many for each reason.
+        reasons: number of rows per reason.
     """
 
     def __init__(self) -> None:
@@ -50,11 +50,11 @@ class QuarantineRows:
             self._rows = []
 
     def first(self, reasons: Collection[str]) -> dict[str, Any] | None:
-        """A row with one of these reasons, if there is one."""
+        """A row with one of these reasons, or None."""
         return next((row for reason, row in self._first.items() if reason in reasons), None)
 
     def write(self, store: ObjectStore, *, unit_id: str, attempt: str) -> ShardRecord | None:
-        """Write all of them as the unit's quarantine; None where there are none. Memory: 8 bytes a row beyond what is held."""
+        """Write the rows as the unit's quarantine; None if there are none. Memory: 8 bytes a row beyond the rows in memory."""
         if self._sink is None or self._folder is None:
             return write_quarantine(store, _table(self._rows), unit_id=unit_id, attempt=attempt) if self._rows else None
         self._sink.write_table(_table(self._rows))

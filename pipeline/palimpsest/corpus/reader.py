@@ -30,14 +30,14 @@ class Corpus:
 
     Args:
         uri: a directory or `s3://bucket/prefix`.
-        snapshot: its number; the newest where None.
+        snapshot: its number; None means the newest.
 
     Every `where` is a condition on the columns of `schema`: SQL, as in `"precision >= 0.97 and tier = 'tiny'"`, or a
     pyarrow.compute.Expression.
 
     Raises:
         UsageError: there is no corpus at `uri`, or nothing is published in it.
-        NoSuchObject: there is no such snapshot; the message lists those that there are.
+        NoSuchObject: there is no such snapshot; the message lists the existing ones.
     """
 
     schema: pa.Schema = SHARD
@@ -55,7 +55,7 @@ class Corpus:
         return f"<Corpus {self.uri!r}, snapshot {self.snapshot.number}: {len(self):,} pages>"
 
     def __len__(self) -> int:
-        """How many pages the snapshot has."""
+        """The number of pages in the snapshot."""
         return self.snapshot.totals.rows
 
     @cached_property
@@ -65,15 +65,17 @@ class Corpus:
     def files(self, where: Where | None = None) -> list[str]:
         """Paths or URIs of the snapshot's shards: for DuckDB, Polars, Spark, `load_dataset` or any other Parquet reader.
 
-        Every page is in them once. A glob over `data/` also matches the shards of older snapshots, and doubles pages.
+        They contain every page once. A glob over `data/` also matches the shards of older snapshots, and doubles pages.
 
         Args:
-            where: only shards that can hold such a page, by their Parquet statistics; other pages are in them too.
+            where: only shards that may contain such a page, by their Parquet statistics; they contain other pages too.
         """
-        wanted = condition(where, SHARD)
-        if wanted is None:
+        expression = condition(where, SHARD)
+        if expression is None:
             return [self.store.uri(shard.key) for shard in self._shards]
-        return [self.store.uri(shard.key) for shard in self._shards if next(self._row_groups(shard, wanted), None) is not None]
+        return [
+            self.store.uri(shard.key) for shard in self._shards if next(self._row_groups(shard, expression), None) is not None
+        ]
 
     def table(self, columns: Sequence[str] | None = None, where: Where | None = None) -> pa.Table:
         """Pages as one Arrow table, in memory: name the columns that you need, for `tokens` is large.
@@ -81,13 +83,13 @@ class Corpus:
         Raises:
             UnknownColumn, UsageError, Damaged.
         """
-        wanted = condition(where, SHARD)
+        expression = condition(where, SHARD)
         names = SHARD.names if columns is None else list(columns)
         for name in names:
             if name not in SHARD.names:
                 raise UnknownColumn(name, SHARD.names)
         schema = pa.schema([SHARD.field(name) for name in names])
-        return pa.concat_tables([schema.empty_table(), *self._tables(names, wanted)])
+        return pa.concat_tables([schema.empty_table(), *self._tables(names, expression)])
 
     def pages(self, where: Where | None = None) -> Iterator[Page]:
         """Pages in the order of the snapshot, one row group (about 2 MB) in memory at a time.
@@ -95,34 +97,34 @@ class Corpus:
         Raises:
             UnknownColumn, UsageError: at once. Damaged: when the shard is read.
         """
-        wanted = condition(where, SHARD)
-        return (Page(rows, row) for rows in self._tables(SHARD.names, wanted) for row in range(rows.num_rows))
+        expression = condition(where, SHARD)
+        return (Page(rows, row) for rows in self._tables(SHARD.names, expression) for row in range(rows.num_rows))
 
     def documents(self, where: Where | None = None) -> Iterator[Document]:
-        """Documents, put together again from their pages; the texts of one unit are in memory at a time.
+        """Documents, reassembled from their pages; the texts of one unit are in memory at a time.
 
         Args:
-            where: only pages that match are put together.
+            where: only matching pages are used.
         """
-        wanted = condition(where, SHARD)
+        expression = condition(where, SHARD)
         return (
             document
             for unit in self.snapshot.units
             for document in documents_of(
-                rows for shard in unit.shards for rows in self._shard_tables(shard, DOCUMENT_COLUMNS, wanted)
+                rows for shard in unit.shards for rows in self._shard_tables(shard, DOCUMENT_COLUMNS, expression)
             )
         )
 
     def quarantine(self, where: Where | None = None) -> pa.Table:
-        """What could not be processed, with its reason: rows of `palimpsest.schemas.QUARANTINE`, at most 4 KiB of a record each.
+        """Records that failed, with the reason: rows of `palimpsest.schemas.QUARANTINE`, each with at most 4 KiB of the record.
 
         Args:
             where: a condition on these columns, as in `"reason = 'invalid_json'"`.
         """
-        wanted = condition(where, QUARANTINE)
+        expression = condition(where, QUARANTINE)
         tables = (read_shard(self.store, unit.quarantine) for unit in self.snapshot.units if unit.quarantine)
-        found = pa.concat_tables([QUARANTINE.empty_table(), *(table.cast(QUARANTINE) for table in tables)])
-        return found if wanted is None else found.filter(wanted)
+        failed = pa.concat_tables([QUARANTINE.empty_table(), *(table.cast(QUARANTINE) for table in tables)])
+        return failed if expression is None else failed.filter(expression)
 
     def samples(self) -> Iterator[dict[str, Any]]:
         """Memory samples, rows of `palimpsest.schemas.SAMPLES`, of a corpus that `palimpsest conversations` made; else none."""
@@ -132,28 +134,28 @@ class Corpus:
                     yield from table.slice(start, 64).to_pylist()
 
     def snapshots(self) -> list[Snapshot]:
-        """All published versions that are still there, oldest first: `number`, `parent`, `run_id`, `totals`."""
+        """All published versions that still exist, oldest first: `number`, `parent`, `run_id`, `totals`."""
         return [read_snapshot(self.store, number) for number in snapshot_numbers(self.store)]
 
-    def _tables(self, columns: Sequence[str], wanted: pc.Expression | None) -> Iterator[pa.Table]:
+    def _tables(self, columns: Sequence[str], expression: pc.Expression | None) -> Iterator[pa.Table]:
         for shard in self._shards:
-            yield from self._shard_tables(shard, columns, wanted)
+            yield from self._shard_tables(shard, columns, expression)
 
-    def _shard_tables(self, shard: ShardRecord, columns: Sequence[str], wanted: pc.Expression | None) -> Iterator[pa.Table]:
+    def _shard_tables(self, shard: ShardRecord, columns: Sequence[str], expression: pc.Expression | None) -> Iterator[pa.Table]:
         """Rows that match, a row group at a time. Raises NoSuchObject, Damaged."""
-        for group in self._row_groups(shard, wanted):
+        for group in self._row_groups(shard, expression):
             try:
-                rows = group.to_table(schema=SHARD, columns=list(columns), filter=wanted, use_threads=False)
+                rows = group.to_table(schema=SHARD, columns=list(columns), filter=expression, use_threads=False)
             except (pa.ArrowException, OSError) as error:
                 raise Damaged(f"{self.store.uri(shard.key)} is not readable as Parquet: {error}") from error
             if rows.num_rows:
                 yield rows
 
-    def _row_groups(self, shard: ShardRecord, wanted: pc.Expression | None) -> Iterator[pads.Fragment]:
-        """The row groups of a shard that can hold a page that matches."""
+    def _row_groups(self, shard: ShardRecord, expression: pc.Expression | None) -> Iterator[pads.Fragment]:
+        """The row groups of a shard that may contain a matching page."""
         with open_shard(self.store, shard) as stream:
             try:
-                groups = CHECKED.make_fragment(stream).split_by_row_group(filter=wanted, schema=SHARD)
+                groups = CHECKED.make_fragment(stream).split_by_row_group(filter=expression, schema=SHARD)
             except (pa.ArrowException, OSError) as error:
                 raise Damaged(f"{self.store.uri(shard.key)} is not readable as Parquet: {error}") from error
             yield from groups
@@ -163,7 +165,7 @@ def published(corpus: str) -> tuple[ObjectStore, Snapshot]:
     """The store of a corpus and its newest snapshot.
 
     Raises:
-        UsageError: where there is no corpus, or nothing is published.
+        UsageError: there is no corpus, or nothing is published.
     """
     store = open_store(corpus)
     open_corpus(store)

@@ -1,8 +1,8 @@
-"""Units whose objects are no longer all there, and how a run makes them anew.
+"""Repair: a run rebuilds units that lost objects.
 
-Nothing that was written is written again: a unit that lost a shard keeps its commit record, and its source is processed into a
-*successor*, a unit with an id of its own that the next snapshot has in its place. Every run finds the same successor, so a
-repair that was interrupted goes on, and of two at once the first wins, as with any unit.
+Nothing is overwritten. A unit that lost a shard keeps its commit record. Its source is processed into a *successor*, a unit with
+its own id that replaces it in the next snapshot. Every run finds the same successor, so an interrupted repair resumes, and the
+first of two concurrent repairs wins, as with any unit.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ PREFIXES = ("data/", "quarantine/")
 
 
 def lost_units(store: ObjectStore, records: Collection[CommitRecord]) -> frozenset[str]:
-    """The ids of those units of which an object is missing or has another size, by one listing of all data.
+    """The ids of the units with a missing object or an object of another size, from one listing of all data.
 
-    What is damaged in its content only does not show here: `fsck` finds it, and where the object is deleted, it is lost. Memory
-    grows with the number of objects, about 200 bytes each.
+    An object with damaged content is not detected here: `fsck` finds it, and once it is deleted, it counts as lost. Memory grows
+    with the number of objects, about 200 bytes each.
     """
     missing = {shard.key: shard.bytes for record in records for shard in record.objects}
     for prefix in PREFIXES if missing else ():
@@ -34,9 +34,9 @@ def lost_units(store: ObjectStore, records: Collection[CommitRecord]) -> frozens
 
 
 def committed(store: ObjectStore, unit_id: str) -> tuple[str, CommitRecord | None]:
-    """The id under which a unit is to be known, and its commit record where it is committed and whole.
+    """The current id of a unit, and its commit record if it is committed and whole.
 
-    Where the record is damaged or an object of it is lost, that is the id of the first successor that is whole, or not yet there.
+    If the record is damaged or one of its objects is lost, this is the id of the first successor that is whole or not committed.
     """
     while is_committed(store, unit_id):
         try:
@@ -51,7 +51,7 @@ def committed(store: ObjectStore, unit_id: str) -> tuple[str, CommitRecord | Non
 
 
 def successor(unit_id: str) -> str:
-    """The id of the unit that takes the place of one that lost something."""
+    """The id of the unit that replaces one with a lost object."""
     return hashlib.sha256(f"successor of {unit_id}".encode("ascii")).hexdigest()[:24]
 
 

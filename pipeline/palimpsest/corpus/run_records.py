@@ -1,7 +1,7 @@
-"""What a run leaves beside the corpus, in `runs/<run_id>/`: its configuration, its environment, and what became of it.
+"""Run records, in `runs/<run_id>/`: the configuration, the environment and the outcome of a run.
 
-`stats.json` is written whatever the end: `outcome` is "published", "nothing" (there was nothing to do, or nothing to publish) or
-"failed", with the reason. It is written by the driver into the store, so it outlives the cluster.
+`stats.json` is always written. Its `outcome` is "published", "nothing" (nothing to do, or nothing to publish) or "failed", with
+the reason. The driver writes it into the store, so it outlives the cluster.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PACKAGES = ("palimpsest", "ray", "torch", "transformers", "pyarrow", "numpy", "
 
 
 def new_run_id() -> str:
-    """A name that no other run has; names sort by the microsecond at which the runs began."""
+    """A unique name; names sort by the microsecond at which their runs began."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:6]}"
 
 
@@ -43,18 +43,18 @@ def began_at(run_id: str) -> datetime | None:
 
 
 def record_configuration(store: ObjectStore, config: JobConfig, run_id: str) -> None:
-    """Write the configuration and the environment: before the snapshot, which is read with them."""
+    """Write the configuration and the environment, before the snapshot whose readers need them."""
     store.put(f"runs/{run_id}/config.toml", configs.to_toml(config).encode())
     store.put(f"runs/{run_id}/environment.json", to_bytes(environment()))
 
 
 def record_stats(store: ObjectStore, run_id: str, stats: Mapping[str, Any]) -> None:
-    """Write `stats.json`: what was done, with counts, rates and reasons."""
+    """Write `stats.json`, with counts, rates and reasons."""
     store.put(f"runs/{run_id}/stats.json", to_bytes({"run_id": run_id, **stats}))
 
 
 def record_failure(store: ObjectStore, run_id: str, error: BaseException, stats: Mapping[str, Any]) -> None:
-    """Write `stats.json` of a run that failed; where the store is what failed, there is nothing to write to."""
+    """Write `stats.json` of a run that failed, unless the store itself failed."""
     with suppress(StoreError, OSError):
         reason = f"{type(error).__name__}: {error}".strip()
         record_stats(store, run_id, {**stats, "outcome": FAILED, "reason": reason[:4000]})
@@ -112,10 +112,10 @@ class RunRecord:
 
 
 def read_run(store: ObjectStore, run_id: str) -> RunRecord:
-    """The record of a run; whatever is absent stays empty.
+    """The record of a run; missing parts are empty.
 
     Raises:
-        Damaged: a JSON file that is there and is not an object.
+        Damaged: a JSON file is not an object.
     """
     folder = f"runs/{run_id}"
     try:

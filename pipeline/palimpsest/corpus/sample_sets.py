@@ -51,8 +51,8 @@ def published_samples(store: ObjectStore, number: int | None = None) -> Snapshot
     open_corpus(store, "samples")
     snapshot = latest(store) if number is None else read_snapshot(store, number)
     if snapshot is None:
-        place = store.uri("corpus.json").removesuffix("/corpus.json")
-        raise UsageError(f"{place!r} has no snapshot yet: run `palimpsest conversations … --out {place}` to its end")
+        uri = store.uri("corpus.json").removesuffix("/corpus.json")
+        raise UsageError(f"{uri!r} has no snapshot yet: run `palimpsest conversations … --out {uri}` to its end")
     return snapshot
 
 

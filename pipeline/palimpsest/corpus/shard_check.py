@@ -1,4 +1,4 @@
-"""Every promise of one shard, row by row, one batch in memory at a time."""
+"""The checks of one shard, row by row; one batch is in memory at a time."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _TOKENS = ("tokens", "num_vision_tokens", "token_dim", "token_dtype", "token_sca
 
 @dataclass
 class CodecRegister:
-    """Which codec wrote the tokens of which fingerprint: one each. The first one seen is the one that the others are held to."""
+    """The codec of each fingerprint. All tokens of a fingerprint must have the codec that was seen first."""
 
     of_fingerprint: dict[str, tuple[str | None, str | None]] = field(default_factory=dict)
 
     def conflict(self, fingerprint: str, codec: tuple[str | None, str | None]) -> str | None:
-        """What is wrong with tokens of `codec` (id, revision) under `fingerprint`; None where nothing is."""
+        """The fault of tokens of `codec` (id, revision) under `fingerprint`, or None."""
         first = self.of_fingerprint.setdefault(fingerprint, codec)
         return None if first == codec else f"tokens of codec {codec}, but fingerprint {fingerprint} has {first}"
 
@@ -45,12 +45,12 @@ def check_shard(
     census: PageCensus | None = None,
     number: int = 0,
 ) -> Iterator[str]:
-    """What is wrong with one shard (or quarantine) of a unit; nothing is yielded where it keeps every promise.
+    """The faults of one shard (or quarantine) of a unit; nothing is yielded for a sound one.
 
-    `census`, where given, notes the shard's pages under `number`.
+    `census`, if given, records the shard's pages under `number`.
 
     Raises:
-        Unavailable: the storage cannot be asked, so that nobody can tell.
+        Unavailable: the storage does not answer, so the state of the shard is unknown.
     """
     try:
         stream = open_shard(store, shard, verify=True)
@@ -97,12 +97,12 @@ def _check_parquet(
 
 
 def check_samples(store: ObjectStore, unit: CommitRecord, samples: ShardRecord) -> Iterator[str]:
-    """What is wrong with the samples of a unit: their object, and the pages that they refer to.
+    """The faults of a unit's samples: of their object, and of their references to pages.
 
     Memory: the hashes of the tokens of all pages of the unit.
 
     Raises:
-        Unavailable: the storage cannot be asked, so that nobody can tell.
+        Unavailable: the storage does not answer, so the state of the samples is unknown.
     """
     try:
         pages = [read_shard(store, shard, ["tokens_sha256"])["tokens_sha256"].to_pylist() for shard in unit.shards]
@@ -127,10 +127,10 @@ def _sample_faults(row: dict[str, Any], unit: CommitRecord, pages: list[list[str
         yield f"sample {row['sample_id']} is of unit {row['unit_id']}, not {unit.unit_id}"
     for segment in row["segments"]:
         if segment["kind"] == VISUAL:
-            shard, place = segment["page_shard"], segment["page_row"]
-            known = shard is not None and 0 <= shard < len(pages) and place is not None and 0 <= place < len(pages[shard])
-            if not known or pages[shard][place] != segment["tokens_sha256"]:
-                yield f"sample {row['sample_id']}: row {place} of shard {shard} is not its page {segment['page_id']}"
+            shard, page_row = segment["page_shard"], segment["page_row"]
+            known = shard is not None and 0 <= shard < len(pages) and page_row is not None and 0 <= page_row < len(pages[shard])
+            if not known or pages[shard][page_row] != segment["tokens_sha256"]:
+                yield f"sample {row['sample_id']}: row {page_row} of shard {shard} is not its page {segment['page_id']}"
 
 
 def _row_faults(row: dict[str, Any], unit: CommitRecord, shard: ShardRecord, codecs: CodecRegister) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""Rows as Parquet objects that never change: the same rows are the same bytes.
+"""Rows as immutable Parquet objects. Deterministic: the same rows give the same bytes.
 
-Payloads (tokens, texts) are stored plain, without dictionaries, and row groups are cut by bytes, so that a reader knows what one
-costs in memory whatever the pages hold.
+Payloads (tokens, texts) are stored plain, without dictionaries. Row groups are cut by bytes, so a reader knows the memory that
+one needs, whatever the content of its pages.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _ROW_OVERHEAD = 256  # bytes of the short columns of one row, about
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """One Parquet object: `bytes` is its size, `sha256` the hash of all of them. Raises BadKey."""
+    """One Parquet object: `bytes` is its size, `sha256` the hash of its content. Raises BadKey."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
     key: str
@@ -58,7 +58,7 @@ class ShardRecord:
 
 
 def new_attempt() -> str:
-    """A name that no other try at a unit has: what a crashed or beaten try wrote is never overwritten, only left behind."""
+    """A unique name for one try at a unit: objects of a crashed or beaten try are never overwritten, only left behind."""
     return secrets.token_hex(6)
 
 
@@ -71,17 +71,17 @@ def write_shards(
     shard_bytes: int = SHARD_BYTES,
     row_group_bytes: int = ROW_GROUP_BYTES,
 ) -> tuple[ShardRecord, ...]:
-    """All rows of one unit, in whatever order they came: sorted by tier, document and page, cut by tier and `shard_bytes`.
+    """Write all rows of one unit, in any order: sorted by tier, document and page, and cut by tier and `shard_bytes`.
 
     Raises:
         SchemaMismatch: `table` is not of the SHARD schema.
-        ValueError: a page stands twice, or has no tier.
+        ValueError: a page appears twice, or has no tier.
     """
     table = conform(table, SHARD, "shard")
     if table["tier"].null_count:
         raise ValueError(f"unit {unit_id}: {table['tier'].null_count} of its {table.num_rows} rows have no tier")
     if pc.count_distinct(table["page_id"], mode="all").as_py() != table.num_rows:
-        raise ValueError(f"unit {unit_id}: a page_id stands twice among its {table.num_rows} rows")
+        raise ValueError(f"unit {unit_id}: a page_id appears twice among its {table.num_rows} rows")
     table = table.sort_by([(name, "ascending") for name in ("tier", "doc_id", "page_number", "page_id")])
     records: list[ShardRecord] = []
     for tier in pc.unique(table["tier"]).to_pylist():
@@ -98,7 +98,7 @@ def write_shards(
 def write_shard(
     store: ObjectStore, table: pa.Table, *, unit_id: str, attempt: str, number: int, row_group_bytes: int = ROW_GROUP_BYTES
 ) -> ShardRecord:
-    """Rows of one tier, in the order given, as `data/<tier>/<unit_id>-<attempt>-<number>.parquet`.
+    """Write rows of one tier, in the given order, as `data/<tier>/<unit_id>-<attempt>-<number>.parquet`.
 
     Raises:
         SchemaMismatch: `table` is not of the SHARD schema.
@@ -112,7 +112,7 @@ def write_shard(
 
 
 def write_quarantine(store: ObjectStore, table: pa.Table, *, unit_id: str, attempt: str) -> ShardRecord | None:
-    """What one unit could not process, as `quarantine/<unit_id>-<attempt>.parquet`; None where there is nothing.
+    """Write the quarantine of one unit as `quarantine/<unit_id>-<attempt>.parquet`; None if it is empty.
 
     Raises:
         SchemaMismatch: `table` is not of the QUARANTINE schema.
@@ -146,9 +146,9 @@ def read_shard(store: ObjectStore, shard: ShardRecord, columns: Sequence[str] | 
 
 
 def read_proven(store: ObjectStore, shard: ShardRecord, columns: Sequence[str]) -> pa.Table:
-    """Columns of a shard on which the next publish builds: whole and by hash where that is cheap, twice where it is not.
+    """Columns of a shard, for a publish that depends on them. A small shard is checked by its hash; a big one is read twice.
 
-    Parquet's checksums cover its pages, but neither their headers nor the footer: one bit there can hide rows.
+    Parquet's checksums cover its pages, but neither their headers nor the footer: one flipped bit there can hide rows.
 
     Raises:
         NoSuchObject, Damaged.
@@ -157,14 +157,14 @@ def read_proven(store: ObjectStore, shard: ShardRecord, columns: Sequence[str]) 
         return read_shard(store, shard, columns, verify=True)
     found, again = (read_shard(store, shard, columns) for _ in range(2))
     if not found.equals(again):
-        raise Damaged(f"{store.uri(shard.key)} was read twice, and not the same came out; run the same command again")
+        raise Damaged(f"{store.uri(shard.key)}: two reads gave different rows; run the same command again")
     return found
 
 
 def open_shard(store: ObjectStore, shard: ShardRecord, *, verify: bool = False) -> BinaryIO:
     """The shard's bytes as a seekable stream at its beginning; `verify` reads them all once and compares size and hash.
 
-    What is verified is what is then read: bytes that came over a network are kept, in memory or in a temporary file.
+    The verified bytes are those that are then read: bytes from a network are kept, in memory or in a temporary file.
 
     Raises:
         NoSuchObject, Damaged.
@@ -209,7 +209,7 @@ def _write(store: ObjectStore, table: pa.Table, key: str, tier: str, row_group_b
 
 
 def parquet_body(table: pa.Table, row_group_bytes: int = ROW_GROUP_BYTES) -> memoryview:
-    """The table as Parquet bytes. Chunking does not show in them, and nothing of the time or the place does."""
+    """The table as Parquet bytes. They do not depend on the chunking, the time or the machine."""
     table = table.combine_chunks().replace_schema_metadata(None)
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
@@ -248,7 +248,7 @@ def _leaves(schema: pa.Schema) -> list[str]:
 
 
 def _row_bytes(table: pa.Table) -> np.ndarray:
-    """[rows] bytes of each row in memory, about."""
+    """Approximate bytes of each row in memory, `[rows]`."""
     sizes = np.full(table.num_rows, _ROW_OVERHEAD, np.int64)
     for name in _PAYLOADS:
         if name in table.column_names:

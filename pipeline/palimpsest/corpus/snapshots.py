@@ -1,9 +1,9 @@
-"""The published versions of a corpus, and how to read one.
+"""The published versions of a corpus, and their readers.
 
-`_snapshots/00000007.json` is version 7: it names the manifest segments that hold the commit records of its units (manifest.py),
-and the segments of its document index (document_index.py), so that a reader opens these and then only shards, and never lists
-`data/`. A publish writes the segments that it touches and shares the others with its parent; then it creates the snapshot, only
-if absent: of two publishers one gets the number, and the other puts its units on top of what won.
+`_snapshots/00000007.json` is version 7. It names the manifest segments with the commit records of its units (manifest.py), and
+the segments of its document index (document_index.py). A reader opens these and then only shards; it never lists `data/`. A
+publish writes the segments that it touches and shares the others with its parent. Then it creates the snapshot, only if absent:
+one of two publishers gets the number, and the other publishes its units on top of the winner.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CHECKED = pads.ParquetFileFormat(default_fragment_scan_options=pads.ParquetFragm
 
 
 class PublishConflict(StoreError):
-    """Units that cannot stand in one snapshot; the message names them."""
+    """Units that cannot be in one snapshot; the message names them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Snapshot:
     """One version.
 
     Attributes:
-        parent: the number of the version that it was built on, None for the first.
+        parent: number of the version that it builds on; None for the first.
         units: in the order of `manifest.order`; read from the store each time they are iterated.
         documents: the segments of its document index.
     """
@@ -81,12 +81,12 @@ class Snapshot:
 
     @property
     def pieces(self) -> tuple[Segment | DocumentSegment, ...]:
-        """The objects that it needs besides those of its units: the segments of its manifest and of its index."""
+        """The objects that it needs in addition to those of its units: the segments of its manifest and of its index."""
         return (*self.segments, *self.documents)
 
     @property
     def keys(self) -> list[str]:
-        """The keys of its `pieces`: what gc keeps and fsck looks for."""
+        """The keys of its `pieces`, which gc keeps and fsck checks."""
         return [segment.key for segment in self.pieces]
 
     def to_json(self) -> dict[str, Any]:
@@ -111,17 +111,17 @@ def publish(
     *,
     forget: Collection[str] = (),
 ) -> Snapshot:
-    """Publish committed units on top of the newest snapshot, and leave out those whose ids are in `drop`.
+    """Publish committed units on top of the newest snapshot, without those whose ids are in `drop`.
 
-    Where that changes nothing, the newest snapshot is returned and nothing is written; an empty corpus gets an empty first one.
-    `forget`: ids of documents that the document index must not name any more.
+    If this changes nothing, nothing is written and the newest snapshot is returned; an empty corpus gets an empty first snapshot.
+    `forget`: ids of documents that the document index must no longer name.
 
-    Cost: what it touches. The segments of the manifest that hold or take one of the units are read and written again, and one
-    column of the shards of units that are new is read, for the document index.
+    The cost depends only on the change: the affected manifest segments are read and rewritten, and one column of the shards of
+    new units is read for the document index.
 
     Raises:
-        PublishConflict: two units claim the same slice or different versions of one source, a unit relies on one that is not
-            there, or PUBLISH_TRIES races were lost in a row.
+        PublishConflict: two units claim the same slice or different versions of one source, a unit relies on a missing one, or
+            PUBLISH_TRIES races were lost in a row.
     """
     ours = {record.unit_id: record for record in records}
     drop = set(drop)
@@ -138,7 +138,7 @@ def publish(
 
 
 def _written(store: ObjectStore, base: Snapshot | None, run_id: str, merged: Merged, forget: Collection[str]) -> Snapshot:
-    """The next snapshot, with all that it names written, but not published."""
+    """The next snapshot, not published; all objects that it names are written."""
     number, parent, documents = (base.number + 1, base.number, base.documents) if base else (1, None, ())
     units = Units(store, write(store, merged))
     snapshot = Snapshot(number=number, parent=parent, run_id=run_id, units=units, documents=documents)
@@ -153,7 +153,7 @@ def unit_ids(store: ObjectStore, snapshot: Snapshot) -> pa.Array:
 
 
 def document_owners(store: ObjectStore, snapshot: Snapshot, doc_ids: Iterable[str]) -> dict[str, str]:
-    """Which of these documents a snapshot stores, and in which unit: {doc_id: unit_id}."""
+    """The documents that a snapshot stores, out of these, with their unit: {doc_id: unit_id}."""
     found = document_index.find(store, snapshot.documents, doc_ids)
     if found.num_rows:
         found = found.filter(pc.is_in(found["unit_id"], unit_ids(store, snapshot)))
@@ -161,10 +161,10 @@ def document_owners(store: ObjectStore, snapshot: Snapshot, doc_ids: Iterable[st
 
 
 def superseded(snapshot: Snapshot | None, records: Iterable[CommitRecord]) -> set[str]:
-    """What `publish` has to drop for `records` to take the place of older versions of the same sources.
+    """The units that `publish` must drop so that `records` replace older versions of the same sources.
 
-    These are the units of the snapshot whose source is among the new ones in another version or under another fingerprint, or
-    whose slice is among them under another id.
+    These are the units of the snapshot whose source has a new unit of another version or fingerprint, or whose slice has a new
+    unit with another id.
     """
     if snapshot is None:
         return set()
@@ -182,7 +182,7 @@ def superseded(snapshot: Snapshot | None, records: Iterable[CommitRecord]) -> se
 
 
 def _refuse_conflicts(store: ObjectStore, merged: Merged, ours: dict[str, CommitRecord]) -> None:
-    """Only what a change can break is looked at: the sources that it touches, and who relies on whom."""
+    """Check only the parts that a change can break: the sources that it touches, and the references between units."""
     loaded = merged.loaded
     holder: dict[tuple[str, str], CommitRecord] = {}
     version: dict[str, CommitRecord] = {}
@@ -221,7 +221,7 @@ def _bereft(unit_id: str, missing: list[str]) -> PublishConflict:
 def units_of(store: ObjectStore, numbers: Iterable[int]) -> Iterator[tuple[int, CommitRecord]]:
     """The units of several snapshots, each manifest segment read once: (the first of the numbers that has it, unit).
 
-    A unit comes again where another snapshot has it in another segment.
+    A unit is repeated if another snapshot has it in another segment.
     """
     seen: set[str] = set()
     for number in numbers:
@@ -237,7 +237,7 @@ def snapshot_key(number: int) -> str:
 
 
 def snapshot_numbers(store: ObjectStore) -> list[int]:
-    """The numbers of all snapshots, ascending. Raises Damaged for a name that is none."""
+    """The numbers of all snapshots, ascending. Raises Damaged for a name that is no snapshot's."""
     numbers = []
     for info in store.list(PREFIX):
         name = info.key.removeprefix(PREFIX).removesuffix(".json")
@@ -248,7 +248,7 @@ def snapshot_numbers(store: ObjectStore) -> list[int]:
 
 
 def latest(store: ObjectStore) -> Snapshot | None:
-    """The newest snapshot, or None where nothing was published."""
+    """The newest snapshot, or None if nothing was published."""
     numbers = snapshot_numbers(store)
     return read_snapshot(store, numbers[-1]) if numbers else None
 
@@ -257,7 +257,7 @@ def read_snapshot(store: ObjectStore, number: int) -> Snapshot:
     """One version.
 
     Raises:
-        NoSuchObject: with the numbers that there are.
+        NoSuchObject: there is no such version; the message lists the existing ones.
         Damaged: the object is unreadable or contradicts itself.
     """
     key = snapshot_key(number)
@@ -282,7 +282,7 @@ def read_snapshot(store: ObjectStore, number: int) -> Snapshot:
 
 
 def shard_uris(store: ObjectStore, snapshot: Snapshot) -> list[str]:
-    """What any Parquet reader (DuckDB, pyarrow, …) opens to read this version."""
+    """The URIs that any Parquet reader (DuckDB, pyarrow, …) opens to read this version."""
     return [store.uri(shard.key) for unit in snapshot.units for shard in unit.shards]
 
 
@@ -298,9 +298,9 @@ def iter_tables(
     """The rows of a version in tables of at most `batch_rows`, shard by shard, in the same order every time.
 
     Args:
-        columns: all where None.
+        columns: None means all.
         filter: e.g. `pc.field("tier") == "base"`; row groups that cannot match are not read.
-        verify: read each shard's bytes once more before, and compare their hash.
+        verify: first read each shard's bytes once more and compare their hash.
 
     Raises:
         NoSuchObject, Damaged.

@@ -1,7 +1,7 @@
-"""Passes that tried an object in vain, so that what cannot be read is not tried for ever.
+"""Notes of failed reads, so that an unreadable object is not retried for ever.
 
-`_ingest/tries/<object>/<run_id>.json` says that this run could not read this version of this object. How many there are is how
-often it was tried; another version of the object, or another configuration, begins anew.
+`_ingest/tries/<object>/<run_id>.json` records that this run could not read this version of this object. The number of notes is
+the number of failed tries. Another version of the object, or another configuration, starts again at zero.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def try_id(source_uri: str, version: str, fingerprint: str) -> str:
 def note_try(
     store: ObjectStore, run_id: str, *, source_uri: str, version: str, fingerprint: str, reason: str, detail: str
 ) -> None:
-    """Note that a run could not read an object; the same run notes it once."""
+    """Note that a run could not read an object; a run notes it once."""
     record = {"run_id": run_id, "source_uri": source_uri, "version": version, "reason": reason, "detail": detail}
     store.create(f"{PREFIX}{try_id(source_uri, version, fingerprint)}/{run_id}.json", to_bytes(record))
 
 
 def count_tries(store: ObjectStore) -> Counter[str]:
-    """How often each version of each object was tried in vain, by `try_id`, from one listing."""
+    """The number of failed tries of each version of each object, by `try_id`, from one listing."""
     return Counter(info.key.removeprefix(PREFIX).partition("/")[0] for info in store.list(PREFIX))
 
 

@@ -24,18 +24,18 @@ Holds = Literal["pages", "samples"]
 
 
 class NotReconciled(RuntimeError):
-    """What went into a unit is not what came out of it; the message shows the sums that differ."""
+    """The input and output counts of a unit differ; the message shows the sums."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What went into a unit and what came out. Pages are counted once a document was laid out, so a duplicate has none.
+    """The input and output counts of a unit. Pages are counted after the layout of their document, so a duplicate has none.
 
-    `context_tokens` counts a page kept as text by its text tokens; `tokens_as_text` are those of such pages alone.
+    `context_tokens` counts a page kept as text by its text tokens; `tokens_as_text` are the tokens of such pages alone.
 
-    Memory samples: a document is a conversation, a page is counted once in each mode, `samples_in` are the replies that could
-    become a sample, and the `sample_…_tokens` add up what all samples have before their targets (text), show of it (context),
-    and leave out (dropped). `media_gaps` are images and sounds that became a mark.
+    Memory samples: a document is a conversation, and a page is counted once in each mode. `samples_in` are the replies that could
+    become a sample. The `sample_…_tokens` are sums over all samples: tokens before the target (text), those shown (context), and
+    those left out (dropped). `media_gaps` are images and sounds that became a mark.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -61,12 +61,12 @@ class Counts:
 
     @property
     def ratio(self) -> float | None:
-        """Text tokens per context token of all pages; None where there is none."""
+        """Text tokens per context token of all pages; None without context tokens."""
         return self.text_tokens / self.context_tokens if self.context_tokens else None
 
     @property
     def visual_ratio(self) -> float | None:
-        """The same of the pages that are kept as visual tokens."""
+        """Text tokens per context token of the pages kept as visual tokens."""
         spent = self.context_tokens - self.tokens_as_text
         return (self.text_tokens - self.tokens_as_text) / spent if spent else None
 
@@ -82,10 +82,10 @@ class CommitRecord:
         slice: the part of the source object, "" for all of it.
         holds: "pages" of documents, or memory "samples" with the pages that they show.
         shards: pages. A sample refers to a page by the index of its shard here, and its row there.
-        defers_to: the units that store the documents which this one left out as duplicates.
+        defers_to: the units that store the documents which this one omitted as duplicates.
 
     Raises:
-        BadKey: for an id that would lead out of the store.
+        BadKey: the id would lead out of the store.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -107,10 +107,10 @@ class CommitRecord:
         check_key(unit_key(self.unit_id))
 
     def reconcile(self) -> None:
-        """Every document and page that went in came out, and every row and byte lies in a shard.
+        """Check that every input document and page came out, and that every row and byte is in a shard.
 
         Raises:
-            NotReconciled: with all sums that differ.
+            NotReconciled: sums differ; the message lists them.
         """
         c = self.counts
         documents_out = c.documents_committed + c.documents_quarantined + c.duplicates
@@ -134,7 +134,7 @@ class CommitRecord:
 
     @property
     def objects(self) -> tuple[ShardRecord, ...]:
-        """Its shards and, where it has them, its samples and its quarantine."""
+        """Its shards and, if present, its samples and its quarantine."""
         return (*self.shards, *(part for part in (self.samples, self.quarantine) if part is not None))
 
 
@@ -149,10 +149,10 @@ def unit_key(unit_id: str) -> str:
 
 
 def commit_unit(store: ObjectStore, record: CommitRecord) -> CommitRecord:
-    """Commit the unit, or accept the commit of whoever was first. Returns the record that stands.
+    """Commit the unit, or accept an earlier commit. Returns the record in the store.
 
     Raises:
-        NotReconciled: before anything is written.
+        NotReconciled: the counts differ; nothing is written.
     """
     record.reconcile()
     if store.create(unit_key(record.unit_id), to_bytes(asdict(record))):

@@ -48,10 +48,10 @@ class UnknownColumn(UsageError):
 
 
 def condition(where: Where | None, schema: pa.Schema) -> pc.Expression | None:
-    """`where` as an expression over the columns of `schema`; None where there is no condition.
+    """`where` as an expression over the columns of `schema`; None without a condition.
 
     Raises:
-        UnknownColumn, UsageError: for a condition that cannot be parsed or does not fit the types of the columns.
+        UnknownColumn, UsageError: the condition cannot be parsed or does not fit the types of the columns.
     """
     if where is None:
         return None
