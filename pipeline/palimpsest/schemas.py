@@ -1,4 +1,4 @@
-"""The words of the pipeline: one Arrow schema per boundary, and the check that enforces it.
+"""The schemas of the pipeline: one Arrow schema per boundary, and the check that enforces it.
 
     plan      -> UNITS         one row per unit; of a re-tiering TOUCHED, one row per shard
     read      -> DOCUMENTS     one row per document
@@ -8,7 +8,7 @@
     verify    -> VERDICTS      TOKENS and what the decoder read back
     write     -> WRITTEN       the messages to the driver: shards and counts, no payloads
     commit    -> SHARD         the published row contract (no Ray types, any Parquet reader)
-                 QUARANTINE    what could not be processed, with its reason
+                 QUARANTINE    records that failed, with the reason
 
 Every boundary carries the CARRIER columns. A row whose kind is not "page" passes the later stages untouched, so that nothing
 disappears between a source and its commit record. `conform` checks the columns that each kind of row must have.
@@ -30,11 +30,11 @@ class RowKind(StrEnum):
     PAGE = "page"
     QUARANTINED = "quarantined"  # a record that could not be processed
     DUPLICATE = "duplicate"  # a document that another unit, or an earlier row of this one, stores
-    UNIT_END = "unit_end"  # the last row of a unit, with what was counted in `control`
-    POISONED = "poisoned"  # a document that ends its workers; its unit is done again without it
+    UNIT_END = "unit_end"  # the last row of a unit, with the counts in `control`
+    POISONED = "poisoned"  # a document that ends its workers; its unit is processed again without it
     WRITTEN = "written"  # message: shards of a unit were written
     FAILED = "failed"  # message: the store cannot be written
-    AGAIN = "again"  # message: a unit is done again, what arrived of it does not count
+    AGAIN = "again"  # message: a unit is processed again, and its arrived rows do not count
 
 
 SHARD_RECORD = pa.struct(
@@ -335,7 +335,7 @@ SAMPLES = pa.schema(
         pa.field("aged_by", pa.string(), nullable=False),  # time or turns
         pa.field("budget", pa.int32(), nullable=False),
         pa.field("num_context_tokens", pa.int32(), nullable=False),
-        pa.field("num_text_tokens", pa.int32(), nullable=False),  # of all that was said before, kept or not
+        pa.field("num_text_tokens", pa.int32(), nullable=False),  # of all earlier turns, kept or not
         pa.field("dropped_text_tokens", pa.int32(), nullable=False),
         pa.field("segments", pa.list_(SEGMENT), nullable=False),
     ]

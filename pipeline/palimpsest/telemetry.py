@@ -33,7 +33,7 @@ _context: dict[str, Any] = {}
 
 
 def use_json() -> None:
-    """From here on, this process and those that it starts write JSON lines."""
+    """Write JSON lines from now on, in this process and in those that it starts."""
     os.environ[VARIABLE] = JSON
 
 
@@ -58,7 +58,7 @@ _verbosity = 0
 
 
 def set_verbosity(verbosity: int) -> None:
-    """Which events people see on stderr: none below 0, routine ones too above 0. Logs in JSON have all of them."""
+    """Set which events appear on stderr: none below 0, routine ones too above 0. JSON logs have all events."""
     global _verbosity
     _verbosity = verbosity
 
@@ -67,18 +67,18 @@ def log_event(event: str, *, routine: bool = False, **fields: Any) -> None:
     """Write one event. Fields of the value None are left out.
 
     Args:
-        routine: of little interest to people who watch; written as JSON, or with `set_verbosity(1)`.
+        routine: of little interest to a reader; written only as JSON, or with `set_verbosity(1)`.
     """
     if not as_json() and (_verbosity < 0 or routine and _verbosity < 1):
         return
     now = time.time()
-    said = {**_context, **{name: value for name, value in fields.items() if value is not None}}
-    said = {name: value for name, value in said.items() if not any(part in name.lower() for part in _SECRET)}
+    shown = {**_context, **{name: value for name, value in fields.items() if value is not None}}
+    shown = {name: value for name, value in shown.items() if not any(part in name.lower() for part in _SECRET)}
     if as_json():
         moment = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": moment, "event": event, "pid": os.getpid(), **said}, ensure_ascii=False, default=str)
+        line = json.dumps({"time": moment, "event": event, "pid": os.getpid(), **shown}, ensure_ascii=False, default=str)
     else:
-        details = " ".join(f"{name}={value}" for name, value in said.items())
+        details = " ".join(f"{name}={value}" for name, value in shown.items())
         line = f"{datetime.fromtimestamp(now):%H:%M:%S} {event}{' ' if details else ''}{details}"
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
@@ -91,7 +91,7 @@ COUNTER, HISTOGRAM, GAUGE = "counter", "histogram", "gauge"
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """What is known of a metric before anything is measured.
+    """The declaration of a metric.
 
     Attributes:
         unit: base unit: documents, pages, tokens, bytes, seconds, ratio (0 to 1) or none.
@@ -150,14 +150,14 @@ METRICS: Mapping[str, Metric] = {
         kind=COUNTER,
         unit="failures",
         labels=("stage",),
-        help="Workers that died, told by those that took their place: read (the task of read, paginate and render), "
-        "encode, verify; flow where Ray gave up and the units were done again.",
+        help="Workers that died, reported by their replacements: read (the task of read, paginate and render), "
+        "encode, verify; flow if Ray gave up and the units were processed again.",
     ),
     "palimpsest_batches_halved": Metric(
         kind=COUNTER,
         unit="batches",
         labels=("stage",),
-        help="Batches of a model that ran out of the device's memory and were done again in halves, by stage: encode, verify.",
+        help="Batches of a model that ran out of the device's memory and were repeated in halves, by stage: encode, verify.",
     ),
     "palimpsest_page_precision": Metric(
         kind=HISTOGRAM, unit="ratio", labels=("mode",), boundaries=_PRECISION, help="Precision of decoded pages, by mode."
@@ -230,7 +230,7 @@ class Precision:
 
 
 class RunMetrics:
-    """What a run's driver records as units become complete. `corpus` is where it writes, without credentials."""
+    """The metrics that a run's driver records as units are committed. `corpus` is its output, without credentials."""
 
     def __init__(self, corpus: str, units: int) -> None:
         self.corpus, self.pending = _without_credentials(corpus), units

@@ -1,11 +1,11 @@
 """A directory as an object store.
 
-A write goes to a file under `.unfinished/`, is forced to disk, and only then gets its name: by a hard link where it must not
-exist yet (atomic, and refused by the kernel where it does), by a rename where it may. What a crash leaves behind is in one
-folder, which no listing shows.
+A write goes to a file under `.unfinished/`, is synced to disk, and only then gets its name. If the name must not exist yet, a
+hard link gives it: this is atomic, and the kernel refuses an existing name. Otherwise a rename gives it. Files that a crash
+leaves behind are in this one folder, which no listing shows.
 
-Symbolic links below the root are not followed: listings leave them out, and a key whose path has one is refused. The root itself
-may be a link.
+Symbolic links below the root are not followed: listings omit them, and a key whose path has one is refused. The root itself may
+be a link.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _HINTS = {
 
 
 class LocalStore:
-    """Objects are files below `root`, which is made by the first write."""
+    """Objects are files below `root`; the first write creates it."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().absolute()
@@ -55,7 +55,7 @@ class LocalStore:
                 try:
                     os.link(temporary, target)
                 except FileExistsError:
-                    # Network file systems repeat a link whose answer was lost: then the file that stands there is ours.
+                    # Network file systems repeat a link whose answer was lost: then the existing file is ours.
                     if not os.path.samefile(temporary, target):
                         return False
             _sync_directory(target.parent)
@@ -138,7 +138,7 @@ class LocalStore:
 
     @contextmanager
     def _written(self, body: Body) -> Iterator[Path]:
-        """A synced file with the content of `body`; it is gone afterwards unless it was renamed."""
+        """A synced file with the content of `body`; it is deleted afterwards unless it was renamed."""
         self._make_directory(self._unlinked(self.root / UNFINISHED))
         temporary = self.root / UNFINISHED / f"{os.getpid()}-{secrets.token_hex(8)}"
         try:
@@ -156,7 +156,7 @@ class LocalStore:
                 os.unlink(temporary)
 
     def _make_directory(self, folder: Path) -> None:
-        """`mkdir -p`, each new name forced to disk, so that no crash loses a published object with its directory."""
+        """`mkdir -p`, with each new name synced to disk, so that no crash loses a published object with its directory."""
         if folder.is_dir():
             return
         if folder.parent != folder:

@@ -1,7 +1,7 @@
-"""The seam between the corpus and whatever keeps its bytes.
+"""The seam between the corpus and the storage of its bytes.
 
-Everything above this file rests on one promise: `create` lets exactly one of several racing writers win. `probe` tests it with a
-race before the first write, because storage exists that answers "created" to every one of them.
+The whole corpus relies on one promise: `create` lets exactly one of several racing writers win. `probe` tests it with a race
+before the first write, because some storage answers "created" to all of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Body = bytes | memoryview | Path
 
 
 class StoreError(PalimpsestError):
-    """The storage cannot do what was asked; the message names the place and the cause."""
+    """The storage cannot carry out the request; the message names the location and the cause."""
 
 
 class NoSuchObject(StoreError):
@@ -26,13 +26,13 @@ class NoSuchObject(StoreError):
 
 
 class BadKey(StoreError, ValueError):
-    """A name that could lead out of the store, or that two stores would read differently."""
+    """A name that could lead out of the store, or that two stores could read differently."""
 
     exit_code = 2
 
 
 class Unavailable(StoreError):
-    """The storage could not be asked, or refuses everybody; this says nothing about the object."""
+    """The storage does not answer, or refuses every request; the state of the object is unknown."""
 
 
 class NotExclusive(StoreError):
@@ -55,11 +55,11 @@ class ObjectStore(Protocol):
     """
 
     def create(self, key: str, body: Body) -> bool:
-        """Write `body` only if `key` is absent. True: this call made the object; False: another stands there, unchanged."""
+        """Write `body` only if `key` is absent. True: this call created the object. False: another object exists, unchanged."""
         ...
 
     def put(self, key: str, body: Body) -> None:
-        """Write `body`, whole or not at all, whatever stood there. For keys that nobody else writes."""
+        """Write `body`, whole or not at all, over any existing object. For keys that nobody else writes."""
         ...
 
     def read(self, key: str) -> bytes:
@@ -81,11 +81,11 @@ class ObjectStore(Protocol):
         ...
 
     def uri(self, key: str) -> str:
-        """What a Parquet reader outside this project opens: a path, or s3://bucket/key as it is, nothing escaped."""
+        """The address that other Parquet readers open: a path, or s3://bucket/key with nothing escaped."""
         ...
 
     def unfinished(self) -> Iterator[ObjectInfo]:
-        """Writes that were begun and never ended: temporary files here, multipart uploads on an object storage."""
+        """Writes that began and never ended: temporary files, or multipart uploads on an object storage."""
         ...
 
     def discard(self, key: str) -> None:
@@ -107,7 +107,7 @@ def check_key(key: str) -> str:
 
 
 def is_key(key: str) -> bool:
-    """Whether `check_key` accepts it."""
+    """True if `check_key` accepts the key."""
     try:
         return bool(check_key(key))
     except BadKey:

@@ -16,12 +16,12 @@ def open_store(uri: str | Path) -> ObjectStore:
     """The store at a path or URI, found by its scheme. Creates nothing, and asks no service.
 
     Raises:
-        ValueError: for a scheme that has no store, or a URI with credentials in it.
+        ValueError: no store has this scheme, or the URI contains credentials.
     """
     scheme, separator, _ = str(uri).partition("://")
     if not separator:
         scheme, path = "file", str(uri)
-    match scheme.lower():  # a new kind of storage is one file beside local.py and one case here
+    match scheme.lower():  # a new kind of storage is one new file and one case here
         case "file":
             from palimpsest.storage.local_store import LocalStore
 
@@ -29,8 +29,8 @@ def open_store(uri: str | Path) -> ObjectStore:
                 parts = urlsplit(str(uri))
                 path = url2pathname(parts.path)
             if not path or (separator and parts.netloc not in ("", "localhost")):
-                said = redacted(str(uri))
-                raise ValueError(f"store {said!r} names no local path; write file:///an/absolute/path or a plain path")
+                shown = redacted(str(uri))
+                raise ValueError(f"store {shown!r} names no local path; write file:///an/absolute/path or a plain path")
             return LocalStore(path)
         case "s3":
             from palimpsest.storage.s3_store import S3Store

@@ -13,12 +13,12 @@ def probe(store: ObjectStore, writers: int = 8, rounds: int = 2) -> None:
     """Race `writers` threads for one key, `rounds` times, and demand one winner whose bytes stay.
 
     Raises:
-        NotExclusive: where several writers win, none does, or a later one replaces the winner's bytes.
+        NotExclusive: several writers win, none does, or a later one replaces the winner's bytes.
         StoreError: the storage cannot be reached or written; the message says why.
         ValueError: there are no credentials for it.
     """
     token = secrets.token_hex(8)
-    store.exists(f"_probe/{token}")  # what is wrong with an endpoint or its credentials is said once, not by every writer
+    store.exists(f"_probe/{token}")  # a wrong endpoint or wrong credentials are reported once, not by every writer
     for number in range(rounds):
         key = f"_probe/{token}-{number}"
         try:
@@ -47,4 +47,4 @@ def _race(store: ObjectStore, key: str, bodies: list[bytes]) -> None:
     if store.create(key, b"late"):
         raise NotExclusive(f"{store.uri(key)}: a conditional write to an object that was there was accepted")
     if store.read(key) != bodies[won.index(True)]:
-        raise NotExclusive(f"{store.uri(key)}: the writer that was told that it won is not the one whose bytes stand there")
+        raise NotExclusive(f"{store.uri(key)}: the stored bytes are not those of the writer that was told that it won")

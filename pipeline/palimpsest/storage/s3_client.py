@@ -1,8 +1,8 @@
-"""Talking to S3: one client with bounded patience, what its errors mean, objects and listings; `s3_stream.py` has the streams.
+"""The S3 client: bounded retries, error messages, objects and listings; `s3_stream.py` has the streams.
 
-Endpoint, region and credentials come from the usual AWS settings (environment, profile, instance role); nothing of them is ever
-part of a message. botocore repeats what failed before an answer began; a body that ends too early or fails its checksum is
-fetched again here.
+Endpoint, region and credentials come from the usual AWS settings (environment, profile, instance role). No message repeats them.
+botocore retries requests that fail before an answer begins. A body that ends too early or fails its checksum is fetched again
+here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ HINTS = {
     **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "RequestExpired"), _RENEW),
     **dict.fromkeys(("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"), _REGION),
     **dict.fromkeys(("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "500", "503"), _LATER),
-    "NoSuchBucket": "create the bucket, or mend its name or AWS_ENDPOINT_URL",
+    "NoSuchBucket": "create the bucket, or correct its name or AWS_ENDPOINT_URL",
     "RequestTimeTooSkewed": "this machine's clock is wrong",
     "InvalidObjectState": "the object is archived: restore it first",
     "400": "the service says no more than that; expired credentials are a common reason",
@@ -49,7 +49,7 @@ _making = threading.Lock()
 
 
 class S3Error(OSError):
-    """The service could not or would not do it; the message names the object, the cause and what helps. `code` is S3's."""
+    """A request failed or was refused; the message names the object, the cause and the remedy. `code` is S3's error code."""
 
     code: str = ""
 
@@ -59,7 +59,7 @@ class UnusableSettings(ValueError):
 
 
 def parse_uri(uri: str) -> tuple[str, str]:
-    """Bucket and key of `s3://bucket/key`, which is taken as it is: nothing in it is decoded.
+    """Bucket and key of `s3://bucket/key`; nothing in it is decoded.
 
     Raises:
         ValueError: no bucket, or credentials in the URI (which the message does not repeat).
@@ -73,18 +73,18 @@ def parse_uri(uri: str) -> tuple[str, str]:
 
 
 def redacted(text: str) -> str:
-    """`text` without what stands before an @ in a URI: up to the last one, because secrets may hold slashes."""
+    """`text` without the part before an @ in a URI, up to the last @, because secrets may contain slashes."""
     return re.sub(r"(://)\S*@", r"\1***@", text)
 
 
 def client() -> Any:
-    """The boto3 client of this process for the AWS settings as they are now. Safe for threads, made once.
+    """The boto3 client of this process for the current AWS settings. It is thread-safe and created once.
 
     Raises:
         UnusableSettings.
     """
     settings = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
-    with _making:  # it takes a third of a second, and threads that want the first one should not each make their own
+    with _making:  # it takes a third of a second, so concurrent threads should not each create one
         return _client(os.getpid(), CONNECT_SECONDS, READ_SECONDS, settings)
 
 
@@ -124,28 +124,28 @@ def _client(process: int, connect_seconds: float, read_seconds: float, settings:
 
 
 def attempts() -> int:
-    """How often a request is tried."""
+    """The number of tries of a request."""
     return int(client().meta.config.retries["total_max_attempts"])
 
 
 def pause(attempt: int) -> None:
-    """Wait before try number `attempt` + 1: up to 2^attempt seconds, by chance, at most 20."""
+    """Wait before try number `attempt` + 1: a random time up to 2^attempt seconds, at most 20."""
     time.sleep(random.random() * min(20.0, 2.0**attempt))
 
 
 def code_of(error: Exception) -> str:
-    """S3's code of an answer that was a refusal; "" for anything else."""
+    """S3's error code of a refusal; "" for anything else."""
     return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
 
 
 def was_repeated(error: Exception) -> bool:
-    """Whether botocore had sent the request before the one that was refused, so that an earlier one may have been carried out."""
+    """True if botocore had sent the refused request before: the earlier one may have succeeded."""
     return bool(getattr(error, "response", {}).get("ResponseMetadata", {}).get("RetryAttempts", 0))
 
 
 @contextmanager
 def explained(action: str, uri: str) -> Iterator[None]:
-    """Raise what boto3 says as S3Error, or UnusableSettings where it is about credentials that are not there."""
+    """Raise boto3's errors as S3Error, or as UnusableSettings if credentials are missing."""
     from botocore import exceptions as boto
     from botocore.parsers import ResponseParserError
     from urllib3.exceptions import HTTPError
@@ -154,9 +154,10 @@ def explained(action: str, uri: str) -> Iterator[None]:
         yield
     except boto.ClientError as error:
         code = code_of(error)
-        said = str(error.response.get("Error", {}).get("Message") or "")
+        message = str(error.response.get("Error", {}).get("Message") or "")
         hint = f" ({HINTS[code]})" if code in HINTS else ""
-        raise error_of(f"cannot {action} {uri}: {code}{f': {said}' if said and said != code else ''}{hint}", code) from error
+        detail = f": {message}" if message and message != code else ""
+        raise error_of(f"cannot {action} {uri}: {code}{detail}{hint}", code) from error
     except (
         boto.NoCredentialsError,
         boto.PartialCredentialsError,
@@ -189,7 +190,7 @@ def error_of(message: str, code: str) -> S3Error:
 
 @dataclass(frozen=True)
 class Fetched:
-    """Bytes of an object; `size` and `etag` ("" from a service that has none) are the whole object's."""
+    """Bytes of an object; `size` and `etag` ("" if the service has none) belong to the whole object."""
 
     body: bytes
     size: int
@@ -197,25 +198,25 @@ class Fetched:
 
 
 def fetch(bucket: str, key: str, start: int = 0, length: int | None = None, etag: str | None = None) -> Fetched:
-    """The whole object (its checksum compared where the service keeps one), or `length` of its bytes from `start` on.
+    """The whole object, with its checksum compared if the service has one, or `length` of its bytes from `start` on.
 
     Args:
-        etag: read only this version; S3Error with a code of CHANGED where there is another one.
+        etag: read only this version; another version raises S3Error with a code of CHANGED.
 
     Raises:
-        S3Error: with a code of MISSING where there is no such object.
+        S3Error: with a code of MISSING if there is no such object.
     """
     from botocore import exceptions as boto
-    from urllib3.exceptions import HTTPError  # what botocore lets through where the body of a refusal breaks off
+    from urllib3.exceptions import HTTPError  # botocore does not wrap it if the body of a refusal ends early
 
-    wanted: dict[str, str] = {} if length is None else {"Range": f"bytes={start}-{start + length - 1}"}
+    request: dict[str, str] = {} if length is None else {"Range": f"bytes={start}-{start + length - 1}"}
     if etag:
-        wanted["IfMatch"] = etag
+        request["IfMatch"] = etag
     uri, tries = f"s3://{bucket}/{key}", attempts()
     for attempt in range(tries):
         with explained("read", uri):
             try:
-                answer = client().get_object(Bucket=bucket, Key=key, **wanted)
+                answer = client().get_object(Bucket=bucket, Key=key, **request)
             except boto.ClientError as error:
                 if code_of(error) == "InvalidRange" and start == 0:  # an empty object has no first byte
                     return fetch(bucket, key, etag=etag)
@@ -238,12 +239,12 @@ def fetch(bucket: str, key: str, start: int = 0, length: int | None = None, etag
 
 
 def fetch_whole(bucket: str, key: str, etag: str | None) -> Fetched:
-    """The whole object, compared with its ETag where that is an MD5: one flipped bit in a letter is a readable, wrong text.
+    """The whole object, compared with its ETag if that is an MD5: one flipped bit in a letter gives a readable, wrong text.
 
-    Services that make ETags in another way give the same bytes twice, which is taken for proof as well.
+    If the service computes ETags in another way, two equal reads count as proof.
 
     Raises:
-        S3Error: as `fetch`, and where no two reads agree.
+        S3Error: as `fetch`, and if no two reads agree.
     """
     seen: set[str] = set()
     for attempt in range(attempts()):
@@ -253,8 +254,8 @@ def fetch_whole(bucket: str, key: str, etag: str | None) -> Fetched:
             return got
         seen.add(digest)
         pause(attempt)
-    said = f"no two of {len(seen)} reads agree, and none with its ETag ({_LATER})"
-    raise error_of(f"cannot read s3://{bucket}/{key}: {said}", "Damaged")
+    detail = f"no two of {len(seen)} reads agree, and none with its ETag ({_LATER})"
+    raise error_of(f"cannot read s3://{bucket}/{key}: {detail}", "Damaged")
 
 
 def _extent(answer: dict[str, Any], got: int) -> tuple[int, str]:
@@ -263,7 +264,7 @@ def _extent(answer: dict[str, Any], got: int) -> tuple[int, str]:
 
 
 def _checked(got: Fetched, answer: dict[str, Any], start: int, length: int | None, uri: str) -> Fetched:
-    """What was asked for; a service that ignores ranges has sent everything."""
+    """The requested bytes; a service that ignores ranges has sent the whole object."""
     if length is None:
         return got
     if "ContentRange" not in answer:
@@ -290,18 +291,18 @@ def list_uploads(bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
 
 
 def _pages(operation: str, entries: str, asked: dict[str, Any], marks: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """Pages of a listing. `marks`: what a request gives to go on -> where the answer before has it."""
+    """Pages of a listing. `marks`: request field that continues the listing -> field of the previous answer with its value."""
     from botocore.exceptions import BotoCoreError
     from botocore.parsers import ResponseParserError
 
     uri = f"s3://{asked['Bucket']}/{asked['Prefix']}"
-    place: dict[str, str] = {}
+    continuation: dict[str, str] = {}
     while True:
         with explained("list", uri):
             service = client()
             for attempt in range(tries := attempts()):
                 try:
-                    page = getattr(service, operation)(**asked, **place)
+                    page = getattr(service, operation)(**asked, **continuation)
                     break
                 except BotoCoreError:
                     raise
@@ -313,6 +314,6 @@ def _pages(operation: str, entries: str, asked: dict[str, Any], marks: dict[str,
         if not page.get("IsTruncated"):
             return
         on = {name: page[source] for name, source in marks.items() if page.get(source)}
-        if not on or on == place:
+        if not on or on == continuation:
             raise error_of(f"cannot list {uri}: the service says that there is more, but not where", "BadListing")
-        place = on
+        continuation = on

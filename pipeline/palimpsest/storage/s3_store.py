@@ -1,7 +1,8 @@
 """A prefix of a bucket as an object store.
 
-`create` is `If-None-Match: *`. Its answer can get lost after the service has acted; the repeated request is then refused although
-the object is ours, so a refusal after a repetition, or no answer at all, is settled by reading what stands there.
+`create` is `If-None-Match: *`. Its answer can get lost after the service has written the object; the repeated request is then
+refused although the object is ours. So after a repeated request that was refused, or without an answer, the stored object is read
+and compared.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _DAMAGED = ("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzCont
 
 
 class S3Store:
-    """Objects are the keys below `s3://bucket/prefix/`. Only strings are kept, so a store travels between processes."""
+    """Objects are the keys below `s3://bucket/prefix/`. The store keeps only strings, so processes can exchange it."""
 
     def __init__(self, uri: str) -> None:
         """
@@ -44,7 +45,7 @@ class S3Store:
         return f"S3Store({self.uri('')!r})"
 
     def create(self, key: str, body: Body) -> bool:
-        """One request, whatever the size: not every service that keeps the condition keeps it for multipart uploads too.
+        """One request, whatever the size: some services apply the condition, but not to multipart uploads.
 
         A body of more than 5 GiB, S3's bound for one request, is refused by the service.
         """
@@ -75,8 +76,8 @@ class S3Store:
             if _size(body) > 2 * PART_BYTES:
                 self._upload(key, body)
             else:
-                place, data = {"Bucket": self.bucket, "Key": self._key(key)}, _part(body, 0, _size(body))
-                _sent_whole(lambda: s3.client().put_object(**place, Body=data))
+                target, data = {"Bucket": self.bucket, "Key": self._key(key)}, _part(body, 0, _size(body))
+                _sent_whole(lambda: s3.client().put_object(**target, Body=data))
 
     def read(self, key: str) -> bytes:
         with self._explained("read", key):
@@ -86,7 +87,7 @@ class S3Store:
         return cast(BinaryIO, _StoreStream(self, key))
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Keys that `check_key` refuses (placeholders of folders, hidden names) are nobody's objects and left out."""
+        """Keys that `check_key` refuses (placeholders of folders, hidden names) are not objects of the store and are omitted."""
         with self._explained("list", prefix):
             for entry in s3.list_objects(self.bucket, self._root + prefix):
                 key = entry["Key"].removeprefix(self._root)
@@ -114,7 +115,7 @@ class S3Store:
         return f"s3://{self.bucket}/{self._root}{check_key(key) if key else ''}"
 
     def unfinished(self) -> Iterator[ObjectInfo]:
-        """Multipart uploads, as `<key>#<upload id>`; a listing does not tell their sizes, which are 0 here."""
+        """Multipart uploads, as `<key>#<upload id>`; a listing does not have their sizes, which are 0 here."""
         with self._explained("list", ""):
             for upload in s3.list_uploads(self.bucket, self._root):
                 yield ObjectInfo(f"{upload['Key'].removeprefix(self._root)}#{upload['UploadId']}", 0, upload["Initiated"])
@@ -134,7 +135,7 @@ class S3Store:
         return self._root + check_key(key)
 
     def _stands(self, key: str, body: Body, doubt: Exception) -> bool:
-        """Whether what stands at `key` is `body`; where nothing does, `doubt` was a failure and is raised."""
+        """True if the object at `key` is `body`; if there is no object, `doubt` was a failure and is raised."""
         try:
             standing = S3Stream(self.bucket, self._key(key))
         except s3.S3Error as error:
@@ -145,17 +146,17 @@ class S3Store:
         )
 
     def _upload(self, key: str, body: Body) -> None:
-        """A multipart upload; what was sent of one that fails is thrown away, as far as the service can still be reached."""
+        """A multipart upload; if it fails, its parts are discarded, as long as the service can still be reached."""
         from botocore.exceptions import ClientError
 
         size = _size(body)
         step = max(PART_BYTES, math.ceil(size / MOST_PARTS))
-        place = {"Bucket": self.bucket, "Key": self._key(key)}
-        place["UploadId"] = s3.client().create_multipart_upload(**place)["UploadId"]
+        target = {"Bucket": self.bucket, "Key": self._key(key)}
+        target["UploadId"] = s3.client().create_multipart_upload(**target)["UploadId"]
 
         def send(at: int) -> dict[str, Any]:
             number, data = at // step + 1, _part(body, at, min(step, size - at))
-            answer = _sent_whole(lambda: s3.client().upload_part(**place, PartNumber=number, Body=data))
+            answer = _sent_whole(lambda: s3.client().upload_part(**target, PartNumber=number, Body=data))
             sums = {name: value for name, value in answer.items() if name.startswith("Checksum") and name != "ChecksumType"}
             return {"PartNumber": number, "ETag": answer["ETag"], **sums}
 
@@ -163,13 +164,13 @@ class S3Store:
             with ThreadPoolExecutor(PARALLEL_PARTS) as pool:
                 parts = list(pool.map(send, range(0, size, step)))
             try:
-                s3.client().complete_multipart_upload(**place, MultipartUpload={"Parts": parts})
+                s3.client().complete_multipart_upload(**target, MultipartUpload={"Parts": parts})
             except ClientError as error:  # a repetition finds no upload where the first request was carried out
                 if not (s3.code_of(error) == "NoSuchUpload" and s3.was_repeated(error) and self._stands(key, body, error)):
                     raise
         except BaseException:
             with suppress(Exception):  # the first error is the one that matters; gc finds what stays behind
-                s3.client().abort_multipart_upload(**place)
+                s3.client().abort_multipart_upload(**target)
             raise
 
     @contextmanager
@@ -202,7 +203,7 @@ def _store_error(error: s3.S3Error, uri: str) -> StoreError:
 
 
 def _sent_whole(send: Callable[[], Any]) -> Any:
-    """The answer to `send`, repeated a bounded number of times where its body was damaged on the way."""
+    """The answer to `send`, repeated a bounded number of times if its body was damaged in transit."""
     from botocore.exceptions import ClientError
 
     for attempt in range(tries := s3.attempts()):

@@ -15,13 +15,13 @@ MOST_BYTES = 8 << 20  # read ahead at most, reached by doubling while the reads 
 class S3Stream(io.RawIOBase):
     """An object as a seekable stream of ranged reads.
 
-    No connection is held between reads. What is read ahead begins with FIRST_BYTES and doubles up to MOST_BYTES while the reads
-    follow each other; a jump starts small again, so that Parquet costs about one request per column chunk. An object of up to
-    MOST_BYTES of which a listing told size and ETag comes whole, because no checksum goes with a range.
+    No connection stays open between reads. The read-ahead begins with FIRST_BYTES and doubles up to MOST_BYTES while the reads
+    are sequential. A jump starts small again, so Parquet costs about one request per column chunk. An object of up to MOST_BYTES
+    with a known size and ETag is read whole, because a range has no checksum.
 
     Args:
-        size, etag: of the object, where a listing told them; otherwise the first read, at once, finds them. An object of another
-            size is taken for a replaced one: it may be the listing that is damaged, and nobody shall read half an object.
+        size, etag: of the object, if a listing gave them; otherwise the first read, done at once, gets them. An object of another
+            size counts as replaced: the listing may be damaged, and nobody must read half an object.
 
     Raises:
         S3Error: from every read; `code` in CHANGED when the object was replaced meanwhile.

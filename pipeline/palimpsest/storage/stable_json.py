@@ -1,6 +1,6 @@
-"""One rendering of a record as bytes: keys sorted, ASCII only, so that equal records are equal bytes on every machine.
+"""One rendering of a record as bytes: keys sorted, ASCII only, so that equal records give equal bytes on every machine.
 
-A record carries the hash of itself (`record_sha256`), so that a digit that changed on a disk or on the way is noticed.
+A record contains its own hash (`record_sha256`), which reveals a digit that changed on disk or in transit.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pydantic import TypeAdapter, ValidationError
 from palimpsest.storage.object_store import ObjectStore, StoreError
 
 SEAL = "record_sha256"
-READ_TRIES = 2  # of bytes that do not fit their hash: they may have been damaged on the way only
+READ_TRIES = 2  # for bytes that do not match their hash: the damage may have happened in transit only
 Record = TypeVar("Record")
 
 
 class Damaged(StoreError):
-    """An object is there, but it does not hold what its key promises."""
+    """An object exists, but its content is not what its key promises."""
 
 
 def to_bytes(record: dict[str, Any]) -> bytes:
@@ -29,11 +29,11 @@ def to_bytes(record: dict[str, Any]) -> bytes:
 
 
 def read_json(store: ObjectStore, key: str) -> dict[str, Any]:
-    """The JSON object at `key`, without its hash. One that has none (another program wrote it) is taken as it is.
+    """The JSON object at `key`, without its hash. One without a hash (from another program) is accepted unchecked.
 
     Raises:
-        NoSuchObject: nothing stands there.
-        Damaged: what stands there is no JSON object, or not the one that was written.
+        NoSuchObject: there is no object.
+        Damaged: the object is not a JSON object, or not the one that was written.
     """
     for tries_left in reversed(range(READ_TRIES)):
         try:
@@ -51,8 +51,8 @@ def decoded(kind: type[Record], record: dict[str, Any], uri: str, name: str) -> 
         Damaged: naming the object, what it should be (`name`) and its first wrong field.
     """
     try:
-        found: Record = _adapter(kind).validate_json(json.dumps(record), strict=True)  # type: ignore[arg-type]
-        return found
+        parsed: Record = _adapter(kind).validate_json(json.dumps(record), strict=True)  # type: ignore[arg-type]
+        return parsed
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"]))
@@ -68,8 +68,8 @@ def read_promised(store: ObjectStore, key: str, sha256: str) -> bytes:
     """The bytes at `key`, whose hash a record promises.
 
     Raises:
-        NoSuchObject: nothing stands there.
-        Damaged: others do, also when they are read once more: they may have been damaged on their way.
+        NoSuchObject: there is no object.
+        Damaged: the bytes differ, also on a second read, which excludes damage in transit.
     """
     for _ in range(READ_TRIES):
         body = store.read(key)
