@@ -1,1 +1,1 @@
-"""What the commands do: run, ingest, retier, verify, status, submit, conversations."""
+"""The commands' work: run, ingest, retier, verify, status, submit, conversations."""

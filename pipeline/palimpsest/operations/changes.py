@@ -1,4 +1,4 @@
-"""What an inventory holds that a snapshot does not, and the other way round: two sorted streams, gone through side by side."""
+"""The differences between an inventory and a snapshot: a merge of two sorted streams."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from palimpsest.storage.object_store import ObjectStore
 
 _COLUMNS = ["source_uri", "source_version", "fingerprint"]
 State = frozenset[tuple[str, str]]
-"""How a source is published: version and fingerprint of its units; empty where it is not."""
+"""The published state of a source: version and fingerprint of its units; empty if it is not published."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,9 @@ class Change:
     """One object of either side.
 
     Attributes:
-        kind: "unchanged", "other_settings", "new", "rewritten", "given_up", "vanished", or "elsewhere": published, but nothing
-            that the listing would have shown.
-        listed, published: where it is on that side.
+        kind: "unchanged", "other_settings", "new", "rewritten", "given_up", "vanished", or "elsewhere": published, but outside
+            the listed URIs.
+        listed, published: the object on that side, or None.
         settled: whether the version of a local file can be remembered under its status.
     """
 
@@ -49,7 +49,7 @@ class Change:
 
 
 class Spill:
-    """Listed objects in a temporary file, for as many as there may be; gone through as often as needed, once at a time."""
+    """Listed objects in a temporary file, for any number of them; it allows any number of iterations, one at a time."""
 
     def __init__(self) -> None:
         self._file: IO[str] = tempfile.TemporaryFile("w+", encoding="ascii")  # noqa: SIM115
@@ -59,7 +59,7 @@ class Spill:
         return self.count
 
     def add(self, listed: Listed, seen: State) -> None:
-        """`seen`: how the object is published."""
+        """Add an object; `seen` is its published state."""
         self._file.write(json.dumps([to_line(listed), sorted(seen)]) + "\n")
         self.count += 1
         self.bytes += listed.item.size
@@ -101,10 +101,10 @@ def compare(
 
     Args:
         listing: by name, with versions, and whether they are settled.
-        uris: what was listed; a published object that none of them covers is "elsewhere".
-        replace_settings: take objects that are published under another fingerprint for rewritten ones.
-        given_up: whether this version of an object was tried often enough; asked of published objects only. One that is not
-            published yet is owed the quarantine unit that says so: its last pass was cut off before it published that.
+        uris: the listed URIs; a published object that none of them covers is "elsewhere".
+        replace_settings: treat objects that are published under another fingerprint as rewritten.
+        given_up: returns whether this version of an object was tried often enough. It is called for published objects only: an
+            unpublished one still needs its quarantine unit, because its last pass stopped before publishing that.
     """
     theirs = iter(published)
     other = next(theirs, None)
@@ -134,16 +134,16 @@ def _absent(published: Published, uris: Sequence[str]) -> Change:
 
 
 def units_of_sources(store: ObjectStore, snapshot: Snapshot | None, names: Iterable[str]) -> list[CommitRecord]:
-    """The published units of some sources. Only the manifest segments that can hold one are read."""
-    wanted = set(names)
-    if snapshot is None or not wanted:
+    """The published units of some sources. Only the manifest segments that may contain one are read."""
+    requested = set(names)
+    if snapshot is None or not requested:
         return []
     found: list[CommitRecord] = []
     for segment in snapshot.segments:
-        if any(segment.first <= name <= segment.last for name in wanted):
+        if any(segment.first <= name <= segment.last for name in requested):
             present = set(read_columns(store, segment, ["source_uri"])["source_uri"].to_pylist())
-            if not present.isdisjoint(wanted):
-                found += [unit for unit in read_segment(store, segment) if unit.source_uri in wanted]
+            if not present.isdisjoint(requested):
+                found += [unit for unit in read_segment(store, segment) if unit.source_uri in requested]
     return found
 
 

@@ -1,4 +1,4 @@
-"""`palimpsest doctor`: whether this machine can run a job, and what to do where it cannot.
+"""`palimpsest doctor`: checks whether this machine can run a job, and gives advice where it cannot.
 
 Each check is a function that returns findings; nothing here starts Ray or loads a model.
 """
@@ -26,11 +26,11 @@ LEAST_SHARED = 10**8  # bytes of /dev/shm below which Ray's object store falls b
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
         state: "ok", "warning" (a job runs, but see `advice`) or "problem" (a job does not run).
-        advice: what to do about it.
+        advice: the remedy.
     """
 
     subject: str
@@ -77,7 +77,7 @@ def _packages() -> Iterator[Check]:
             wrong.append(f"{requirement.name} is missing")
             continue
         if not requirement.specifier.contains(found, prereleases=True):
-            wrong.append(f"{requirement.name} {found}, wanted {requirement.specifier}")
+            wrong.append(f"{requirement.name} {found}, required {requirement.specifier}")
     state = PROBLEM if wrong else OK
     advice = "pip install --upgrade palimpsest, in an environment of its own" if wrong else ""
     yield Check(subject="packages", state=state, detail="; ".join(wrong) or f"{len(wanted)} requirements", advice=advice)
@@ -151,13 +151,13 @@ def _memory() -> Iterator[Check]:
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _reclaimable()
     state = OK if free >= LEAST_MEMORY else WARNING
     advice = (
-        "" if state == OK else f'a local job wants {size(LEAST_MEMORY)}: close something, or set placement.executor = "local"'
+        "" if state == OK else f'a local job needs {size(LEAST_MEMORY)}: close something, or set placement.executor = "local"'
     )
     yield Check(subject="memory", state=state, detail=f"{size(free)} free, {cores} cores", advice=advice)
 
 
 def _reclaimable() -> int:
-    """Bytes of the page cache that Linux gives back when they are needed."""
+    """Bytes of the page cache that Linux frees on demand."""
     try:
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
     except OSError:
@@ -173,7 +173,7 @@ def _disk(folder: Path) -> Iterator[Check]:
 
 
 def _storage(uri: str) -> Iterator[Check]:
-    """List the first object of a place, with the credentials that a job would use."""
+    """List the first object at a URI, with the credentials that a job would use."""
     from palimpsest.errors import PalimpsestError
     from palimpsest.storage.opening import open_store
 

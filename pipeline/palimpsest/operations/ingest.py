@@ -1,8 +1,8 @@
-"""`palimpsest ingest`: one incremental pass over a prefix; what a nightly job runs.
+"""`palimpsest ingest`: one incremental pass over a prefix, as for a nightly job.
 
-list -> compare with the newest snapshot -> process what is new or changed, batch by batch -> publish each batch. All of it
-follows from the sources, the configuration and the store, never from the clock: a pass that was killed is simply run again, and a
-pass that finds nothing starts neither Ray nor a model.
+list -> compare with the newest snapshot -> process new and changed objects, batch by batch -> publish each batch. The pass
+depends on the sources, the configuration and the store, never on the clock. After a kill, run it again. A pass without changes
+starts neither Ray nor a model.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ KINDS = ("unchanged", "other_settings", "new", "rewritten", "given_up", "vanishe
 
 @dataclass(frozen=True, kw_only=True)
 class IngestResult:
-    """What a pass found and did.
+    """The outcome of a pass.
 
     Attributes:
-        listed, bytes: objects below the sources, and their sizes added up.
-        changes: objects by what the comparison says of them (`changes.Change.kind`).
-        snapshot: the corpus's newest snapshot, None where there is none; `snapshots`: those that this pass published.
-        units_new, units_done: processed now, and found committed (by a pass that was killed, or another one).
-        stale: unchanged sources that were processed again, because a unit that holds documents for them was replaced.
+        listed, bytes: number of objects below the sources, and the sum of their sizes.
+        changes: number of objects by kind (`changes.Change.kind`).
+        snapshot: the corpus's newest snapshot, or None; `snapshots`: those that this pass published.
+        units_new, units_done: processed now, and already committed (by a killed pass or by another one).
+        stale: unchanged sources that were processed again, because a unit that stores documents for them was replaced.
         elsewhere: sources that another pass published meanwhile.
-        unread: could not be read; tried again by the next pass. given_up: tried for the last time in this version.
-        blocked: rewritten or vanished sources that stay published as they were.
-        passed_over: names that are no sources, by rule (sources/names.py).
+        unread: could not be read; the next pass retries them. given_up: failed the last allowed attempt in this version.
+        blocked: rewritten or vanished sources that keep their published version.
+        passed_over: names that are not sources, by rule (sources/names.py).
         set_aside: objects processed now that are mostly bad.
         nulled: optional metadata that could not be used, by reason.
         absent_fields: messages about fields that were set and occur in no document.
-        seconds: by phase, and in all.
+        seconds: by phase, and in total.
     """
 
     run_id: str
@@ -88,7 +88,7 @@ class IngestResult:
 
     @property
     def findings(self) -> bool:
-        """Whether something needs a look: sources that were not published as they are."""
+        """True if sources need attention: some were not published in their current version."""
         found = (self.unread, self.given_up, self.blocked, self.units_waiting, self.set_aside, self.absent_fields)
         return any(found)
 
@@ -122,13 +122,14 @@ def ingest(
     """Bring a corpus up to date with its sources.
 
     Args:
-        watch: called whenever something arrived.
+        watch: called whenever rows arrive.
         dry_run: only compare; nothing is written.
-        store: the corpus, instead of the one at `config.out`; the workers open that one.
+        store: the corpus, instead of the one at `config.out`, which the workers open.
 
     Raises:
-        ValueError: for a configuration, source or output that cannot be used; an empty listing of which nothing is published.
-        RunFailed: more sources vanished than may be dropped, or too much was quarantined; earlier batches stay published.
+        ValueError: a configuration, source or output cannot be used, or the listing is empty and nothing of it is published.
+        RunFailed: more sources vanished than may be dropped, or too many documents were quarantined; earlier batches stay
+            published.
         StoreError: the output cannot be written.
     """
     phases = _Phases()
@@ -155,7 +156,7 @@ def ingest(
 
 
 class _Ingestion:
-    """One pass in which something may have to be done."""
+    """One pass that may have work to do."""
 
     def __init__(
         self,
@@ -198,7 +199,7 @@ class _Ingestion:
             except BaseException as error:
                 outcome = batcher.outcome if batcher else outcome
                 stats = {**outcome.work.stats(self.phases.total()["total"]), "command": "ingest", "changes": dict(self.kinds)}
-                if self.is_corpus:  # a record in an empty place would be in the way of every later pass
+                if self.is_corpus:  # a record in an empty location would block every later pass
                     record_failure(self.store, self.run_id, error, {**stats, "snapshots": outcome.snapshots})
                 raise
             outcome = batcher.outcome
@@ -208,7 +209,7 @@ class _Ingestion:
         return _result(self.run_id, self.config, self.inventory, self.kinds, snapshot, outcome, self.phases, dry_run)
 
     def _compare(self) -> VersionWriter:
-        """Sort every object into what has to be done with it.
+        """Sort every object by the work that it needs.
 
         Raises:
             ValueError: nothing is listed, and nothing of it is published.
@@ -249,7 +250,7 @@ class _Ingestion:
         return listing
 
     def _batcher(self) -> Batcher:
-        """Everything that is needed once there is work: the corpus, the model's consent, and Ray when it is first asked for."""
+        """Set up the work: create the corpus, check the configuration against the model, and start Ray on its first use."""
         prepare(self.config)
         create_corpus(self.store)
         self.is_corpus = True
@@ -274,7 +275,7 @@ class _Ingestion:
         )
 
     def _batches(self, batcher: Batcher) -> Snapshot | None:
-        """What is replaced comes first, and what relies on it with it: no new unit leaves a document to what goes away."""
+        """Put replaced sources and their dependents first, so that no new unit leaves a document to a unit that is removed."""
         snapshot: Snapshot | None = None
         vanished = self.vanished
         with batcher.metrics.run():
@@ -309,7 +310,7 @@ class _Ingestion:
         return {listed.name: listed for listed in self.inventory if listed.name in names}
 
     def _check(self, counts: Counts, work: Work) -> None:
-        """Raise RunFailed where too much of what this pass looked at is quarantined; an unread source counts as one document."""
+        """Raise RunFailed if too many documents of this pass are quarantined; an unread source counts as one document."""
         refuse_absent(self.config, work)
         unread = len(work.unread_sources)
         refuse_quarantine(
@@ -328,7 +329,7 @@ class _Ingestion:
             self.recorded = True
 
     def _settle(self, snapshot: Snapshot, outcome: Outcome, written: VersionWriter) -> None:
-        """Remember that nothing is left to do, if so: the next pass over the same listing then reads nothing more."""
+        """Record that nothing is left to do, if so: the next pass over the same listing then reads nothing more."""
         settled = not (outcome.work.unread_sources or outcome.blocked or outcome.waiting or outcome.elsewhere)
         if settled and written.settled == written.local:
             counts = Counter(self.kinds)

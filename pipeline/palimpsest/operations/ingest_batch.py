@@ -1,9 +1,9 @@
 """One batch of an ingestion: plan its units on top of the newest snapshot, process them, publish them in one snapshot.
 
-What makes two ingestions at once safe is here, and none of it is a lock. A plan is made from the newest snapshot; a source that
-somebody else has published since we looked, as we would or otherwise, is passed over. A unit that is committed meanwhile is taken
-as it is (workers look once more before they begin, and every run takes up its units in an order of its own). A publish that no
-longer fits what others have published is refused, and the batch is planned again.
+This file makes concurrent ingestions safe, without a lock. Each plan starts from the newest snapshot. A source that another
+ingestion has published since the comparison, in any version, is skipped. A unit that was committed meanwhile is used unchanged:
+workers check once more before they start, and every run takes its units in its own order. A publish that conflicts with others'
+snapshots is refused, and the batch is planned again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from palimpsest.sources.units import Unit
 from palimpsest.storage.object_store import ObjectStore
 from palimpsest.telemetry import RunMetrics
 
-PLANS = 6  # of one batch; each further one is another publisher who changed what it builds on
+PLANS = 6  # of one batch; each further plan means that another publisher changed its base
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +46,12 @@ class Blocked:
 
 @dataclass
 class Outcome:
-    """What all batches of a pass brought forth.
+    """The outcome of all batches of a pass.
 
     Attributes:
         elsewhere: sources that another ingestion published meanwhile.
-        given_up: sources that were tried in vain for the last time.
-        waiting: units that are committed and wait for a source that could not be read.
+        given_up: sources that failed their last allowed attempt.
+        waiting: committed units that wait for a source that could not be read.
         dropped: vanished sources that are no longer published.
         set_aside: objects that are mostly bad.
         counts: for the limit of the quarantine (`findings.judge`).
@@ -72,14 +72,14 @@ class Outcome:
 
 @dataclass
 class Batcher:
-    """What the batches of a pass share.
+    """The shared state of a pass's batches.
 
     Attributes:
-        find: objects of the inventory by name, with versions where they need no reading.
-        executor: started by the first unit that has to be read.
-        check: refuses by raising, told the counts of all that was planned so far and the work that was done.
+        find: returns objects of the inventory by name, with their version if it needs no read.
+        executor: starts with the first unit that must be read.
+        check: gets the counts of all plans and the work so far; raises to refuse the pass.
         record: writes the run's configuration, before its first snapshot.
-        tries: how often each version was tried in vain before this pass.
+        tries: number of failed tries of each version before this pass.
     """
 
     config: JobConfig
@@ -96,10 +96,10 @@ class Batcher:
     outcome: Outcome = field(default_factory=Outcome)
 
     def run(self, sources: Mapping[str, tuple[Listed, State]], vanished: Iterable[str] = ()) -> Snapshot | None:
-        """Process and publish some sources, and drop those that vanished; returns the snapshot that was published, if one was.
+        """Process and publish some sources, and drop those that vanished; returns the published snapshot, or None.
 
         Raises:
-            PublishConflict: others changed what the batch builds on in every one of PLANS plans.
+            PublishConflict: other publishers changed the batch's base during each of PLANS plans.
         """
         for left in reversed(range(PLANS)):
             batch = _Batch(self, latest(self.store), sources, set(vanished))
@@ -139,13 +139,13 @@ class _Batch:
         self._take_dependents()
 
     def _states(self) -> dict[str, State]:
-        found: dict[str, set[tuple[str, str]]] = {}
+        results: dict[str, set[tuple[str, str]]] = {}
         for record in self.published:
-            found.setdefault(record.source_uri, set()).add((record.source_version, record.fingerprint))
-        return {name: frozenset(state) for name, state in found.items()}
+            results.setdefault(record.source_uri, set()).add((record.source_version, record.fingerprint))
+        return {name: frozenset(state) for name, state in results.items()}
 
     def _take_dependents(self) -> None:
-        """Take in the sources of units that left documents to one that is replaced here; block what cannot be replaced."""
+        """Add the sources of units that left documents to a unit replaced here; block sources that cannot be replaced."""
         taken: set[str] = set()
         while True:
             gone = {record.unit_id: record.source_uri for record in self._replaced()}
@@ -166,7 +166,7 @@ class _Batch:
                         listed = replace(listed, item=item)
                     self.sources[name] = listed
                     taken.add(name)
-                else:  # it vanished, or was listed by another job: it cannot be read again
+                else:  # it vanished, or another job listed it: it cannot be read again
                     for source in {gone[unit] for unit in units}:
                         self.blocked.append(Blocked(source_uri=source, by=name))
                         self.sources.pop(source, None)
@@ -178,16 +178,16 @@ class _Batch:
         return [record for record in self.published if record.source_uri in self.sources or record.source_uri in self.vanished]
 
     def records(self) -> list[CommitRecord]:
-        """The commit records of all units that can be published; what is not committed yet is processed."""
+        """Process the units that are not committed yet; returns the commit records of all that can be published."""
         of, base = self.of, self.base
         units = [unit for name in sorted(self.sources) for unit in plan_units(self.sources[name].item, of.config.source)]
         if not units:
             return []
         indexed = list(of.executor.index(units, of.config.source))
         replaced = {record.unit_id for record in self._replaced()}
-        held = held_documents(of.store, base, replaced, indexed)
+        stored_by_others = held_documents(of.store, base, replaced, indexed)
         fingerprint, slices = of.recipe.fingerprint, Counter(unit.object.key for unit in units)
-        todo, done = assign(of.store, units, indexed, held, fingerprint, slices=slices, corpus=of.config.out)
+        todo, done = assign(of.store, units, indexed, stored_by_others, fingerprint, slices=slices, corpus=of.config.out)
         random.Random(of.run_id).shuffle(todo)
         of.progress.units_total += len(todo)
         work = Work()
@@ -202,13 +202,13 @@ class _Batch:
                 whole.metadata.add_all(work.metadata)
         unread = {source.source_uri for source in work.unread_sources}
         records = [record for record in (*done, *work.records) if record.source_uri not in unread]
-        ready = publishable(of.store, self.published, records, unread, held)
+        ready = publishable(of.store, self.published, records, unread, stored_by_others)
         self.done, self.waiting = len(done), len(done) + len(work.records) - len(ready)
         self.counts, self.set_aside = judge((*done, *work.records))
         return [*ready, *self._given_up(work, todo)]
 
     def account(self) -> None:
-        """Add what became of the batch to the outcome of the pass."""
+        """Add the batch's results to the outcome of the pass."""
         whole = self.of.outcome
         for name in ("elsewhere", "stale", "done", "waiting"):
             setattr(whole, name, getattr(whole, name) + getattr(self, name))
@@ -219,24 +219,27 @@ class _Batch:
         whole.counts += self.counts
 
     def _given_up(self, work: Work, todo: list[PlannedUnit]) -> list[CommitRecord]:
-        """Note what could not be read. A source that was tried often enough and has no published version gets a unit that says
-        so: one document, quarantined, so that no pass tries this version again."""
-        of, found = self.of, []
+        """Note the sources that could not be read.
+
+        A source that was tried often enough and has no published version gets a unit with one quarantined document, so that no
+        pass tries this version again.
+        """
+        of, results = self.of, []
         planned = {source_uri(unit.unit): unit.unit for unit in todo}
         has_old = {record.source_uri for record in self.published}
         for source in {lost.source_uri: lost for lost in work.unread_sources}.values():
             item, fingerprint = planned[source.source_uri].object, of.recipe.fingerprint
-            said = {"reason": source.reason, "detail": source.detail}
-            note_try(of.store, of.run_id, source_uri=source.source_uri, version=item.version, fingerprint=fingerprint, **said)
+            cause = {"reason": source.reason, "detail": source.detail}
+            note_try(of.store, of.run_id, source_uri=source.source_uri, version=item.version, fingerprint=fingerprint, **cause)
             if of.tries[try_id(source.source_uri, item.version, fingerprint)] + 1 < of.config.ingest.tries:
                 continue
             self.given_up.append(source.source_uri)
             if source.source_uri not in has_old:
-                found.append(given_up(of.store, of.run_id, planned[source.source_uri], fingerprint, **said))
-        return found
+                results.append(given_up(of.store, of.run_id, planned[source.source_uri], fingerprint, **cause))
+        return results
 
     def publish(self, records: list[CommitRecord]) -> Snapshot | None:
-        """Publish the records in place of what is published of their sources; None where that changes nothing."""
+        """Publish the records in place of the published units of their sources; None if that changes nothing."""
         ours, sources = {record.unit_id for record in records}, {record.source_uri for record in records}
         drop = {
             record.unit_id
@@ -254,7 +257,7 @@ class _Batch:
 
 
 def given_up(store: ObjectStore, run_id: str, unit: Unit, fingerprint: str, reason: str, detail: str) -> CommitRecord:
-    """Commit a unit that stands for an object that cannot be read: one quarantined document."""
+    """Commit a unit for an unreadable object: one quarantined document."""
     import pyarrow as pa
 
     name, version = source_uri(unit), unit.object.version

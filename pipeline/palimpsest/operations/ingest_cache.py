@@ -1,4 +1,4 @@
-"""What a pass of the ingestion remembers for the next one. All of it is advice: without it a pass reads more and does the same.
+"""The cache of an ingestion pass for the next one. It is advice only: without it a pass reads more and has the same result.
 
 _ingest/<sources>/settled.json      with this inventory and this snapshot there was nothing to do
 _ingest/<sources>/versions.parquet  the versions of local files under their status, so that only new ones are read
@@ -27,7 +27,7 @@ _SCHEMA = pa.schema([("name", pa.string()), ("status", pa.string()), ("version",
 
 
 class Memory:
-    """The memory of passes over these sources."""
+    """The cache of passes over these sources."""
 
     def __init__(self, store: ObjectStore, config: JobConfig) -> None:
         self._store = store
@@ -36,7 +36,7 @@ class Memory:
         self._policy = config.ingest.model_dump()
 
     def settled(self, inventory: str, snapshot: int, fingerprint: str) -> dict[str, int] | None:
-        """What the comparison counted when this inventory and this snapshot left nothing to do; None where nobody said so."""
+        """The counts of the comparison that found no work for this inventory and this snapshot; None if none is recorded."""
         try:
             record = read_json(self._store, self._settled)
         except (NoSuchObject, Damaged):
@@ -45,7 +45,7 @@ class Memory:
         return record["counts"] if {name: record.get(name) for name in key} == key else None
 
     def settle(self, inventory: str, snapshot: int, fingerprint: str, counts: dict[str, int]) -> None:
-        """With this inventory (its digest) and this snapshot there is nothing to do."""
+        """Record that this inventory (its digest) and this snapshot leave nothing to do."""
         self._store.put(self._settled, to_bytes({**self._key(inventory, snapshot, fingerprint), "counts": counts}))
 
     def _key(self, inventory: str, snapshot: int, fingerprint: str) -> dict[str, Any]:
@@ -61,12 +61,12 @@ class Memory:
             return
 
     def watch(self, listing: Iterable[tuple[Listed, bool]]) -> VersionWriter:
-        """Go through a listing and take down the versions that can be remembered."""
+        """Iterate over a listing and record the versions that can be cached."""
         return VersionWriter(self._store, self._versions, listing)
 
 
 class VersionWriter:
-    """A listing with versions that is written down while somebody goes through it; `keep` stores it."""
+    """A listing whose versions are recorded while a caller iterates over it; `keep` stores them."""
 
     def __init__(self, store: ObjectStore, key: str, listing: Iterable[tuple[Listed, bool]]) -> None:
         self._store, self._key, self._listing = store, key, listing
@@ -90,7 +90,7 @@ class VersionWriter:
                 writer.write_table(_table(rows))
 
     def keep(self) -> None:
-        """Store what was taken down, after the whole listing was gone through."""
+        """Store the recorded versions, after the whole listing was iterated."""
         if self.settled:
             self._store.put(self._key, self._path)
 

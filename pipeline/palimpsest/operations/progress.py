@@ -1,4 +1,4 @@
-"""How far a job is: a subscriber of the ledger, with pages, a rate and an estimate."""
+"""The progress of a job: a subscriber of the ledger, with pages, a rate and an estimate."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from palimpsest.schemas import RowKind
 
 @dataclass
 class Progress(Subscriber):
-    """How far a job is.
+    """The progress of a job.
 
     Attributes:
-        units, units_total: committed (or found unreadable), and to be processed by this job.
-        bytes, bytes_total: stored bytes of the sources of these units, and of all to be processed.
+        units, units_total: units that are committed (or unreadable), and units to process in this job.
+        bytes, bytes_total: stored bytes of the sources of these units, and of all units to process.
         pages, text_tokens, context_tokens, text_bytes: written so far, not necessarily committed.
-        pages_total: where it is known beforehand (re-tiering).
-        stages: by stage, seconds and rows of its workers so far (`Executor.stage_seconds`).
+        pages_total: number of pages, if it is known beforehand (re-tiering).
+        stages: seconds and rows of each stage's workers so far (`Executor.stage_seconds`).
         watch: called after every change.
     """
 
@@ -43,7 +43,7 @@ class Progress(Subscriber):
     began: float = field(default_factory=time.monotonic)
     _settled: int = 0  # text bytes of the units that `bytes` counts
     _settled_pages: int = 0
-    _first: tuple[float, float] | None = None  # when the first pages arrived, and how much of the job they were
+    _first: tuple[float, float] | None = None  # when the first pages arrived, and their share of the job
 
     @property
     def seconds(self) -> float:
@@ -52,10 +52,10 @@ class Progress(Subscriber):
 
     @property
     def share(self) -> float | None:
-        """The part of the job that is done, from 0 to 1; None while it is unknown.
+        """The completed share of the job, from 0 to 1; None while it is unknown.
 
-        By pages where their number is known. Otherwise by the bytes of text that were written, compared with the bytes of the
-        sources; committed units tell how many bytes of source a byte of text takes, and until there is one it is taken to be one.
+        It is the share of pages if their number is known. Otherwise it compares the bytes of written text with the bytes of the
+        sources. Committed units give the source bytes per byte of text; before the first one the ratio is assumed to be 1.
         """
         if self.pages_total is not None:
             return self.pages / self.pages_total if self.pages_total else 1.0
@@ -67,7 +67,7 @@ class Progress(Subscriber):
 
     @property
     def estimated_pages(self) -> int | None:
-        """Pages of the whole job, about; None while that is unknown."""
+        """The approximate number of pages of the whole job; None while that is unknown."""
         return self.pages_total if self.pages_total is not None else round(self.pages / self.share) if self.share else None
 
     @property
@@ -77,18 +77,18 @@ class Progress(Subscriber):
 
     @property
     def seconds_left(self) -> float | None:
-        """About; None while that is unknown. From the speed since the first pages arrived: starting up is not repeated."""
+        """The estimated time left; None while unknown. It uses the speed since the first pages, which excludes the start-up."""
         share = self.share
         if not share or self._first is None:
             return None
         at, before = self._first
         elapsed, done = time.monotonic() - at, share - before
-        if done <= 0:  # the first pages are all there is so far
+        if done <= 0:  # only the first pages have arrived
             elapsed, done = self.seconds, share
         return max(0.0, (1 - share) * elapsed / done)
 
     def read(self, pages: int) -> None:
-        """So many pages of a published corpus were looked at."""
+        """Add the number of pages of a published corpus that were checked."""
         self.pages += pages
         if self._first is None:
             self._first = time.monotonic(), self.share or 0.0
@@ -129,7 +129,7 @@ class Progress(Subscriber):
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:
-        """Turn an interrupt (SIGINT, SIGTERM) within the block into an error that says what the next run repeats.
+        """Turn an interrupt (SIGINT, SIGTERM) within the block into an error that names the work to repeat.
 
         Raises:
             Stopped.

@@ -1,8 +1,8 @@
 """`palimpsest retier`: the tier policy, applied to a published corpus.
 
-plan -> draw, encode and verify the pages that are due -> commit each unit that changed -> publish them together. Shards of which
-no page changes are shared with the old snapshot, which stays readable until gc. Every step can be interrupted; the next run finds
-what was committed and goes on.
+plan -> render, encode and verify the pages that are due -> commit each changed unit -> publish them together. Shards without
+changed pages are shared with the old snapshot, which stays readable until gc. Every step can be interrupted; the next run resumes
+from the committed units.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from palimpsest.storage.probe import probe
 
 @dataclass(frozen=True, kw_only=True)
 class RetierResult:
-    """What a re-tiering did, or would do.
+    """The outcome of a re-tiering, or of its dry run.
 
     Attributes:
-        snapshot, before: the corpus's newest snapshot now, and the one that was looked at.
-        policy: in words, one line for each way in which the corpus's units were made.
-        pages, due: looked at, and to be changed.
-        moves: pages by "tier now → tier asked for"; with policy fidelity a page may end sharper than asked.
-        ended: pages by the tier they got; of this run only.
-        held: pages that the policy would see sharper; they stay, unless sharpening is asked for.
-        units, units_replaced: of the snapshot, and how many of them are replaced.
-        shards, shards_touched: likewise.
+        snapshot, before: the corpus's newest snapshot now, and the one that was re-tiered.
+        policy: description of the policy, one line per recipe of the corpus's units.
+        pages, due: number of pages checked, and of pages to change.
+        moves: pages by "tier now → requested tier"; with policy fidelity a page may end sharper than requested.
+        ended: pages of this run by their new tier.
+        held: pages that the policy would store sharper; they stay unchanged, unless sharpening is requested.
+        units, units_replaced: number of units in the snapshot, and of those that are replaced.
+        shards, shards_touched: the same for shards.
         context_tokens, text_tokens: of the whole snapshot, before and now.
-        unknown: units by fingerprint whose configuration is not recorded: they stay as they are.
+        unknown: units by fingerprint whose configuration is not recorded; they stay unchanged.
     """
 
     corpus: str
@@ -89,17 +89,17 @@ def retier(
     dry_run: bool = False,
     watch: Callable[[Progress], None] = lambda progress: None,
 ) -> RetierResult:
-    """Apply the policy of `overrides`, or else the one that the corpus was made with, to its newest snapshot.
+    """Apply the policy of `overrides`, or else the corpus's own policy, to its newest snapshot.
 
     Args:
         as_of: the clock, in place of `tiers.as_of`.
-        sharpen: also give pages back the sharpness that the policy would now see them in.
-        dry_run: only say what is due.
-        watch: called whenever something arrived.
+        sharpen: also restore pages to the sharper tier that the policy would now choose.
+        dry_run: only report the pages that are due.
+        watch: called whenever rows arrive.
 
     Raises:
-        ValueError: for a place that holds no published corpus, or settings that it cannot have.
-        StoreError, WorkerFailed: what was committed is kept; the same call goes on from there.
+        ValueError: there is no published corpus, or the settings do not fit it.
+        StoreError, WorkerFailed: committed units are kept; the same call resumes from there.
     """
     began = time.monotonic()
     corpus = corpus if "://" in corpus else str(Path(corpus).expanduser().absolute())
@@ -115,7 +115,7 @@ def retier(
     if plan.units and not dry_run:
         probe(store)
         records = _commit(store, plan, run_id, work, Progress(pages_total=plan.due, units_total=len(plan.units), watch=watch))
-        # The configuration that made the pages stays the corpus's; what this run did with it stands in its stats.json.
+        # The configuration that made the pages remains the corpus's; this run's changes are in its stats.json.
         record_configuration(store, next(iter(plan.made.values())), run_id)
         snapshot = publish(store, run_id, records, drop={planned.old.unit_id for planned in plan.units})
     result = _result(corpus, run_id, base, snapshot, plan, work, dry_run, time.monotonic() - began)
@@ -128,10 +128,10 @@ def retier(
 
 @dataclass
 class _Work(Subscriber):
-    """The outcome of a re-tiering.
+    """The work of a re-tiering.
 
     Attributes:
-        ended: pages by the tier they got.
+        ended: pages by their new tier.
     """
 
     ended: Counter[str] = field(default_factory=Counter)
@@ -145,7 +145,7 @@ class _Work(Subscriber):
 
 @dataclass
 class _RetieredUnit:
-    """A unit that takes the place of a published one; see `ledger.UnitInFlight`."""
+    """A unit that replaces a published one; see `ledger.UnitInFlight`."""
 
     planned: UnitPlan
     waiting: set[str]  # shards whose end has not arrived
@@ -178,7 +178,7 @@ class _RetieredUnit:
             self.waiting.remove(control["shard"])
             self.pages_expected += control["pages"]
             self.arrived.shards += [ShardRecord(**shard) for shard in control["kept"]]
-        else:  # a document that ended its workers when it was drawn, encoded or read
+        else:  # a document that ended its workers while it was rendered, encoded or read
             raise WorkerFailed(f"unit {self.unit_id}: {row['kind']}: {row['reason']}: {row['detail']}")
 
     def commit(self, store: ObjectStore, run_id: str) -> CommitRecord:
@@ -190,7 +190,7 @@ def _in_flight(planned: UnitPlan) -> _RetieredUnit:
 
 
 def _commit(store: ObjectStore, plan: RetierPlan, run_id: str, work: _Work, progress: Progress) -> list[CommitRecord]:
-    """Commit every unit of the plan; those that a run before has committed are taken as they are."""
+    """Commit every unit of the plan; units that an earlier run has committed are used unchanged."""
     done = {planned.new_id: read_unit(store, planned.new_id) for planned in plan.units if is_committed(store, planned.new_id)}
     todo: dict[str, list[UnitPlan]] = {}
     for planned in plan.units:
@@ -221,10 +221,10 @@ def _commit(store: ObjectStore, plan: RetierPlan, run_id: str, work: _Work, prog
 
 
 def _refuse_other_codec(made: JobConfig, recipe: Recipe) -> None:
-    """Before anything is written: pages can only be encoded again by the codec that made their unit.
+    """Check, before anything is written, that the codec is the one that made the unit: no other can encode its pages again.
 
     Raises:
-        ValueError: naming both.
+        ValueError: the codecs differ; the message names both.
     """
     now = identify(made)
     if now.fingerprint != recipe.fingerprint:

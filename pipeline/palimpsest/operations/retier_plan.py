@@ -1,9 +1,9 @@
-"""What a re-tiering has to do: which pages of a published corpus are due another tier, and which units replace the old ones.
+"""The plan of a re-tiering: the pages of a published corpus that are due another tier, and the units that replace the old ones.
 
-Without a model and without Ray: a second run over the same corpus, clock and policy finds nothing due and is done.
+It needs neither a model nor Ray. A second run over the same corpus, clock and policy finds nothing due.
 
-A unit whose pages change gets a new id, made from the old one and what is asked for; it keeps the source, version, slice and
-fingerprint, so that `palimpsest run` still finds its sources done. A unit that left documents to one that gets a new id gets one
+A unit whose pages change gets a new id, made from the old id and the request. It keeps the source, version, slice and
+fingerprint, so `palimpsest run` still finds its sources done. A unit that left documents to a unit with a new id gets a new id
 too.
 """
 
@@ -45,9 +45,9 @@ class UnitPlan:
     """One unit of the snapshot that is replaced.
 
     Attributes:
-        old: its record; `new_id` of the unit in its place.
-        touched: its shards of which pages change; none where only the ids it relies on do.
-        text_tokens, context_tokens, tokens_as_text: of the pages that change, as they are stored.
+        old: its record; `new_id` is the id of its replacement.
+        touched: its shards with changed pages; none if only the ids that it relies on change.
+        text_tokens, context_tokens, tokens_as_text: of the changed pages, as stored.
     """
 
     old: CommitRecord
@@ -61,14 +61,14 @@ class UnitPlan:
 
 @dataclass
 class RetierPlan:
-    """What is due.
+    """The units and pages that are due.
 
     Attributes:
-        units: those that are replaced, in the order of the snapshot.
-        moves: pages by (tier now, tier asked for).
-        held: pages that the policy would see sharper than they are; they stay.
-        pages: looked at.
-        unknown: units by fingerprint, of runs whose configuration is not recorded; they stay as they are.
+        units: the replaced units, in the order of the snapshot.
+        moves: pages by (tier now, requested tier).
+        held: pages that the policy would store sharper than now; they stay unchanged.
+        pages: number of pages checked.
+        unknown: units by fingerprint, of runs whose configuration is not recorded; they stay unchanged.
         recipes: by fingerprint, with the policy of this re-tiering.
         made: by fingerprint, the configuration of the run that made the units.
     """
@@ -89,17 +89,17 @@ class RetierPlan:
 def plan_retier(
     store: ObjectStore, snapshot: Snapshot, corpus: str, overrides: Sequence[str], as_of: str | None, *, sharpen: bool = False
 ) -> RetierPlan:
-    """Look at every page of a snapshot, in memory that grows with the pages that are due only.
+    """Check every page of a snapshot. Memory grows only with the pages that are due.
 
     Args:
-        corpus: where it lies, for the workers.
-        overrides: `key=value` over the configuration that the corpus's runs recorded; of `tiers` and `placement`, and where the
-            codec's checkpoint is.
+        corpus: its URI, for the workers.
+        overrides: `key=value` over the configuration that the corpus's runs recorded; only of `tiers`, `placement` and the
+            location of the codec's checkpoint.
         as_of: the clock, in place of `tiers.as_of`.
-        sharpen: pages that the policy would see sharper than they are become so.
+        sharpen: also move pages to a sharper tier if the policy would choose it.
 
     Raises:
-        ConfigError: for an override of another section, or what the policy refuses.
+        ConfigError: an override is of another section, or the policy refuses a setting.
     """
     for override in overrides:
         if not override.strip().startswith(ALLOWED):
@@ -107,9 +107,9 @@ def plan_retier(
                 f"--set {override!r}: re-tiering changes no other settings than tiers.*, placement.*, codec.path and "
                 "codec.trust_remote_code"
             )
-    said = [*overrides, *([f"tiers.as_of={json.dumps(as_of)}"] if as_of is not None else [])]
+    requested = [*overrides, *([f"tiers.as_of={json.dumps(as_of)}"] if as_of is not None else [])]
     plan = RetierPlan()
-    cookbook = _Cookbook(store, snapshot, corpus, said, one_way=not sharpen)
+    cookbook = _Cookbook(store, snapshot, corpus, requested, one_way=not sharpen)
     replaced: dict[str, UnitPlan] = {}
     leaning: list[CommitRecord] = []
     for unit in snapshot.units:
@@ -138,8 +138,8 @@ def _look(store: ObjectStore, planned: UnitPlan, recipe: Recipe, plan: RetierPla
         changes: dict[str, str] = {}
         for row in read_shard(store, shard, columns).to_pylist():
             plan.pages += 1
-            tier, held = due_tier(row, policy)
-            plan.held += held
+            tier, stays = due_tier(row, policy)
+            plan.held += stays
             if tier is None:
                 continue
             changes[row["page_id"]] = tier
@@ -152,19 +152,19 @@ def _look(store: ObjectStore, planned: UnitPlan, recipe: Recipe, plan: RetierPla
 
 
 def due_tier(row: dict[str, Any], policy: Policy) -> tuple[str | None, bool]:
-    """The tier that a stored page is to get, None where it stays; and whether it stays only because memory does not sharpen."""
+    """The new tier of a stored page, or None; and whether it stays only because memory never sharpens."""
     if row["reason"] == FORGET:
         return None, False
     facts = facts_of(row, policy)
     tier = policy.tier(facts)
-    held = policy.one_way and tier == row["tier"] and replace(policy, one_way=False).tier(facts) != tier
+    stays = policy.one_way and tier == row["tier"] and replace(policy, one_way=False).tier(facts) != tier
     if tier == row["tier"] or (row["reason"] in STAY_TEXT and tier != FORGOTTEN):
-        return None, held and row["reason"] not in STAY_TEXT
+        return None, stays and row["reason"] not in STAY_TEXT
     return tier, False
 
 
 def _lean(replaced: dict[str, UnitPlan], leaning: Iterable[CommitRecord]) -> None:
-    """Add the units that rely on one that is replaced, and those that rely on them."""
+    """Add the units that rely on a replaced one, directly or through others."""
     left = list(leaning)
     while more := [unit for unit in left if not replaced.keys().isdisjoint(unit.defers_to)]:
         replaced.update((unit.unit_id, UnitPlan(unit)) for unit in more)
@@ -172,7 +172,7 @@ def _lean(replaced: dict[str, UnitPlan], leaning: Iterable[CommitRecord]) -> Non
 
 
 def _name(replaced: dict[str, UnitPlan], recipes: dict[str, Recipe]) -> None:
-    """Give the new units their ids: those that others rely on first."""
+    """Set the ids of the new units, first of those that others rely on."""
 
     def named(planned: UnitPlan) -> str:
         if not planned.new_id:
@@ -181,7 +181,7 @@ def _name(replaced: dict[str, UnitPlan], recipes: dict[str, Recipe]) -> None:
             asked = {page: tier for touched in planned.touched for page, tier in touched.changes.items()}
             what: list[Any] = [sorted(asked.items()), planned.defers_to]
             recipe = recipes.get(old.fingerprint)
-            if asked and recipe and recipe.policy.climbs:  # where it ends depends on more than where it begins
+            if asked and recipe and recipe.policy.climbs:  # the final tier depends on more than the requested one
                 what.append(tier_identity(recipe.config.tiers))
             digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()
             planned.new_id = unit_id(f"retier {old.unit_id}", old.source_version, old.slice, old.fingerprint, [digest])
@@ -193,7 +193,7 @@ def _name(replaced: dict[str, UnitPlan], recipes: dict[str, Recipe]) -> None:
 
 
 class _Cookbook:
-    """Finds the configuration that made a unit: its fingerprint says which of the recorded ones it is."""
+    """Finds the recorded configuration that made a unit, by its fingerprint."""
 
     def __init__(self, store: ObjectStore, snapshot: Snapshot, corpus: str, overrides: Sequence[str], *, one_way: bool) -> None:
         self.store, self.corpus, self.overrides, self.one_way = store, corpus, overrides, one_way
@@ -246,7 +246,7 @@ class _Cookbook:
         return parse(run.settings()), maker
 
     def _makers(self, unit: CommitRecord) -> list[tuple[str, str]]:
-        """Codec and revision of its tokens; none where all its pages are text."""
+        """Codec and revision of its tokens; none if all its pages are text."""
         for shard in unit.shards:
             if shard.tier != TEXT_TIER:
                 rows = read_shard(self.store, shard, ["codec", "codec_revision"])

@@ -1,7 +1,7 @@
 """`palimpsest run`: sources in, a published snapshot out.
 
-plan -> process the units that are new -> commit each when it is complete -> publish them together -> record the run. Every step
-can be interrupted; the next run finds what was committed and goes on.
+plan -> process the new units -> commit each when it is complete -> publish them together -> record the run. Every step can be
+interrupted; the next run resumes from the committed units.
 """
 
 from __future__ import annotations
@@ -64,21 +64,21 @@ Job = TypeVar("Job", bound=JobConfig)
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """What a run did.
+    """The outcome of a run.
 
     Attributes:
         snapshot: the corpus's newest snapshot.
-        units_done, units_new: found committed, and processed now.
-        units_waiting: committed, but not published before the sources that they rely on can be read.
-        unread: sources that could not be read as they were listed; the next run tries them again.
-        counts: of all units that this run's sources hold.
-        fresh: of the units processed now.
+        units_done, units_new: units that were already committed, and units processed now.
+        units_waiting: committed units that are not published until the sources that they rely on can be read.
+        unread: sources that could not be read in their listed version; the next run tries them again.
+        counts: counts of all units of this run's sources.
+        fresh: counts of the units processed now.
         published_now: this run published `snapshot`.
-        passed_over: names that are no sources, by rule (sources/names.py).
+        passed_over: names that are not sources, by rule (sources/names.py).
         set_aside: objects processed now that are mostly bad.
         nulled: optional metadata that could not be used, by reason.
         absent_fields: messages about fields that were set and occur in no document.
-        seconds: wall time of the processing, Ray's start and planning left out; `total_seconds` has them.
+        seconds: wall time of the processing, without Ray's start and planning; `total_seconds` includes them.
     """
 
     run_id: str
@@ -113,10 +113,10 @@ class RunResult:
 
 
 def identify(config: JobConfig) -> Recipe:
-    """Make a configuration concrete, its fingerprint included, without loading a model.
+    """Resolve a configuration and compute its fingerprint, without loading a model.
 
     Raises:
-        ValueError: for a grid, mode, token storage or checkpoint that does not exist, with the choices.
+        ValueError: a grid, mode, token storage or checkpoint does not exist; the message lists the choices.
     """
     from palimpsest.codecs import checkpoint
     from palimpsest.codecs.asking import Asking
@@ -146,10 +146,10 @@ def identify(config: JobConfig) -> Recipe:
 
 
 def concrete_layout(settings: LayoutConfig, preset: CodecPreset) -> LayoutConfig:
-    """Settings in which the codec's own layout and alphabet are named.
+    """The settings, with the codec's own layout and alphabet filled in.
 
     Raises:
-        ConfigError: for a layout that the codec was not trained to read.
+        ConfigError: the codec was not trained to read the layout.
     """
     alphabet = preset.alphabet if settings.alphabet == "codec" else settings.alphabet
     name = preset.layout if settings.name == "codec" else settings.name
@@ -162,7 +162,7 @@ def prepare(config: JobConfig) -> Recipe:
     """Check a configuration against the codec that it names.
 
     Raises:
-        ValueError: as `identify` does, and for what the loaded model refuses.
+        ValueError: as for `identify`, or the loaded model refuses a setting.
     """
     import torch
 
@@ -180,16 +180,16 @@ def prepare(config: JobConfig) -> Recipe:
 
 
 def plan_only(config: JobConfig) -> dict[str, Any]:
-    """What `run` would do, as names and values; nothing is written, and Ray is not started."""
+    """The plan of `run`, as names and values; nothing is written, and Ray is not started."""
     config = located(config)
     recipe = prepare(config)
     listing = list_sources(config.sources, config.source, config.out)
     items = listing.objects
     units = [unit for item in items for unit in plan_units(item, config.source)]
-    held = _published(config.out)
-    if not held:
+    published_units = _published(config.out)
+    if not published_units:
         check_fields(items, config.source)
-    known = sum((source_uri(unit), unit.object.version, unit.slice, recipe.fingerprint) in held for unit in units)
+    known = sum((source_uri(unit), unit.object.version, unit.slice, recipe.fingerprint) in published_units for unit in units)
     return {
         "sources": len(items),
         "passed over": str(listing.passed_over) or "no name",
@@ -213,10 +213,10 @@ def _published(out: str) -> set[tuple[str, str, str, str]]:
 
 
 def located(config: Job) -> Job:
-    """The configuration with places that mean the same in every worker.
+    """The configuration with paths that mean the same in every worker.
 
     Raises:
-        ConfigError: where no source or no output is named.
+        ConfigError: no source or no output is named.
     """
     if not config.sources:
         raise configs.ConfigError("sources = []: name at least one file, folder, glob or URI (--source)")
@@ -231,26 +231,26 @@ def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: 
     """Run a job to its end.
 
     Args:
-        watch: called whenever something arrived.
+        watch: called whenever rows arrive.
 
     Raises:
-        ValueError: for a configuration, source or output that cannot be used.
-        RunFailed: when too much was quarantined.
-        StoreError: when the output cannot be written.
+        ValueError: a configuration, source or output cannot be used.
+        RunFailed: too many documents were quarantined.
+        StoreError: the output cannot be written.
     """
     began = time.monotonic()
     config = located(config)
     listing = list_sources(config.sources, config.source, config.out)
-    found = listing.objects
+    objects = listing.objects
     recipe = identify(config)
     store = open_store(config.out)
     run_id = new_run_id()
     telemetry.set_context(run_id=run_id)
     base = latest(store)
     lost = lost_units(store, base.units) if base else frozenset()
-    done = settled(base, found, config.source, recipe.fingerprint, lost)
+    done = settled(base, objects, config.source, recipe.fingerprint, lost)
     if base is None:
-        check_fields(found, config.source)
+        check_fields(objects, config.source)
     if done is not None and base is not None:
         plan, work, progress, snapshot, ready = Plan(todo=(), done=done), Work(), Progress(), base, list(done)
     else:
@@ -261,7 +261,7 @@ def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: 
         try:
             with lazily(config.placement) as executor:
                 work.stages = executor.stage_seconds
-                plan = make_plan(store, base, found, config.source, recipe.fingerprint, executor.index, lost)
+                plan = make_plan(store, base, objects, config.source, recipe.fingerprint, executor.index, lost)
                 progress = Progress(
                     units_total=len(plan.todo), bytes_total=plan.bytes, stages=executor.stage_seconds, watch=watch
                 )
@@ -319,7 +319,7 @@ class Work(Subscriber):
 
     Attributes:
         reasons: quarantined documents by reason.
-        unread_sources: sources that could not be read as they were listed.
+        unread_sources: sources that could not be read in their listed version.
         metadata: what was read of optional metadata.
         stages: `Executor.stage_seconds` of the executor that did the work.
     """
@@ -368,7 +368,7 @@ def process(
     run_id: str,
     subscribers: Sequence[Subscriber],
 ) -> None:
-    """Process units and commit each when it is complete; the subscribers learn what became of them."""
+    """Process units and commit each when it is complete; the subscribers follow."""
     ledger = Ledger((SourceUnit(planned, recipe.fingerprint) for planned in units), [*subscribers, EventLog()])
 
     def pending() -> list[PlannedUnit]:
@@ -398,7 +398,7 @@ def _refuse_quarantine(store: ObjectStore, counts: Counts, work: Work, share: fl
 
 
 def _publish(store: ObjectStore, base: Snapshot | None, run_id: str, records: list[CommitRecord], recipe: Recipe) -> Snapshot:
-    """Publish the units of whole sources in place of what the snapshot holds of these sources."""
+    """Publish the units of whole sources in place of the snapshot's units of these sources."""
     ours = {record.unit_id for record in records}
     sources = {record.source_uri for record in records}
     theirs = {unit.unit_id: unit.source_uri for unit in (base.units if base else ())}

@@ -1,4 +1,4 @@
-"""`palimpsest snapshots` and `palimpsest status`: what was published when, and whether a corpus is up to date."""
+"""`palimpsest snapshots` and `palimpsest status`: the published versions, and whether a corpus is up to date."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ RUNS = 5  # shown by status
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """One published version and what it changed.
+    """One published version and its changes.
 
     Attributes:
-        published: when, UTC.
-        added, dropped: units that its parent does not have, and that only its parent has; None where the parent is gone.
-        shards, shards_shared: objects with rows, and how many of them the parent has too, in whatever units.
+        published: time of publication, UTC.
+        added, dropped: units that its parent does not have, and that only its parent has; None if the parent was deleted.
+        shards, shards_shared: objects with rows, and the number of them that the parent has too, in any unit.
         tiers: pages by tier.
-        bytes, bytes_new: of the shards, and of those that the parent does not have.
-        manifest, manifest_shared: segments of the manifest and the index likewise.
+        bytes, bytes_new: bytes of the shards, and of those that the parent does not have.
+        manifest, manifest_shared: the same for the segments of the manifest and the index.
     """
 
     number: int
@@ -63,7 +63,7 @@ class Version:
 
 
 def list_versions(corpus: str, last: int = 20) -> list[Version]:
-    """The newest `last` versions of a corpus, oldest first. What two versions share is not read.
+    """The newest `last` versions of a corpus, oldest first. Segments that two versions share are not read.
 
     Raises:
         ValueError: there is no corpus.
@@ -128,10 +128,10 @@ def _unshared(store: ObjectStore, snapshot: Snapshot, other: Snapshot | None) ->
 
 @dataclass(frozen=True, kw_only=True)
 class Lag:
-    """How far a corpus is behind its sources.
+    """The lag of a corpus behind its sources.
 
     Attributes:
-        behind: objects that are new or rewritten; `oldest`, `newest`: when they were last changed, UTC.
+        behind: objects that are new or rewritten; `oldest`, `newest`: their times of last change, UTC.
         vanished: published objects that are no longer listed.
     """
 
@@ -149,10 +149,10 @@ class Status:
 
     Attributes:
         age: seconds since the newest snapshot was published, or since a pass last found that it is current.
-        pending: units that are committed and in no snapshot that is still there.
-        quarantine: records of the newest snapshot by reason, before the first one those of the committed units.
-        tries: objects that could not be read so far: {how often tried: how many objects}.
-        runs: the last runs, newest first: what their stats.json says of them.
+        pending: committed units that are in no existing snapshot.
+        quarantine: records of the newest snapshot by reason; before the first snapshot, those of the committed units.
+        tries: objects that could not be read so far: {number of tries: number of objects}.
+        runs: the last runs, newest first, from their stats.json.
     """
 
     corpus: str
@@ -176,7 +176,7 @@ class Status:
 def status_of(
     corpus: str, *, sources: Sequence[str] = (), max_age: timedelta | None = None, now: datetime | None = None
 ) -> Status:
-    """Look at a corpus, and at its sources where they are given.
+    """The status of a corpus, compared with its sources if they are given.
 
     Raises:
         ValueError: there is no corpus.
@@ -215,7 +215,7 @@ def status_of(
 
 
 def _runs(store: ObjectStore) -> Iterator[dict[str, Any]]:
-    """The last runs, newest first, each with the time of its record; a run without a record is under way, or was killed."""
+    """The last runs, newest first, each with the time of its record; a run without a record is active or was killed."""
     seen: dict[str, tuple[datetime, bool]] = {}
     for info in store.list("runs/"):
         _, run_id, name = (*info.key.split("/"), "", "")[:3]
@@ -235,7 +235,7 @@ def _runs(store: ObjectStore) -> Iterator[dict[str, Any]]:
         yield run
 
 
-PUBLISHED_BEFORE = "published"  # what a record without an outcome stands for: older versions wrote one after a publish only
+PUBLISHED_BEFORE = "published"  # meaning of a record without an outcome: older versions wrote one only after a publish
 
 
 def _pending(store: ObjectStore, numbers: Sequence[int]) -> int:
@@ -271,7 +271,7 @@ def _lag(corpus: str, store: ObjectStore, snapshot: Snapshot | None, sources: Se
     size = 0
     with Inventory(sources, out=corpus) as inventory:
         listing = versions(inventory, ())
-        fingerprint = ""  # which settings made a page is not asked here
+        fingerprint = ""  # the settings that made a page do not matter here
         for change in compare(
             listing, published_sources(store, snapshot), uris=sources, fingerprint=fingerprint, replace_settings=False,
             given_up=lambda listed: False,

@@ -1,7 +1,7 @@
 """`palimpsest submit`: a job for a running Ray cluster, through its dashboard.
 
 The preset travels with the job: its content, with all overrides, is the file `job.toml` of the job's working directory. The
-submission id is a hash of what is asked for: a scheduler that submits twice gets one job, and the second time is attached to it.
+submission id is a hash of the request. A scheduler that submits twice gets one job, and the second call attaches to it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ COMMANDS = ("run", "ingest")
 FILE = "job.toml"
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 POLL_SECONDS = 1.0
-LOST_SECONDS = 120.0  # how long a dashboard may be away before following gives up, and a young cluster not be ready for a job
-NOT_READY = "No available agent to submit job"  # what Ray says while no node's agent has reported to the dashboard yet
+LOST_SECONDS = 120.0  # longest wait for a dashboard that does not answer, and for a new cluster that is not ready for a job
+NOT_READY = "No available agent to submit job"  # Ray's message until a node's agent has reported to the dashboard
 
 
 class SubmissionFailed(RuntimeError):
@@ -66,10 +66,10 @@ class Submission:
         return f"{shlex.quote(self.python)} -m palimpsest.cli {self.command} {FILE} --json"
 
     def runtime_env(self, folder: Path, variables: Mapping[str, str]) -> dict[str, Any]:
-        """Ray's runtime environment; `folder` holds the settings.
+        """Ray's runtime environment; `folder` contains the settings.
 
         Raises:
-            ValueError: for a variable that is not set.
+            ValueError: a variable is not set.
         """
         missing = [name for name in self.environment if name not in variables]
         if missing:
@@ -83,7 +83,7 @@ class Submission:
         return env
 
     def shown(self) -> dict[str, Any]:
-        """Everything that would be sent, but the values of variables."""
+        """Everything that would be sent, except the values of variables."""
         return {
             "submission_id": self.id,
             "entrypoint": self.entrypoint,
@@ -118,7 +118,7 @@ class Outcome:
 
     @property
     def code(self) -> int:
-        """The exit code for whoever submitted: the job's own, and 1 for a job that was stopped or never began."""
+        """The exit code for the submitter: the job's own, and 1 for a job that was stopped or never began."""
         if self.status == "SUCCEEDED" or not self.ended:
             return 0
         return self.exit_code if self.exit_code in (1, 2, 3) else 1
@@ -146,7 +146,7 @@ def prepare(
     """Check a job before it is sent.
 
     Raises:
-        ValueError: for what cannot work on a cluster: no sources or output, relative places, a Ray of its own.
+        ValueError: the job cannot work on a cluster: it has no sources or output, relative paths, or its own Ray.
     """
     if command not in COMMANDS:
         raise ValueError(f"--command {command!r}: choose one of {', '.join(COMMANDS)}")
@@ -154,8 +154,8 @@ def prepare(
         raise ValueError("no sources: name them in the preset or with --source")
     if not config.out:
         raise ValueError("no output: name it in the preset or with --out")
-    places = {"sources": config.sources, "out": (config.out,), "codec.path": (config.codec.path,) if config.codec.path else ()}
-    for setting, values in places.items():
+    paths = {"sources": config.sources, "out": (config.out,), "codec.path": (config.codec.path,) if config.codec.path else ()}
+    for setting, values in paths.items():
         for value in values:
             if "://" not in value and not os.path.isabs(value):
                 raise ValueError(
@@ -183,8 +183,8 @@ def connect(address: str) -> Client:
     """A client of the cluster whose dashboard is at `address` (http:// or https://).
 
     Raises:
-        ValueError: for another kind of address, or where an environment variable would silently take its place.
-        SubmissionFailed: when it does not answer, or refuses the token.
+        ValueError: the address is of another kind, or an environment variable would silently replace it.
+        SubmissionFailed: the dashboard does not answer, or refuses the token.
     """
     if not re.match(r"https?://[^/]+", address):
         raise ValueError(f"--address {address!r}: the address of a Ray dashboard, for example {DEFAULT_ADDRESS}")
@@ -201,14 +201,14 @@ def connect(address: str) -> Client:
 
 
 def submit(client: Client, submission: Submission) -> Outcome:
-    """Submit the job, or find the one that bears its id.
+    """Submit the job, or find the existing one with its id.
 
     Raises:
-        SubmissionFailed: when the cluster does not take it.
+        SubmissionFailed: the cluster did not accept it.
     """
-    found = _info(client, submission.id)
-    if found is not None:
-        return replace(found, attached=True)
+    existing = _info(client, submission.id)
+    if existing is not None:
+        return replace(existing, attached=True)
     with tempfile.TemporaryDirectory(prefix="palimpsest-submit-") as folder:
         (Path(folder) / FILE).write_text(submission.settings, "utf-8")
         environment = submission.runtime_env(Path(folder), os.environ)
@@ -221,16 +221,16 @@ def submit(client: Client, submission: Submission) -> Outcome:
         }
         try:
             _send(client, job)
-        except Exception as error:  # the client raises RuntimeError, and what its HTTP library does
-            found = _info(client, submission.id)
-            if found is not None:  # somebody was quicker
-                return replace(found, attached=True)
+        except Exception as error:  # the client raises RuntimeError, and its HTTP library's errors
+            existing = _info(client, submission.id)
+            if existing is not None:  # somebody was quicker
+                return replace(existing, attached=True)
             raise SubmissionFailed(f"the cluster did not take {submission.id}: {_first_line(error)}") from error
     return Outcome(submission_id=submission.id, attached=False, status="PENDING")
 
 
 def _send(client: Client, job: dict[str, Any]) -> None:
-    """Hand the job over; a cluster that has just started, and has no agent yet that would take it, is waited for."""
+    """Send the job; wait for a cluster that has just started and has no agent yet."""
     began = time.monotonic()
     while True:
         try:
@@ -243,20 +243,20 @@ def _send(client: Client, job: dict[str, Any]) -> None:
 
 
 def follow(client: Client, submission_id: str, say: Callable[[str], None]) -> Outcome:
-    """Wait for the end of a job, and `say` its log as it grows; a dashboard that is away for a while is waited for.
+    """Wait for the end of a job, and `say` its log as it grows; tolerate a dashboard that is unreachable for a while.
 
     Raises:
-        SubmissionFailed: when it stays away.
+        SubmissionFailed: the dashboard stayed unreachable for LOST_SECONDS.
     """
-    said = 0
+    shown = 0
     seen = time.monotonic()
 
     def tell(text: str, before: int) -> int:
-        nonlocal said
-        fresh = text[max(0, said - before) :]  # a new connection begins with the whole log
+        nonlocal shown
+        fresh = text[max(0, shown - before) :]  # a new connection begins with the whole log
         if fresh:
             say(fresh)
-            said += len(fresh)
+            shown += len(fresh)
         return before + len(text)
 
     async def tail() -> None:
@@ -268,7 +268,7 @@ def follow(client: Client, submission_id: str, say: Callable[[str], None]) -> Ou
         problem: Exception | None = None
         try:
             asyncio.run(tail())
-        except Exception as error:  # the connection may break in any way of the HTTP library's; the job's state decides
+        except Exception as error:  # the HTTP library may raise any error; the job's state decides
             problem = error
         try:
             outcome = _info(client, submission_id)

@@ -1,6 +1,6 @@
-"""`palimpsest verify`: decode again what is really stored, and compare it with the recorded verdicts.
+"""`palimpsest verify`: decode the stored tokens again, and compare the results with the recorded verdicts.
 
-stored tokens -> decoder -> verdict, beside the columns of the row      is the corpus what it says it is?
+stored tokens -> decoder -> verdict, compared with the row's columns    is the corpus what it claims to be?
 text -> page image -> encoder -> each token storage -> decoder          what does a storage lose? (`storages`)
 """
 
@@ -51,7 +51,7 @@ def open_and_reverify(
     """`reverify` the newest snapshot of a corpus, with the configuration that its run recorded and `key=value` overrides.
 
     Raises:
-        ValueError: for a place that holds no published corpus, a bad override, or what `reverify` refuses.
+        ValueError: there is no published corpus, an override is bad, or `reverify` refuses a setting.
     """
     store, snapshot = published(corpus)
     config: JobConfig = parse(read_run(store, snapshot.run_id).settings(), overrides)
@@ -66,18 +66,18 @@ def reverify(
     storages: Sequence[str] = (),
     watch: Callable[[Progress], None] = lambda progress: None,
 ) -> ReverifyResult:
-    """Decode the stored tokens of a snapshot and compare, in memory that does not grow with it.
+    """Decode the stored tokens of a snapshot and compare the results, in constant memory.
 
     Args:
-        watch: called when pages were looked at.
-        config: `codec`, `verification` and `placement` are used. Blank-page controls are decoded again too, because a page beside
-            its control is a batch of two, and the last bits of a product depend on how many rows it has.
-        share: of the pages, chosen by page id as a run chooses those that it verifies.
-        storages: token storages whose decode loss is measured as well; bf16 is always tried, to compare with.
+        watch: called after pages were checked.
+        config: `codec`, `verification` and `placement` are used. Blank-page controls are decoded again too: a page with its
+            control is a batch of two, and the last bits of a product depend on its number of rows.
+        share: share of the pages, chosen by page id as a run chooses the pages that it verifies.
+        storages: token storages whose decode loss is measured too; bf16 is always added, as the reference.
 
     Raises:
-        CodecMismatch: when any row's tokens are of another codec or revision than `config.codec`; nothing is decoded then.
-        ValueError: for a share outside [0, 1] or an unknown storage, with the choices.
+        CodecMismatch: a row's tokens are of another codec or revision than `config.codec`; nothing is decoded.
+        ValueError: the share is outside [0, 1], or a storage is unknown; the message lists the choices.
     """
     began = time.monotonic()
     tried = tuple(find_storage(name).name for name in dict.fromkeys((BASELINE, *storages))) if storages else ()
@@ -116,7 +116,7 @@ def _refuse_other_codecs(store: ObjectStore, snapshot: Snapshot, reading: tuple[
 def _tables(
     store: ObjectStore, snapshot: Snapshot, columns: Sequence[str], damage: Callable[[str | None, str], None]
 ) -> Iterator[pa.Table]:
-    """The rows of all shards that can be read; `damage` is told of the others, and reading goes on with the next."""
+    """The rows of all readable shards; `damage` is called for each other one, and reading continues with the next."""
     for unit in snapshot.units:
         for shard in unit.shards:
             try:
@@ -129,19 +129,19 @@ def _take_in(table: pa.Table, reader: _Reader, share: float, found: Findings) ->
     """Decode the sampled rows of a table, in batches of one mode and one storage."""
     found.counts["text_pages"] += pc.sum(pc.is_null(table["mode"])).as_py() or 0
     batches: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for place, (page_id, mode, dtype) in enumerate(
+    for index, (page_id, mode, dtype) in enumerate(
         zip(*(table[name].to_pylist() for name in ("page_id", "mode", "token_dtype")), strict=True)
     ):
         if mode is not None and is_sampled(f"verify {page_id}", share):
-            batches[mode, dtype].append(place)
-    for (mode, _), places in batches.items():
+            batches[mode, dtype].append(index)
+    for (mode, _), indices in batches.items():
         sound = []
-        for place in places:
-            what = reader.damage(table.slice(place, 1), mode)
+        for index in indices:
+            what = reader.damage(table.slice(index, 1), mode)
             if what is None:
-                sound.append(place)
+                sound.append(index)
             else:
-                found.damage(table["page_id"][place].as_py(), what)
+                found.damage(table["page_id"][index].as_py(), what)
         step = reader.verify.step(reader.verify.config.placement.verify_batch)
         for start in range(0, len(sound), step):
             rows = table.take(sound[start : start + step])
@@ -158,7 +158,7 @@ class _Reader:
         self.encode = Encode(config, "") if storages else None
 
     def damage(self, row: pa.Table, mode: str) -> str | None:
-        """Why a row's tokens cannot be decoded, or None."""
+        """The reason why a row's tokens cannot be decoded, or None."""
         if row["tokens"].null_count:
             return f"no tokens on a page of mode {mode!r}"
         try:
@@ -168,10 +168,10 @@ class _Reader:
         return None
 
     def by_storage(self, rows: pa.Table, mode_name: str) -> tuple[int, dict[str, Sequence[Verdict]]]:
-        """Draw and encode pages again, and decode them from each storage.
+        """Render and encode pages again, and decode them from each storage.
 
         Returns:
-            how many of them gave the stored tokens again, and verdicts by storage.
+            the number of pages that gave the stored tokens again, and verdicts by storage.
         """
         assert self.encode is not None
         codec, step = self.encode.codec, self.encode.step(self.encode.config.placement.encode_batch)
@@ -182,8 +182,8 @@ class _Reader:
         def packed(storage: str) -> list[PackedTokens]:
             return [page for tokens in batches for page in pack(storage, tokens)]
 
-        said = rows["tokens_sha256"].to_pylist()
-        remade = sum(page.sha256 == sha256 for page, sha256 in zip(packed(rows["token_dtype"][0].as_py()), said, strict=True))
+        recorded = rows["tokens_sha256"].to_pylist()
+        remade = sum(page.sha256 == sha256 for page, sha256 in zip(packed(rows["token_dtype"][0].as_py()), recorded, strict=True))
         verdicts = {name: self.verify.verdicts(_with_tokens(rows, name, packed(name)), mode_name) for name in self.storages}
         return remade, verdicts
 
