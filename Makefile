@@ -23,7 +23,8 @@ demo: $(VENV)/installed
 	$(BIN)/palimpsest report demo/corpus --out demo/report.html
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not cluster'
+	$(BIN)/python -m pytest -m cluster
 
 chaos: install
 	$(BIN)/python -m tests.chaos $(CHAOS)

@@ -38,19 +38,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="record today's behaviour in tests/golden (test_golden.py)")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group tests for pytest-xdist: all tests that start Ray in one worker, every other file in one worker.
-
-    The Ray group and the slowest files come first, so that no worker is left with a long tail.
-    """
-
-    def order(item: pytest.Item) -> int:
-        return 0 if item.get_closest_marker("cluster") else 1 if item.path.stem in SLOW_FILES else 2
-
-    items.sort(key=order)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if order(item) == 0 else item.path.stem))
+    """The slowest files come first, so that no worker of pytest-xdist is left with a long tail."""
+    items.sort(key=lambda item: item.path.stem not in SLOW_FILES)
 
 
 @pytest.fixture(scope="session")
