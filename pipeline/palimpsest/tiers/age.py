@@ -1,9 +1,9 @@
-"""The older, the blurrier.
+"""The age policy: the older a page, the blurrier its mode.
 
-The default steps are DeepSeek-OCR's (arXiv 2510.18234, figure 13): just now text, after an hour gundam, a day large, a week base,
-a month small, a year tiny. A mode of the figure that the codec lacks becomes the nearest sharper one, and one that was measured
-to read no better than a cheaper one becomes that one (`measured.py`); a mode that `tiers.ages` names must be there. A page
-without a timestamp has no age and gets `tiers.undated`.
+The default steps are DeepSeek-OCR's (arXiv 2510.18234, figure 13): text at first, gundam after an hour, large after a day, base
+after a week, small after a month, tiny after a year. A mode of the figure that the codec lacks becomes the nearest sharper one. A
+mode that was measured to read no better than a cheaper one becomes that one (`measured.py`). A mode that `tiers.ages` names must
+exist. A page without a timestamp has no age and gets `tiers.undated`.
 """
 
 from __future__ import annotations

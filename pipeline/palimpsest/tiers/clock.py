@@ -27,7 +27,7 @@ def parse_duration(text: str, setting: str) -> timedelta:
 
 
 def parse_as_of(text: str, setting: str = "tiers.as_of") -> datetime:
-    """A date or a time in ISO 8601; UTC where it names no zone, midnight where it names no time.
+    """A date or a time in ISO 8601; UTC if it names no zone, midnight if it names no time.
 
     Raises:
         ConfigError: naming the setting and the value.
@@ -40,7 +40,7 @@ def parse_as_of(text: str, setting: str = "tiers.as_of") -> datetime:
 
 
 def age_of(timestamp: datetime | None, as_of: datetime | None) -> timedelta | None:
-    """How old a page is; None where that is not known. What lies in the future is as old as now."""
+    """The age of a page; None if it is unknown. A time in the future counts as now."""
     if timestamp is None or as_of is None:
         return None
     if timestamp.tzinfo is None:

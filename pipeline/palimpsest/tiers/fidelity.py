@@ -1,12 +1,13 @@
 """Rate control: the cheapest mode whose verdict meets `verification.target_precision`, with few trials.
 
-Without a predictor a page climbs from the mode that is proposed (the blurriest one, where fidelity stands alone), rung by rung.
-With one it begins on the cheapest rung that will probably do, or on the best one where none will; what a trial shows corrects the
-prediction of the others, so that unlikely rungs are skipped on the way up, and a rung below is tried where it now looks likely.
+Without a predictor a page climbs rung by rung from the proposed mode, or from the blurriest one if fidelity is the only policy.
+With one it begins on the cheapest rung that will probably suffice, or on the best one if none will. The result of a trial
+corrects the prediction of the other rungs: unlikely ones are skipped on the way up, and a lower one is tried if it now looks
+likely.
 
-No page becomes text on a prediction: the sharpest rung was tried before. (Measured: texts of a kind that a predictor was not
-fitted to can look hopeless and read well, and a page as text costs ten times its tokens.) Only one whose text costs no more than
-the next rung is text without a trial (`tiers.cheap_text`).
+No page becomes text on a prediction: the sharpest rung is tried first. (Measured: texts of a kind that the predictor was not
+fitted to can look hopeless and read well, and a page as text costs ten times its tokens.) Only a page whose text costs no more
+than the next rung becomes text without a trial (`tiers.cheap_text`).
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Fidelity:
         return next((mode.name for mode in rungs if self._chance(mode, page) >= LIKELY), None)
 
     def _best(self, rungs: list[Mode], page: PageFacts) -> str | None:
-        """The rung with the best chance, the sharper of equals; None where there is none left."""
+        """The rung with the best chance, the sharper of equals; None if none is left."""
         return max(((self._chance(mode, page), mode.num_context_tokens, mode.name) for mode in rungs), default=(0, 0, None))[2]
 
 

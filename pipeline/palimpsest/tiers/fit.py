@@ -1,6 +1,6 @@
 """Makes an entry of a rungs file from measured verdicts: which modes are rungs, and a predictor.
 
-The predictor is a ridge regression for every mode, and the covariance of what is left.
+The predictor is a ridge regression for every mode, and the covariance of the residuals.
 """
 
 from __future__ import annotations
@@ -23,45 +23,46 @@ TARGETS = ("0.8", "0.9", "0.95", "0.97", "0.99")
 """Precisions for which a rungs file says what is worth a climb; a job takes the nearest."""
 RESCUED = 0.2
 """Of the pages that miss the target in every cheaper mode, the share that a mode must bring there to be worth its tries."""
-_LEAST_SPREAD = 0.05  # decades of error: no model is surer than that
+_LEAST_SPREAD = 0.05  # decades of error; lower bound of a model's uncertainty
 
 
 def fading_modes(modes: Sequence[str], precision: Sequence[float]) -> list[str]:
-    """The modes that read better than every cheaper one; the best where none is readable.
+    """The modes that read better than every cheaper one; the best mode if none is readable.
 
     Args:
         modes: cheapest first.
         precision: of each, the mean over pages.
     """
-    found: list[str] = []
+    chosen: list[str] = []
     least = math.inf
     for mode, value in zip(modes, precision, strict=True):
         if value >= READABLE and least > 0 and 1 - value <= BETTER * least:
-            found.append(mode)
+            chosen.append(mode)
             least = 1 - value
-    return found or [max(zip(precision, modes, strict=True), key=lambda pair: pair[0])[1]]
+    return chosen or [max(zip(precision, modes, strict=True), key=lambda pair: pair[0])[1]]
 
 
 def climbing_modes(modes: Sequence[str], met: np.ndarray, precision: Sequence[float]) -> list[str]:
     """The modes worth a climb: each brings at least RESCUED of the pages to the target that no cheaper one brings there.
 
-    Where no page is left to tell, a mode that brings as many as any cheaper one is kept; where none brings any, the best read.
+    If no page is left to decide, a mode that brings as many as any cheaper one is kept. If no mode brings any, the best read is
+    kept.
 
     Args:
         modes: cheapest first.
         met: `[pages, modes]`, whether a page reaches the target.
         precision: of each mode, the mean over pages.
     """
-    found: list[str] = []
+    chosen: list[str] = []
     left, most = np.ones(len(met), bool), 0.0
     for mode, reaches in zip(modes, np.asarray(met, bool).T, strict=True):
         share = float(reaches.mean())
         rescued = reaches[left].mean() >= RESCUED if left.any() else share >= most
         if share > 0 and rescued:
-            found.append(mode)
+            chosen.append(mode)
             left &= ~reaches
             most = max(most, share)
-    return found or fading_modes(modes, precision)[-1:]
+    return chosen or fading_modes(modes, precision)[-1:]
 
 
 def fit_grid(

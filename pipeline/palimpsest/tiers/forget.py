@@ -1,7 +1,7 @@
-"""Drops what is older than `tiers.forget_after`: text, tokens and what was read; ids, spans and dates stay.
+"""The forget policy: drops the text, tokens and decoded text of pages older than `tiers.forget_after`; ids, spans and dates stay.
 
-Nothing else in Palimpsest drops a text, and nothing brings it back once the snapshots that have it are gone. It works on a
-published corpus only (`palimpsest retier`), and only when `tiers.policy` names it.
+Nothing restores a text once the snapshots that have it are deleted. The policy works only on a published corpus (`palimpsest
+retier`), and only if `tiers.policy` names it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What matters fades later, or not at all.
+"""The importance policy: important pages fade later, or never.
 
-An importance of at least `tiers.hold_importance` holds a page back by `tiers.hold_steps` tiers; one of at least
-`tiers.pin_importance` keeps it as text. A document without an importance is held back by nothing.
+An importance of at least `tiers.hold_importance` keeps a page sharper by `tiers.hold_steps` tiers; one of at least
+`tiers.pin_importance` keeps it as text. A document without an importance fades as usual.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Importance:
         assert proposed is not None
         if page.importance is None:
             return proposed
-        if page.importance >= self.pin:  # NaN is never at least anything
+        if page.importance >= self.pin:  # false for NaN
             return TEXT
         return self.ladder.sharper(proposed, self.steps) if page.importance >= self.hold else proposed
 

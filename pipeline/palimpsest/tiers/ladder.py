@@ -17,7 +17,7 @@ TEXT = "text"
 FORGOTTEN = "forgotten"
 FIGURE = ("1h gundam", "1d large", "1w base", "1mo small", "1y tiny")
 NOMINAL = {"gundam": 656, "large": 400, "base": 256, "small": 100, "tiny": 64}
-"""Visual tokens of DeepSeek-OCR's modes, to place one that a codec lacks; gundam has four tiles of 100 and a view of 256."""
+"""Visual tokens of DeepSeek-OCR's modes, to rank a mode that a codec lacks; gundam has four tiles of 100 and a view of 256."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Ladder:
     """The tiers that a page can have.
 
     Args:
-        modes: those that may be given to a page, sharpest first.
-        known: all that the codec has; pages may be stored in one that is not given any more.
+        modes: the modes that a page may get, sharpest first.
+        known: all modes of the codec; stored pages may have one that pages no longer get.
     """
 
     modes: tuple[Mode, ...]
@@ -34,10 +34,10 @@ class Ladder:
 
     @classmethod
     def of(cls, known: Iterable[Mode], only: Iterable[str] = ()) -> Ladder:
-        """The ladder of a codec with the modes `known`, of which `only` those named are given (all where none is).
+        """The ladder of a codec with the modes `known`; pages get those in `only`, or all if it is empty.
 
         Raises:
-            ConfigError: for a mode in `only` that is not known, with the choices; for a codec without any.
+            ConfigError: a mode in `only` is unknown (the message lists the choices), or the codec has no mode.
         """
         sorted_known = tuple(sorted(known, key=lambda mode: (-mode.num_context_tokens, mode.name)))
         if not sorted_known:
@@ -67,11 +67,11 @@ class Ladder:
         raise ConfigError(f"{setting} = {name!r}: the codec has no such mode for this grid; choose one of {self._choices()}")
 
     def tier(self, name: str, setting: str) -> str:
-        """As `mode`, where "text" is allowed too."""
+        """As `mode`, but "text" is allowed too."""
         return TEXT if name == TEXT else self.mode(name, setting).name
 
     def at_least(self, name: str) -> str:
-        """The tier of that name, or else the blurriest one that is sharper: a page may keep more than it needs, never less."""
+        """The tier of that name, or else the blurriest sharper one: a page may keep more than it needs, never less."""
         if name in self.tiers:
             return name
         sharper = [mode for mode in self.modes if mode.num_vision_tokens >= NOMINAL[name]]
@@ -83,10 +83,10 @@ class Ladder:
         return names[max(0, names.index(tier) - steps)]
 
     def sharpness(self, tier: str) -> float:
-        """A number that grows with how much of a page is kept: context tokens, infinite for text.
+        """A rank that grows with the kept share of a page: context tokens, infinite for text.
 
         Raises:
-            ValueError: for a tier that the codec does not know.
+            ValueError: the codec does not have this tier.
         """
         if tier in (TEXT, FORGOTTEN):
             return float("inf") if tier == TEXT else 0.0
@@ -116,7 +116,7 @@ def ladder_of(config: JobConfig, layout: Layout) -> Ladder:
         target = named_target(preset.target)
         readable = tuple(mode for mode in modes if _reads(target, layout, mode))
         if not readable:
-            target.prompt(*(layout.size or (0, 0)), modes[0])  # says which grids it reads
+            target.prompt(*(layout.size or (0, 0)), modes[0])  # its error lists the grids that it reads
         modes = readable
     return Ladder.of([mode for mode in modes if layout.is_drawable(mode.px)], config.tiers.modes)
 

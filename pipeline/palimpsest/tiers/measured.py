@@ -1,12 +1,12 @@
-"""Which of a codec's modes are rungs: measured for each codec revision and grid, since a sharper mode need not be read better.
+"""The rungs of a codec: the modes worth using, measured for each codec revision and grid. A sharper mode need not be read better.
 
-A codec is trained on some pairs of grid and mode more than on others, so that on a grid a mode can cost more than another and be
-read worse. Such a mode is no rung: what would be seen in it is seen in the cheaper one. A rungs file says which are left, with
-the figures that say so and the predictor of the same pages; it is made by `palimpsest bench tiers --fit` for one grid, and by
-`jobs/fit_rungs.py` for the codec that ships. Where there is none for a codec and grid, every mode is a rung.
+A codec is trained on some pairs of grid and mode more than on others. So on a grid a mode can cost more than another and be read
+worse. Such a mode is no rung: the cheaper mode replaces it. A rungs file lists the rungs, with their figures and the predictor of
+the same pages. `palimpsest bench tiers --fit` makes it for one grid, and `jobs/fit_rungs.py` for the codec that ships. Without a
+file for a codec and grid, every mode is a rung.
 
-What a policy makes of it is written into the job's settings (`tiers.modes`, `tiers.ages`, `tiers.predictor`), which are recorded
-with the run: a corpus keeps its ladder when the file changes. Modes that the settings name are taken as they are.
+The result is written into the job's settings (`tiers.modes`, `tiers.ages`, `tiers.predictor`), which are recorded with the run: a
+corpus keeps its ladder when the file changes. Modes that the settings name are used unchanged.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ class Rungs:
 
 
 def shipped(codec_revision: str) -> Path:
-    """Where the rungs file of a codec lies that comes with Palimpsest."""
+    """The path of the rungs file that comes with Palimpsest for a codec."""
     return SHIPPED / f"{codec_revision.replace(':', '-')}.json"
 
 
 def rungs_text(setting: str, codec_revision: str, grid: str) -> str:
-    """What `tiers.predictor` names, as the text of a rungs file with one entry.
+    """The rungs that `tiers.predictor` names, as the text of a rungs file with one entry.
 
     Args:
         setting: a path; such a text itself; "none"; or "" for the file that comes with Palimpsest for this codec revision.
 
     Returns:
-        The text, or "none": where that is asked for, or nothing ships for this codec and grid.
+        The text, or "none" if that is requested or nothing ships for this codec and grid.
 
     Raises:
-        ConfigError: for a file that cannot be read, or was measured on other codecs and grids.
+        ConfigError: the file cannot be read, or was measured on other codecs and grids.
     """
     if setting == NONE:
         return NONE
     text = setting if setting.lstrip().startswith("{") else _read(setting, codec_revision)
     entries = read_entries(text) if text else []
     try:
-        found = [entry for entry in entries if (entry["codec_revision"], entry["grid"]) == (codec_revision, grid)]
-        if setting and not found:
+        matching = [entry for entry in entries if (entry["codec_revision"], entry["grid"]) == (codec_revision, grid)]
+        if setting and not matching:
             has = ", ".join(f"{entry['grid']} of {entry['codec_revision'][:19]}" for entry in entries)
             raise ConfigError(
                 f"tiers.predictor: measured on {has or 'nothing'}, not on grid {grid} of codec {codec_revision[:19]}; "
@@ -70,7 +70,7 @@ def rungs_text(setting: str, codec_revision: str, grid: str) -> str:
             )
     except (KeyError, TypeError) as error:
         raise broken(error) from error
-    return json.dumps(rungs_file(found), separators=(",", ":"), sort_keys=True) if found else NONE
+    return json.dumps(rungs_file(matching), separators=(",", ":"), sort_keys=True) if matching else NONE
 
 
 def _read(setting: str, codec_revision: str) -> str:
@@ -84,10 +84,10 @@ def _read(setting: str, codec_revision: str) -> str:
 
 
 def read_rungs(text: str, target: float) -> Rungs:
-    """The rungs of a text that `rungs_text` gave, for pages that have to reach the precision `target`.
+    """The rungs of a text from `rungs_text`, for pages that must reach the precision `target`.
 
     Raises:
-        ConfigError: for an entry that names none.
+        ConfigError: an entry has no rungs.
     """
     entry: dict[str, Any] = read_entries(text)[0]
     try:
@@ -101,11 +101,11 @@ def read_rungs(text: str, target: float) -> Rungs:
 
 
 def as_measured(tiers: TierConfig, names: tuple[str, ...], ladder: Ladder, rungs: Rungs) -> TierConfig:
-    """The settings with what was measured in them: the modes that may be given, and the tiers of the figure's ages.
+    """The settings, completed by the measured rungs: the modes that pages may get, and the tiers of the figure's ages.
 
     Args:
-        names: of the policies, in their order.
-        ladder: of all modes that the codec has for the grid.
+        names: names of the policies, in their order.
+        ladder: ladder of all modes that the codec has for the grid.
     """
     if tiers.modes:
         return tiers
@@ -123,7 +123,7 @@ def as_measured(tiers: TierConfig, names: tuple[str, ...], ladder: Ladder, rungs
 
 
 def figure(ladder: Ladder, fading: Sequence[str]) -> tuple[str, ...]:
-    """The figure's steps where of the codec's modes only `fading` are worth fading to, as `tiers.ages` would say them."""
+    """The figure's steps if only the modes in `fading` are worth fading to, in the form of `tiers.ages`."""
     rungs = Ladder.of(ladder.known, fading)
     costs = {mode.name: mode.num_context_tokens for mode in ladder.known}
     steps = []

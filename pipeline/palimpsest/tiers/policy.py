@@ -1,11 +1,10 @@
-"""The seam: what a policy knows of a page, what it must do, and how policies are found by name and chained.
+"""The seam of policies: their input, their protocol, and how they are looked up by name and chained.
 
     policy = find_policy(config.tiers, ladder)
     policy.tier(PageFacts(age=timedelta(days=40)))        # "small"
 
-Chained policies run in the order of RANKS, however they are written: a base that proposes a tier (fixed, age), then what may
-forget it, then what holds it back or pins it, then what measures it. So a pinned page is never forgotten, and what is forgotten
-is not measured.
+Chained policies run in the order of RANKS, however they are written: a base that proposes a tier (fixed, age), then forget, then
+importance, then fidelity, which measures. So a pinned page is never forgotten, and a forgotten page is not measured.
 """
 
 from __future__ import annotations
@@ -42,15 +41,15 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PageFacts:
-    """What a policy may know of a page. What is not known is None, and every policy has a rule for that.
+    """The facts of a page that a policy may use. An unknown fact is None, and every policy has a rule for that.
 
     Attributes:
         age: never negative.
-        importance: as the corpus gives it.
-        text_tokens: what the page costs as text.
-        tier: where it is stored now; None for a new page.
+        importance: as given in the corpus.
+        text_tokens: cost of the page as text.
+        tier: its stored tier; None for a new page.
         readings: verdicts on the modes that were tried, in the order of the trials.
-        features: what `Policy.features` found in its text.
+        features: the result of `Policy.features` for its text.
     """
 
     age: timedelta | None = None
@@ -67,11 +66,11 @@ class TierPolicy(Protocol):
     def tier(self, page: PageFacts, proposed: str | None) -> str:
         """The tier of a page: "text", a mode of the ladder, or "forgotten".
 
-        A policy that measures answers with a mode that was not tried yet to have it tried, and is asked again with the verdict;
-        an answer that was tried, or that is no mode, is final.
+        A policy that measures returns an untried mode to have it tried, and is called again with the verdict. A tried mode, or a
+        tier that is no mode, is final.
 
         Args:
-            proposed: by the policy before in the chain; None for the first.
+            proposed: proposal of the previous policy in the chain; None for the first.
         """
         ...
 
@@ -81,10 +80,10 @@ class Policy:
     """Policies in a chain.
 
     Attributes:
-        names: of the policies, in their order.
-        as_of: the clock; None where no policy looks at it.
-        climbs: whether a page may have to be tried in several modes.
-        one_way: a page is not proposed sharper than it is stored (it may still be measured up).
+        names: names of the policies, in their order.
+        as_of: the clock; None if no policy uses it.
+        climbs: whether a page may need trials in several modes.
+        one_way: no page is proposed sharper than it is stored (a measurement may still make it sharper).
     """
 
     names: tuple[str, ...]
@@ -108,7 +107,7 @@ class Policy:
         return proposed
 
     def why_text(self, page: PageFacts) -> str:
-        """The row's reason of a page that `tier` gives to text."""
+        """The row's reason for a page that `tier` keeps as text."""
         if page.readings:
             return BELOW
         if self.climbs:
@@ -126,7 +125,7 @@ class Policy:
 
     @property
     def modes(self) -> tuple[Mode, ...]:
-        """The modes that a page may get; of policy "fixed" the one."""
+        """The modes that a page may get; a single one for policy "fixed"."""
         if self.names == ("fixed",):
             tier = self.tier(PageFacts())
             return tuple(mode for mode in self.ladder.modes if mode.name == tier)
@@ -139,7 +138,7 @@ class Policy:
 
     @property
     def described(self) -> str:
-        """For people: the policies and the modes that pages may get."""
+        """A readable description: the policies and the modes that pages may get."""
         modes = ", ".join(f"{mode.name} ({mode.px} px)" for mode in reversed(self.modes)) or TEXT
         as_of = f" as of {self.as_of:%Y-%m-%d %H:%M} UTC" if self.as_of else ""
         return f"{'+'.join(self.names)}{as_of}: {modes}" + (", predicted" if self.predictor else "")
@@ -148,7 +147,7 @@ class Policy:
         return age_of(timestamp, self.as_of)
 
     def features(self, text: str) -> tuple[float, ...] | None:
-        """What `PageFacts.features` should be for a page with this text."""
+        """The value of `PageFacts.features` for a page with this text."""
         return None if self.predictor is None else self.predictor.features(text)
 
 
@@ -156,7 +155,7 @@ def policy_names(policy: str) -> tuple[str, ...]:
     """`"fidelity+age"` -> `("age", "fidelity")`: each once, in the order in which they run, led by a base or by "fidelity".
 
     Raises:
-        ConfigError: for an unknown name, with the choices; for two bases.
+        ConfigError: a name is unknown (the message lists the choices), or there are two bases.
     """
     names = [name.strip() for name in policy.split("+")]
     for name in names:
@@ -204,15 +203,15 @@ def find_policy(config: TierConfig, ladder: Ladder, predictor: Predictor | None 
 def policy_of(
     config: JobConfig, layout: Layout, codec_revision: str, *, published: bool = False, one_way: bool = False
 ) -> tuple[JobConfig, Policy]:
-    """The policy of a job, and its configuration with what was measured of the codec's modes in it.
+    """The policy of a job, and its configuration completed by the measured rungs of the codec.
 
-    So every worker and every later job has the same rungs and the same predictor, whatever file lies there then.
+    So every worker and every later job has the same rungs and the same predictor, even if the rungs file changes.
 
     Args:
-        published: the pages are those of a published corpus; only there a policy may forget.
+        published: the pages belong to a published corpus; only there may a policy forget.
 
     Raises:
-        ConfigError: for what `find_policy` refuses, or a policy that does not go with the other settings.
+        ConfigError: `find_policy` refuses a setting, or the policy does not fit the other settings.
     """
     tiers = config.tiers
     names = policy_names(tiers.policy)

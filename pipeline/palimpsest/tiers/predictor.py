@@ -1,9 +1,9 @@
-"""How well a page will be read in each mode, from cheap features of its text.
+"""Predicts the precision of a page in each mode, from cheap features of its text.
 
-For every mode a linear model predicts the logarithm of the error, log10(1 - precision + 0.001), and the errors that the models
-make together are taken as normal: so the chance of meeting any target follows, and a verdict in one mode corrects the expectation
-in the others (a page that reads worse than predicted in tiny will read worse than predicted in small). A predictor is measured on
-one codec revision and one grid; on others there is none, and pages climb rung by rung. It stands in a rungs file (`measured.py`).
+For every mode a linear model predicts the logarithm of the error, log10(1 - precision + 0.001). The models' joint errors are
+assumed to be normal, which gives the chance of meeting any target. A verdict in one mode corrects the expectation in the others:
+a page that reads worse than predicted in tiny will read worse than predicted in small. A predictor is measured on one codec
+revision and one grid; elsewhere pages climb rung by rung. It is stored in a rungs file (`measured.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from palimpsest.config import ConfigError
 
 FEATURES = ("one", "fill", "digits", "capitals", "marks", "rare", "entropy", "odd_words", "lines")
 FORMAT = 2
-_FLOOR = 1e-3  # errors below one in a thousand are all the same
+_FLOOR = 1e-3  # errors below one in a thousand count as equal
 _ODD = re.compile(r"(?i:[^aeiouy\W\d_]{5}|[a-z][0-9]|[0-9][a-z])|[a-z][A-Z]")
 _WORD = re.compile(r"\w{3,}")
 
@@ -59,11 +59,11 @@ class Predictor:
     """A fitted model.
 
     Attributes:
-        codec_revision, grid: what it was measured on.
+        codec_revision, grid: the codec revision and the grid that it was measured on.
         modes: names.
         weights: `[modes, FEATURES]`.
-        covariance: `[modes, modes]` of what the models get wrong.
-        target: the precision that pages have to reach.
+        covariance: `[modes, modes]` of the models' errors.
+        target: the precision that pages must reach.
         cells: of the grid.
     """
 
@@ -79,7 +79,7 @@ class Predictor:
         return page_features(text, self.cells)
 
     def chance(self, mode: str, features: Sequence[float], seen: Mapping[str, float] | None = None) -> float:
-        """Probability that the page meets the target in `mode`, given what was `seen` in others; 0.5 for an unknown mode."""
+        """Probability of meeting the target in `mode`, given the precisions `seen` in others; 0.5 for an unknown mode."""
         if mode not in self.modes:
             return 0.5
         at = self.modes.index(mode)
@@ -95,7 +95,7 @@ class Predictor:
 
 
 def read_predictor(text: str, codec_revision: str, grid: str, target: float) -> Predictor | None:
-    """The predictor for a codec revision and a grid from a rungs file's text; None where it has none for them.
+    """The predictor for a codec revision and a grid from a rungs file's text; None if the file has none for them.
 
     Raises:
         ConfigError: for a text that is no rungs file of this format.

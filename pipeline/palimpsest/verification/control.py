@@ -1,8 +1,8 @@
 """The blank-page control: reading or guessing?
 
 A sample of pages is decoded a second time from the visual tokens of an *empty* page. Decoding is exact, so the draft cannot leak
-the reference into that text: what it scores against the reference is what the language model can guess without seeing anything.
-The gain of `precision` over `blank_precision` is what was read.
+the reference into that text. Its score against the reference is the part that the language model can guess without an image. The
+gain of `precision` over `blank_precision` is the part that was read.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def is_sampled(page_id: str, share: float) -> bool:
-    """Whether the page belongs to the control sample, decided by a hash of its id alone.
+    """True if the page belongs to the control sample, decided by a hash of its id alone.
 
     The same on every machine and in every run; a page sampled at one share is sampled at every larger one.
 
     Raises:
-        ValueError: for a share outside [0, 1].
+        ValueError: the share is outside [0, 1].
     """
     if not 0 <= share <= 1:
         raise ValueError(f"blank-page share is {share}; it must lie in [0, 1]")
@@ -35,17 +35,17 @@ def is_sampled(page_id: str, share: float) -> bool:
 
 
 def sampled(page_ids: Sequence[str], share: float) -> list[int]:
-    """Places of the pages that belong to the control sample, in order."""
-    return [place for place, page_id in enumerate(page_ids) if is_sampled(page_id, share)]
+    """Indices of the pages in the control sample, in order."""
+    return [index for index, page_id in enumerate(page_ids) if is_sampled(page_id, share)]
 
 
 def blanked(page: DraftedPage, blank_features: Tensor, watches: tuple[Watch, ...] = ()) -> DraftedPage:
-    """The page with the visual tokens of an empty page of the same mode in place of its own.
+    """The page, with the visual tokens of an empty page of the same mode instead of its own.
 
-    Watches have a state of their own and are not carried over; pass new ones (a loop watch: blank pages often loop).
+    Watches have state and are not copied; pass new ones (a loop watch: blank pages often loop).
 
     Raises:
-        ValueError: when the blank page has another number of tokens or another width.
+        ValueError: the blank page has another number of tokens or another width.
     """
     if blank_features.shape != page.features.shape:
         raise ValueError(

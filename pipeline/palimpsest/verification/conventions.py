@@ -1,8 +1,8 @@
 """The conventions in which a page's text may be written: lines kept or joined, hyphens at line ends, ligatures.
 
 A decoder that joins lines disagrees at every line end with a draft that keeps them, and it is right every time. So a page may
-come with its text in several conventions. Where the model disagrees with the draft and another convention has what it wrote,
-the draft takes that convention's tokens there. A convention that was right twice more often than the draft becomes the draft.
+have its text in several conventions. If the model disagrees with the draft and another convention has the model's token, the
+draft takes that convention's tokens there. A convention that was right twice more often than the draft becomes the draft.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ class Conventions:
         return self._texts[self.current]
 
     def explain(self, origin: np.ndarray, draft: np.ndarray, chosen: np.ndarray, asked: np.ndarray) -> dict[int, Block]:
-        """Count for every convention how often it has what the model chose, less how often the draft has it instead.
+        """Count for every convention how often it has the model's choice, less how often the draft has it instead.
 
         Args:
             origin: for each drafted token its index in `reference`, `[n]`.
             draft: the tokens `[n]`.
             chosen: the model's choice for each `[n]`.
-            asked: whether the model saw only what it wrote or agreed with just before, `[n]`.
+            asked: whether the model saw only tokens that it wrote or agreed with just before, `[n]`.
 
         Returns:
             the block that explains the model's choice, by index in the draft.
         """
-        found: dict[int, Block] = {}
+        explained: dict[int, Block] = {}
         if len(self._texts) == 1:
-            return found
+            return explained
         order = sorted(self.blocks, key=lambda other: -self._votes[other])
         for index in np.flatnonzero(asked & np.isin(origin, self._starts)).tolist():
             at, choice = int(origin[index]), int(chosen[index])
@@ -71,8 +71,8 @@ class Conventions:
                     self._votes[other] -= 1
                 elif block is not None and block.first == choice:
                     self._votes[other] += 1
-                    found.setdefault(index, block)
-        return found
+                    explained.setdefault(index, block)
+        return explained
 
     def better(self) -> int | None:
         """The convention to switch to, or None."""

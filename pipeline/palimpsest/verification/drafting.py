@@ -1,11 +1,11 @@
-"""Guess what a decoder will write next, from the reference text and from what it wrote already.
+"""Drafts the next tokens of a decoder, from the reference text and from its output so far.
 
-A bad guess costs a forward pass, never a wrong token: `greedy` keeps only what the model itself would have written.
+A bad draft costs a forward pass, never a wrong token: `greedy` keeps only tokens that the model itself would have written.
 
-Two things make guesses good. A pass over a draft also says what the model would have written *behind* its first disagreement:
-where it follows the draft again, its further corrections are taken over at once, so that a page with many errors does not cost
-one pass each (`revised`). And a draft is only as long as it is worth: `best_length` weighs the tokens that will be agreed upon
-against the price of a pass and of a token.
+Two ideas make drafts good. A pass over a draft also gives the model's choices *after* its first disagreement. Where they follow
+the draft again, further corrections are adopted at once, so a page with many errors does not cost one pass per error (`revised`).
+And a draft has the length that pays best: `best_length` weighs the expected agreed tokens against the price of a pass and of a
+token.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 
 from palimpsest.verification.conventions import Block, Conventions
 
-TAIL = 8  # output tokens that are aligned: enough to tell a slip from a skip, few enough to forget an old error
-JUMP = 3  # edits that starting far from the expected place costs, so that a single common token is no reason to jump
-REACH = 256  # reference tokens before and after the expected place that are searched
-NEAR = 2  # an alignment of so few edits lies so near to the expected place: nothing further away has to be searched
+TAIL = 8  # aligned output tokens: enough to tell a slip from a skip, few enough to forget an old error
+JUMP = 3  # cost, in edits, of an alignment that starts far from the expected index, so that one common token causes no jump
+REACH = 256  # reference tokens that are searched before and after the expected index
+NEAR = 2  # an alignment with at most this many edits is close to the expected index, and no further search is needed
 FOLLOWED = 0.5  # share of the draft behind a disagreement that the model must follow for its corrections there to count
 UNMENDED = 0.3  # share of the disagreements that remain where corrections were taken over: two in three are plain replacements
 FIRST_RUN = 64.0  # tokens between two errors before anything is known
@@ -30,15 +30,15 @@ LONGEST = 1 << 14
 
 
 def align(tail: Sequence[int], reference: np.ndarray, expected: int, reach: int = REACH) -> tuple[int, int]:
-    """Find the place in `reference` where the output goes on.
+    """Find the index in `reference` at which the output continues.
 
-    Approximate matching of `tail` in a window of the reference (Sellers 1980, unit costs; starting off the expected place costs
-    up to JUMP). Ties go to an end that matches the last token, then to the place nearest to `expected`.
+    Approximate matching of `tail` in a window of the reference (Sellers 1980, unit costs; a start away from the expected index
+    costs up to JUMP). Ties go to an end that matches the last token, then to the index nearest to `expected`.
 
     Args:
         tail: the last tokens of the output, at least one.
         reference: token ids `[n]`.
-        expected: the place if the last token was a plain substitution.
+        expected: the index if the last token was a plain substitution.
 
     Returns:
         The index of the reference token to draft next, in [0, n], and the edits that the alignment needs.
@@ -50,7 +50,7 @@ def align(tail: Sequence[int], reference: np.ndarray, expected: int, reach: int 
 
 
 def _replaces(tail: Sequence[int], reference: np.ndarray, expected: int) -> bool:
-    """Whether the last token is a substitution and nothing else can be: the case that nearly always is."""
+    """True if the last token can only be a substitution, which is nearly always the case."""
     start, last = expected - len(tail), tail[-1]
     return (
         2 <= expected < len(reference)
@@ -76,7 +76,7 @@ def _align(tail: Sequence[int], reference: np.ndarray, expected: int, reach: int
 
 
 def repetition(output: Sequence[int], length: int, longest: int = 4) -> list[int]:
-    """What followed the last earlier occurrence of the output's ending, repeated up to `length` tokens; empty if there is none.
+    """The tokens after the last earlier occurrence of the output's ending, repeated up to `length` tokens; empty without one.
 
     The longest ending of at most `longest` and at least two tokens is looked up (prompt lookup, as in assisted generation).
     """
@@ -85,18 +85,18 @@ def repetition(output: Sequence[int], length: int, longest: int = 4) -> list[int
         matches = np.ones(len(ids) - size, bool)
         for offset in range(size):
             matches &= ids[offset : offset + len(matches)] == ids[len(ids) - size + offset]
-        places = np.flatnonzero(matches)
-        if len(places):
-            return np.resize(ids[places[-1] + size :], length).tolist()
+        matching = np.flatnonzero(matches)
+        if len(matching):
+            return np.resize(ids[matching[-1] + size :], length).tolist()
     return []
 
 
 @lru_cache(maxsize=4096)
 def best_length(run: float, pass_cost: int) -> int:
-    """The draft that gives the most tokens for its price, at least one token.
+    """The draft length that gives the most tokens for its price, at least one.
 
-    With a mean run of `run` agreed tokens, a draft of n is agreed upon for run · (1 − (run / (1 + run))^n) tokens on average, one
-    more is the model's own, and the pass costs as much as `pass_cost` + n + 1 drafted tokens.
+    With a mean run of `run` agreed tokens, the model agrees with run · (1 − (run / (1 + run))^n) tokens of a draft of n on
+    average. One more token is the model's own, and the pass costs as much as `pass_cost` + n + 1 drafted tokens.
     """
     lengths = np.unique(np.geomspace(1, LONGEST, 120).astype(np.int64))
     gain = 1 + run * (1 - (run / (1 + run)) ** lengths)
@@ -110,12 +110,12 @@ def revised(
     explained: Mapping[int, Block] = MappingProxyType({}),
     inserts: Set[int] = frozenset(),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A draft with the model's corrections: what it chose behind the draft's own tokens.
+    """A draft with the model's corrections, which are its choices after the draft's own tokens.
 
-    Only the first of several disagreements in a row counts, as the others saw a token that the model would not have written. One
-    that another convention explains takes that convention's tokens. A choice that is the draft's next token drops the token
-    between; one that an earlier correction replaced is put back behind it; one that was an insertion before is inserted again;
-    any other replaces.
+    Only the first of several disagreements in a row counts: the others saw a token that the model would not have written. A
+    disagreement that another convention explains takes that convention's tokens. A choice that is the draft's next token drops
+    the token between. A token that an earlier correction replaced is put back after it. An earlier insertion is inserted again.
+    Any other choice replaces the draft's token.
 
     Args:
         draft: tokens `[n]`.
@@ -173,7 +173,7 @@ class Drafter:
         reference: ids of the page's text.
         conventions: ids of the same text in other conventions (`conventions.py`).
         pass_cost: price of a forward pass in drafted tokens.
-        revise: take over the model's own corrections.
+        revise: adopt the model's own corrections.
     """
 
     def __init__(
@@ -200,14 +200,14 @@ class Drafter:
         """Append the model's tokens and draft again.
 
         Args:
-            tokens: what it wrote in this pass.
-            agreed: how many of the draft's tokens it agreed with, in a row from the first.
-            chosen: its choice after each prefix of what was drafted, the empty one included; `chosen[agreed + 1:]` is what it
-                would have written behind its disagreement.
+            tokens: its tokens of this pass.
+            agreed: number of leading draft tokens that it agreed with.
+            chosen: its choice after each prefix of the draft, the empty one included; `chosen[agreed + 1:]` are its choices after
+                the disagreement.
         """
         self._tell_insertions(tokens[0])
         differs = len(tokens) > agreed < len(self.draft) and tokens[agreed] != int(self.draft[agreed])
-        self.draft = self.draft[: len(chosen) - 1]  # a page near its limit was not given all of it
+        self.draft = self.draft[: len(chosen) - 1]  # a page near its limit received only a part of it
         self.disagreements += differs
         if not self._own:
             self._count_corrections(agreed, differs)
@@ -220,7 +220,7 @@ class Drafter:
         self.draft = self._next()
 
     def _tell_insertions(self, token: int) -> None:
-        """Learn from the token behind a disagreement whether the one before it was put in or replaced another."""
+        """Learn from the token after a disagreement whether the token before it was an insertion or a replacement."""
         if self._displaced is not None:
             written, drafted = self._displaced
             if token == drafted:
@@ -235,7 +235,7 @@ class Drafter:
         self._origin = np.arange(len(reference))
 
     def _follow(self, count: int) -> None:
-        """Move the place behind `count` new tokens of output, or search it where they left the reference."""
+        """Advance the index by `count` new tokens of output, or search for it if they left the reference."""
         followed = self._place + count
         if not self._lost and followed <= len(self._tokens) and self._tokens[followed - 1] == self.output[-1]:
             self._place = followed
@@ -245,19 +245,19 @@ class Drafter:
         self._lost = 2 * edits > len(tail) and len(tail) == TAIL
 
     def _learn(self, agreed: int, chosen: np.ndarray) -> float | None:
-        """Take over what the model chose at and behind its disagreement, where it followed the draft again.
+        """Adopt the model's choices at and after its disagreement, if it followed the draft again.
 
         Returns:
-            The share of the draft that it did not follow there, or None where nothing was taken over.
+            The share of the draft that it did not follow there, or None if nothing was adopted.
         """
-        place, count = self._place, len(self.draft)
-        start, stop = place + agreed, place + count
+        first, count = self._place, len(self.draft)
+        start, stop = first + agreed, first + count
         choices, right = chosen[:count], chosen[:count] == self.draft
         asked = np.concatenate(([True], right[:-1]))
-        explained = self.conventions.explain(self._origin[place:stop], self.draft, choices, asked)
+        explained = self.conventions.explain(self._origin[first:stop], self.draft, choices, asked)
         if (other := self.conventions.better()) is not None:
             odd = [index for index in np.flatnonzero(asked & ~right).tolist() if index > agreed and index not in explained]
-            return self._switch(other, agreed, {int(self._origin[place + index]): int(choices[index]) for index in odd})
+            return self._switch(other, agreed, {int(self._origin[first + index]): int(choices[index]) for index in odd})
         if not self._trusted:
             return None
         later = right[agreed + 1 :]
@@ -296,13 +296,13 @@ class Drafter:
         return len(odd) / max(1, len(draft))
 
     def _rewrite(self, start: int, stop: int, tokens: np.ndarray, replaced: np.ndarray, kept: np.ndarray) -> None:
-        """Put what `revised` gave for the tokens from `start` to `stop` in their place."""
+        """Replace the tokens from `start` to `stop` by the result of `revised`."""
         self._tokens = np.concatenate((self._tokens[:start], tokens, self._tokens[stop:]))
         self._replaced = np.concatenate((self._replaced[:start], replaced, self._replaced[stop:]))
         self._origin = np.concatenate((self._origin[:start], self._origin[start:stop][kept], self._origin[stop:]))
 
     def _count_corrections(self, agreed: int, differs: bool) -> None:
-        """Were the corrections right? Where too many were not, the reference itself is drafted again."""
+        """Count right and wrong corrections; after too many wrong ones, draft the reference itself again."""
         self._upheld += int(np.count_nonzero(self._replaced[self._place : self._place + agreed] >= 0))
         at = self._place + agreed
         if not (differs and at < len(self._replaced) and self._replaced[at] >= 0):
@@ -317,12 +317,12 @@ class Drafter:
             self._origin = np.concatenate((self._origin[:at], np.arange(origin, len(reference))))
 
     def _measure_run(self, agreed: int, differs: bool, share: float | None) -> None:
-        """Update the mean run that is expected of the next draft."""
+        """Update the expected mean run of the next draft."""
         if not differs:
             self._run = 2.0 * max(self._run, len(self.draft))
             return
         self._run = (min(self._run, 16.0 * (agreed + 4)) + agreed) / 2
-        if share is not None and not self._upheld + self._refuted:  # the first corrections: what came before says nothing
+        if share is not None and not self._upheld + self._refuted:  # the first corrections: earlier runs predict nothing
             self._run = max(self._run, 1 / (UNMENDED * share + 1 / LONGEST))
 
     def _next(self) -> np.ndarray:

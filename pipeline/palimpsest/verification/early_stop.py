@@ -33,10 +33,10 @@ class PrecisionBound:
     def __init__(self, reference: str) -> None:
         self._size = len(reference)
         self._all = (1 << self._size) - 1
-        places: dict[str, list[int]] = {}
-        for place, character in enumerate(reference):
-            places.setdefault(character, []).append(place)
-        self._places = {character: sum(1 << place for place in found) for character, found in places.items()}
+        positions: dict[str, list[int]] = {}
+        for position, character in enumerate(reference):
+            positions.setdefault(character, []).append(position)
+        self._places = {character: sum(1 << position for position in of) for character, of in positions.items()}
         self._rises, self._falls = self._all, 0  # D_j − D_(j−1) is 1, −1
         self._length = 0
 
@@ -75,12 +75,12 @@ class EarlyStop:
     Args:
         reference: the page's normalised text.
         target_precision: in (0, 1].
-        prefix_text: ids so far → characters that every continuation's text begins with. It must promise that; `stable_prefix`
-            keeps the promise for decoders that work from left to right.
-        stride: new tokens between two looks.
+        prefix_text: ids so far → characters with which the text of every continuation begins. This is a promise; `stable_prefix`
+            keeps it for decoders that work from left to right.
+        stride: new tokens between two checks.
 
     Raises:
-        ValueError: for a target outside (0, 1].
+        ValueError: the target is outside (0, 1].
     """
 
     def __init__(
@@ -112,10 +112,10 @@ class EarlyStop:
 def stable_prefix(text: str) -> str:
     """The part of a decoded text that more tokens cannot change.
 
-    Cut before the last ASCII letter or digit: nothing composes onto the characters before one (NFC), whitespace before one is
-    not at the end (so it is not stripped), and an unfinished UTF-8 sequence (U+FFFD) can only stand behind it, or is final.
+    It ends before the last ASCII letter or digit. Nothing composes onto the characters before that one (NFC), whitespace before
+    it is not at the end (so it is not stripped), and an unfinished UTF-8 sequence (U+FFFD) can only follow it, or is final.
     """
-    for place in range(len(text) - 1, -1, -1):
-        if text[place].isascii() and text[place].isalnum():
-            return text[:place]
+    for index in range(len(text) - 1, -1, -1):
+        if text[index].isascii() and text[index].isalnum():
+            return text[:index]
     return ""

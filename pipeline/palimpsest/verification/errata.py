@@ -2,7 +2,7 @@
 
     [errata: src/maln.py → src/main.py; 7f3b → 7f3a]
 
-Each erratum is a whole word, and where it stands in the page's text. `apply` corrects a decoded text by them.
+Each erratum is a whole word, with its position in the page's text. `apply` corrects a decoded text with them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Erratum:
 
 
 def is_identifier(word: str) -> bool:
-    """Whether every character of a word matters.
+    """True if every character of a word matters.
 
     Numbers, hashes, paths, addresses, versions and code names: words with digits, with one of `_ / . - @ : \\ # + =` between
     letters, or with mixed or several capital letters.
@@ -50,20 +50,20 @@ def find_errata(text: str, read: str, exact: Exact) -> list[Erratum]:
     """Errata of a page, ascending; with "all", `apply(read, errata) == text`.
 
     Args:
-        text: the page's.
-        read: what was decoded.
-        exact: which misread words count.
+        text: the page's text.
+        read: the decoded text.
+        exact: the kind of misread words that count.
     """
     if exact == "none" or text == read:
         return []
-    found = [Erratum(start, read[low:high], text[start:end]) for start, end, low, high in _differences(text, read)]
+    candidates = [Erratum(start, read[low:high], text[start:end]) for start, end, low, high in _differences(text, read)]
     if exact == "all":
-        return found
-    return [erratum for erratum in found if any(is_identifier(word) for word in erratum.written.split())]
+        return candidates
+    return [erratum for erratum in candidates if any(is_identifier(word) for word in erratum.written.split())]
 
 
 def _differences(text: str, read: str) -> Iterator[tuple[int, int, int, int]]:
-    """Spans of the text and of what was read for them that differ, in whole words: (start, end, low, high)."""
+    """Differing spans of the text and of the decoded text, in whole words: (start, end, low, high)."""
     bounds = [match.span() for match in _CHUNK.finditer(text)] or [(0, 0)]
     ends = [end for _, end in bounds]
     pending: tuple[int, int, int, int] | None = None
@@ -92,7 +92,7 @@ def _differences(text: str, read: str) -> Iterator[tuple[int, int, int, int]]:
 def apply(read: str, errata: Sequence[Erratum]) -> str:
     """A decoded text with its errata corrected.
 
-    Each is looked for near its position, counted in the text as far as it is corrected: where `read` is nearest.
+    Each is searched near its position, counted in the corrected part of the text; the nearest occurrence of `read` is replaced.
     """
     out: list[str] = []
     used = written = 0
@@ -112,12 +112,12 @@ def _nearest(text: str, piece: str, expected: int, start: int) -> int | None:
         return max(start, expected)
     after = text.find(piece, max(start, expected))
     before = text.rfind(piece, start, max(start, expected) + len(piece))
-    found = [at for at in (after, before) if at >= start]
-    return min(found, key=lambda at: abs(at - expected)) if found else None
+    candidates = [at for at in (after, before) if at >= start]
+    return min(candidates, key=lambda at: abs(at - expected)) if candidates else None
 
 
 def as_text(errata: Sequence[Erratum]) -> str:
-    """Errata as a decoder sees them behind the page; "" without any."""
+    """Errata as a decoder sees them after the page; "" without any."""
     return "[errata: " + "; ".join(f"{e.read} → {e.written}" for e in errata) + "]\n" if errata else ""
 
 

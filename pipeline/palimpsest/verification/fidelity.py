@@ -1,4 +1,4 @@
-"""How much of a text was read back: the metrics, vectorised over lists of references and decoded texts.
+"""The metrics of how much of a text was read back, vectorised over lists of references and decoded texts.
 
 All metrics lie in [0, 1], are 1 for equal texts (two empty ones included) and 0 when exactly one of the two is empty.
 They see the texts as given: normalise first (pages/normalise).
@@ -44,8 +44,8 @@ def precision(references: Sequence[str], decoded: Sequence[str]) -> np.ndarray:
 def confusable_precision(references: Sequence[str], decoded: Sequence[str]) -> np.ndarray:
     """Character precision on skeletons: look-alike letters of Cyrillic, Greek and Latin count as the same.
 
-    Pixels cannot tell them apart, so the difference to `precision` is what no reader of the image could have got right. Never
-    below `precision`, as folding maps characters one to one.
+    Pixels cannot distinguish them, so the difference to `precision` is the part that no reader of the image could get right. It
+    is never below `precision`, because folding maps characters one to one.
     """
     return precision([skeleton(text) for text in references], [skeleton(text) for text in decoded])
 
@@ -66,9 +66,9 @@ def word_precision(references: Sequence[str], decoded: Sequence[str]) -> np.ndar
 def fox_precision(references: Sequence[str], decoded: Sequence[str]) -> np.ndarray:
     """Set word precision |set(R) ∩ set(D)| / |set(D)|, float64 `[n]`.
 
-    What the evaluation script of Fox (arXiv 2405.14295) computes with `nltk.metrics.precision` on `str.split` words. It forgives
-    whatever is left out or repeated: shown for comparison with published figures only. The script cuts Chinese with jieba, we by
-    character.
+    The evaluation script of Fox (arXiv 2405.14295) computes it with `nltk.metrics.precision` on `str.split` words. It ignores
+    omissions and repetitions, and is shown only for comparison with published figures. The script splits Chinese with jieba, we
+    split it by character.
     """
     return _over_words(references, decoded, lambda r, d: len(r.keys() & d.keys()) / len(d))
 
@@ -100,9 +100,9 @@ def diff_spans(reference: str, decoded: str) -> list[Span]:
 
 
 def misread(reference: str, decoded: str) -> list[tuple[int, int]]:
-    """Half-open spans of `reference` that `decoded` does not have as they are, ascending, by an alignment with the fewest edits.
+    """Half-open spans of `reference` that differ in `decoded`, ascending, by an alignment with the fewest edits.
 
-    A span is empty (start == end) where characters were inserted before `start` and none are wrong.
+    A span is empty (start == end) if characters were inserted before `start` and none are wrong.
     """
     spans: list[tuple[int, int]] = []
     for code in Levenshtein.opcodes(reference, decoded):
@@ -118,11 +118,11 @@ def misread(reference: str, decoded: str) -> list[tuple[int, int]]:
 def _over_words(references: Sequence[str], decoded: Sequence[str], share: Callable[[Words, Words], float]) -> np.ndarray:
     _same_length(references, decoded)
     scores = np.ones(len(references))
-    for place, (reference, text) in enumerate(zip(references, decoded, strict=True)):
+    for index, (reference, text) in enumerate(zip(references, decoded, strict=True)):
         if reference == text:
             continue
         r, d = Counter(_WORD.findall(reference)), Counter(_WORD.findall(text))
-        scores[place] = share(r, d) if r and d else float(not r and not d)
+        scores[index] = share(r, d) if r and d else float(not r and not d)
     return scores
 
 

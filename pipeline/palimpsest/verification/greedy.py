@@ -1,18 +1,18 @@
 """Batched, drafted, exact greedy decoding.
 
 One forward pass over [prompt | draft] gives the decoder's argmax after every prefix. Up to the first disagreement the greedy
-output *is* the draft (by induction); at the disagreement the model's token is taken, the draft corrected and re-aligned, and the
-next pass goes on from the cache.
+output *is* the draft (by induction). At the disagreement the model's token is taken, the draft is corrected and re-aligned, and
+the next pass resumes from the cache.
 
-First passes are taken by length, a bounded number of tokens at once; then all pages go on together, each with a draft of its own
-length at places of its own (`slots`). Nothing that a page does depends on the pages beside it. What the host does per page and
-pass are a few array operations, one upload and one download.
+First passes are grouped by length, with a bounded number of tokens at once. Then all pages continue together, each with a draft
+of its own length at its own positions (`slots`). The output of a page does not depend on the other pages of its batch. The host's
+work per page and pass is a few array operations, one upload and one download.
 
-What "exact" means: token for token what `generate(do_sample=False)` without n-gram bans, penalties or suppressed tokens returns,
-up to rounding. A pass over many tokens and one over a single token add the same numbers in another order. On small random models
-with logits near 6 the two differ by up to 2e-5 in float32, where only a true tie can flip, and by up to 0.15 in bfloat16, where
-about one token in 150 did flip; `Decoded.near_ties` counts the tokens where that could happen. There neither result is the more
-right one: plain bfloat16 `generate` depends on its batch in the same way. Decode in float32 where equality must be certain.
+"Exact" means: token for token the result of `generate(do_sample=False)` without n-gram bans, penalties or suppressed tokens, up
+to rounding. A pass over many tokens and one over a single token add the same numbers in another order. On small random models
+with logits near 6 the two differ by up to 2e-5 in float32, where only a true tie can flip. In bfloat16 they differ by up to 0.15,
+where about one token in 150 did flip; `Decoded.near_ties` counts the tokens where this could happen. Neither result is more
+correct there: plain bfloat16 `generate` depends on its batch in the same way. Decode in float32 if equality must be certain.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from palimpsest.verification.masks import Masks
 from palimpsest.verification.reading import Cut, Decoded, DraftedPage, Stop
 from palimpsest.verification.slots import GROWTH, Slots
 
-HEAD_BYTES = {"cpu": 256 << 20, "cuda": 2 << 30}  # of logits held at once, as float32
+HEAD_BYTES = {"cpu": 256 << 20, "cuda": 2 << 30}  # of logits in memory at once, as float32
 FIRST_TOKENS = {"cpu": 32_768, "cuda": 65_536}  # of a first pass, padding included, unless a single page has more
-PASS_COST = {"cpu": 16, "cuda": 128}  # what a pass costs, in drafted tokens (measured on the embedded codec; estimated)
+PASS_COST = {"cpu": 16, "cuda": 128}  # price of a pass, in drafted tokens (measured on the embedded codec; estimated)
 NEAR_TIE = {torch.float32: 64}  # margins within this many rounding steps of the best logit are near ties; measured: 28 and …
 NEAR_TIE_HALF = 8  # … in half precision, whose sums are kept in float32, 3
 
@@ -47,7 +47,7 @@ class Decoder(Protocol):
 
     @property
     def image_token_id(self) -> int:
-        """The id that stands for one visual token in a prompt."""
+        """The placeholder id of one visual token in a prompt."""
 
     @property
     def eos_ids(self) -> set[int]:
@@ -82,18 +82,19 @@ def decode(
         head_bytes: bound of the logits in memory at once, by default the device's; changes nothing else.
         first_tokens: bound of the tokens in one first pass, padding included; by default the device's.
         pass_cost: price of a pass in drafted tokens, which bounds the drafts; by default the device's.
-        revise: take over the model's corrections of a draft behind a disagreement. Both change the number of passes only.
+        revise: adopt the model's corrections of a draft after a disagreement. Like `pass_cost`, it changes only the number of
+            passes.
 
     Raises:
-        ValueError: for layers or an attention implementation that masks cannot express, a prompt whose image ids do not match its
-            visual tokens, an image id in a draft, or a limit below 1.
+        ValueError: masks cannot express the layers or the attention implementation, the image ids of a prompt do not match its
+            visual tokens, a draft contains an image id, or a limit is below 1.
     """
     if not pages:
         return []
     for number, page in enumerate(pages):
         _check(page, number, decoder)
     kind = "cpu" if decoder.model.device.type == "cpu" else "cuda"
-    cost, most, held = pass_cost or PASS_COST[kind], first_tokens or FIRST_TOKENS[kind], head_bytes or HEAD_BYTES[kind]
+    cost, most, head_limit = pass_cost or PASS_COST[kind], first_tokens or FIRST_TOKENS[kind], head_bytes or HEAD_BYTES[kind]
     rows = [
         _Row(
             page,
@@ -104,7 +105,7 @@ def decode(
         for number, page in enumerate(pages)
     ]
     rows.sort(key=lambda row: -row.length)  # stable: pages of one length stay in order
-    batch = _Batch(decoder, rows, held)
+    batch = _Batch(decoder, rows, head_limit)
     start = 0
     while start < len(rows):
         stop = min(len(rows), start + max(1, most // rows[start].length))
@@ -124,7 +125,7 @@ class _Row:
     number: int
     positions: Tensor | None  # rotary positions of the prompt; the output continues at their maximum plus one
     drafter: Drafter
-    stored: int = 0  # places of the page that the cache holds
+    stored: int = 0  # positions of the page that are in the cache
     passes: int = 0
     margins: list[np.ndarray] = field(default_factory=list)
     near: list[np.ndarray] = field(default_factory=list)
@@ -145,7 +146,7 @@ class _Row:
         return len(self.page.prompt_ids) + len(self.draft)
 
     def accept(self, draft: np.ndarray, best: np.ndarray, margins: np.ndarray, near: np.ndarray, eos: np.ndarray) -> int:
-        """Take the model's choices after each drafted prefix; returns how many drafted tokens stay in the cache."""
+        """Take the model's choices after each drafted prefix; returns the number of drafted tokens that stay in the cache."""
         self.passes += 1
         differing = np.flatnonzero(best[: len(draft)] != draft)
         agreed = int(differing[0]) if len(differing) else len(draft)
@@ -202,7 +203,7 @@ class _Batch:
         ids, lengths = _padded(inputs)
         step = np.arange(ids.shape[1])
         scored = [len(row.draft) + 1 for row in rows]
-        ids_d, wanted = self._upload(ids, _ends(lengths, scored, ids.shape[1]))
+        ids_d, scored_at = self._upload(ids, _ends(lengths, scored, ids.shape[1]))
         places = torch.arange(ids.shape[1], device=self.device)
         blocks = self._blocks(ids_d) if self.bidirectional else None
         mask = self.masks.causal() if blocks is None else None
@@ -216,7 +217,7 @@ class _Batch:
         self.slots.filling = (start, stop)
         for row in rows:
             row.stored = len(row.page.prompt_ids) + len(row.draft)
-        self._forward(rows, scored, ids_d, wanted, mask, positions, **image_inputs)
+        self._forward(rows, scored, ids_d, scored_at, mask, positions, **image_inputs)
 
     def next(self) -> None:
         """One more pass of all rows: each one's last token and its draft."""
@@ -230,38 +231,38 @@ class _Batch:
         self.slots.grow(width)
         spare = self.slots.columns - 1
         flat = np.arange(len(self.rows))[:, None] * self.slots.columns + np.where(inside, places, spare)
-        wanted = np.flatnonzero(inside)
+        scored_at = np.flatnonzero(inside)
         for row, count in zip(self.rows, lengths.tolist(), strict=True):
             row.stored += count
         columns = torch.arange(width, device=self.device)
         self.slots.filling, self.slots.width = None, width
-        if self.packs:  # the tokens of all pages behind each other: no layer but attention sees padding
-            some = self._upload(ids.ravel()[wanted], flat.ravel()[wanted], places.ravel()[wanted], wanted, places)
+        if self.packs:  # the tokens of all pages in one row: no layer but attention sees padding
+            some = self._upload(ids.ravel()[scored_at], flat.ravel()[scored_at], places.ravel()[scored_at], scored_at, places)
             ids_d, self.slots.flat, positions, slots, queries = some
             mask: Any = self.masks.packed(queries, columns, self.prompts, slots)
             self._forward(self.rows, lengths.tolist(), ids_d[None], None, mask, positions[None])
             return
-        ids_d, queries, flat_d, wanted_d = self._upload(ids, places, flat, wanted)
+        ids_d, queries, flat_d, scored_d = self._upload(ids, places, flat, scored_at)
         self.slots.flat = flat_d.flatten()
         mask = self.masks.build(queries, columns, self.prompts)
-        self._forward(self.rows, lengths.tolist(), ids_d, wanted_d, mask, self._positions(queries, 0, len(self.rows)))
+        self._forward(self.rows, lengths.tolist(), ids_d, scored_d, mask, self._positions(queries, 0, len(self.rows)))
 
     def _forward(
         self,
         rows: list[_Row],
         scored: list[int],
         ids: Tensor,
-        wanted: Tensor | None,
+        scored_at: Tensor | None,
         mask: Any,
         positions: Tensor,
         **image_inputs: Any,
     ) -> None:
-        """One forward pass; each live row takes what the model chose at its last `scored` tokens: `wanted`, or all there are."""
+        """One forward pass; each live row takes the model's choices at its last `scored` tokens: `scored_at`, or all if None."""
         hidden = self.model.base_model(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache, use_cache=True, **image_inputs
         ).last_hidden_state
         hidden = hidden.flatten(0, 1)
-        chosen = self._choose(hidden if wanted is None else hidden.index_select(0, wanted))
+        chosen = self._choose(hidden if scored_at is None else hidden.index_select(0, scored_at))
         best, margins, near = chosen[0].astype(np.int64), chosen[1], chosen[2] > 0
         start = 0
         for row, count in zip(rows, scored, strict=True):
@@ -283,8 +284,8 @@ class _Batch:
     def _choose(self, hidden: Tensor) -> np.ndarray:
         """Best id, margin to the second best logit and "is a near tie" for hidden states `[n, H]`, float32 `[3, n]`.
 
-        In chunks of bounded size. Softcapping and scaling of logits, which some models put behind the head, keep their order and
-        are left out. Ids are exact in float32 up to 2^24.
+        Computed in chunks of bounded size. Softcapping and scaling of logits, which some models apply after the head, keep the
+        order and are omitted. Ids are exact in float32 up to 2^24.
         """
         head = self.model.get_output_embeddings()
         chunk = max(1, self.head_bytes // (4 * head.weight.shape[0]))
@@ -300,7 +301,7 @@ class _Batch:
         return torch.cat(parts).T.cpu().numpy()
 
     def _positions(self, places: Tensor, start: int, stop: int) -> Tensor:
-        """Rotary positions `[rows, n]`, or `[axes, rows, n]` where a page states its prompt's own."""
+        """Rotary positions `[rows, n]`, or `[axes, rows, n]` if a page gives its prompt's positions."""
         positions = places + self.shifts[start:stop]
         stated = [row.positions for row in self.rows[start:stop]]
         axes = next((p.shape[0] for p in stated if p is not None and p.ndim == 2), None)
@@ -325,7 +326,7 @@ _NOTHING = np.zeros(0, np.int64)
 
 
 def _padded(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of different length as one array, zeros behind them, and their lengths."""
+    """Rows of different length as one array, padded with zeros on the right, and their lengths."""
     lengths = np.array([len(row) for row in rows])
     ids = np.zeros((len(rows), lengths.max()), np.int64)
     for number, row in enumerate(rows):
@@ -334,7 +335,7 @@ def _padded(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ends(lengths: np.ndarray, counts: Sequence[int], width: int) -> np.ndarray:
-    """Flat places of the last `counts` tokens of every row."""
+    """Flat indices of the last `counts` tokens of every row."""
     pieces = zip(lengths, counts, strict=True)
     return np.concatenate([row * width + np.arange(length - count, length) for row, (length, count) in enumerate(pieces)])
 

@@ -23,10 +23,10 @@ class Stretches:
     def extend(self, ids: np.ndarray) -> np.ndarray:
         """Append ids `[n]`; returns the stretch `[max_period, n]` that ends at each of them, 0 where the period is broken."""
         size, known = len(ids), np.concatenate((self._history, ids))
-        earlier = np.lib.stride_tricks.sliding_window_view(known, size)[:-1][::-1]  # row p − 1: the ids p places before
-        same, places = earlier == ids, np.arange(size)
-        broken = np.maximum.accumulate(np.where(same, -1, places), axis=1)
-        matched = np.where(broken < 0, self._matched + places + 1, places - broken)
+        earlier = np.lib.stride_tricks.sliding_window_view(known, size)[:-1][::-1]  # row p − 1: the ids p positions earlier
+        same, indices = earlier == ids, np.arange(size)
+        broken = np.maximum.accumulate(np.where(same, -1, indices), axis=1)
+        matched = np.where(broken < 0, self._matched + indices + 1, indices - broken)
         self._matched, self._history = matched[:, -1:], known[size:]
         return np.where(matched > 0, matched + self._periods, 0)
 
@@ -36,10 +36,10 @@ class LoopWatch:
 
     A loop of period p is a stretch that repeats its unit at least `min_repeats` times, covers at least `min_tokens` tokens, and
     is longer by `min_tokens` than the reference's own longest stretch of that period: a page of dashes may be read as dashes.
-    The cut is a prefix of the greedy output, at a place that depends on the output and the reference only.
+    The cut is a prefix of the greedy output, at an index that depends on the output and the reference only.
     """
 
-    STRIDE = 64  # tokens between two looks
+    STRIDE = 64  # tokens between two checks
 
     def __init__(self, reference: Sequence[int], *, min_repeats: int = 4, min_tokens: int = 64, max_period: int = 128) -> None:
         """Raises ValueError for a setting below its least meaningful value."""
@@ -53,7 +53,7 @@ class LoopWatch:
         self._thresholds: np.ndarray | None = None
 
     def __call__(self, ids: Sequence[int]) -> Cut | None:
-        """The cut right behind the token that completes the first loop, or None."""
+        """The cut right after the token that completes the first loop, or None."""
         for end in range(self._seen + self.STRIDE, len(ids) + 1, self.STRIDE):
             stretch = self._stretches.extend(np.asarray(ids[self._seen : end], np.int64))
             start, self._seen = self._seen, end
@@ -61,10 +61,10 @@ class LoopWatch:
                 continue
             loops = stretch >= self._threshold()
             if loops.any():
-                place = int(loops.any(axis=0).argmax())
-                period = int(loops[:, place].argmax()) + 1
-                detail = f"period {period}, {stretch[period - 1, place]} tokens up to token {start + place + 1}"
-                return Cut(length=start + place + 1, reason="loop", detail=detail)
+                index = int(loops.any(axis=0).argmax())
+                period = int(loops[:, index].argmax()) + 1
+                detail = f"period {period}, {stretch[period - 1, index]} tokens up to token {start + index + 1}"
+                return Cut(length=start + index + 1, reason="loop", detail=detail)
         return None
 
     def _threshold(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Attention masks from places, for the layer types whose reach a place can tell."""
+"""Attention masks from positions, for layer types whose reach depends on positions alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Masks:
     """The masks of one decoder.
 
     Raises:
-        ValueError: for layers or an attention implementation that masks cannot express.
+        ValueError: masks cannot express the layers or the attention implementation.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -39,14 +39,14 @@ class Masks:
         self.additive = attention == "eager"
         self.by_type = model.config.model_type in BY_TYPE
         self.dtype = model.dtype
-        self.packs = self.by_type and not self.additive  # those models look at no mask before attention does
+        self.packs = self.by_type and not self.additive  # in those models nothing reads the mask before attention
         if self.packs:
             install()
 
     def causal(self) -> Mask | None:
-        """What stands for "every token sees those before it" in a first pass, padded on the right; None if only a mask does.
+        """The argument for "every token sees those before it" in a first pass, padded on the right; None if a mask is needed.
 
-        Without a mask attention is computed by the fastest kernels, and only over what is seen.
+        Without a mask the fastest kernels compute attention, and only over the visible tokens.
         """
         if self.by_type and self.types == {"full_attention"} and not self.additive:
             return {"full_attention": None}
@@ -56,9 +56,9 @@ class Masks:
         """Masks `[rows, 1, queries, columns]`, one per layer type if there are others than full attention.
 
         Args:
-            queries: place of each query, `[rows, n]`. A padding query stands at place 0 and sees the first token only, so that
+            queries: position of each query, `[rows, n]`. A padding query is at position 0 and sees only the first token, so that
                 its values stay finite.
-            places: place of each column, `[columns]`.
+            places: position of each column, `[columns]`.
             prompts: length of each prompt, `[rows, 1]`.
             blocks: a number for each run of tokens that see each other, −1 elsewhere, `[rows, n]`.
         """

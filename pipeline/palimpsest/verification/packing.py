@@ -1,11 +1,11 @@
-"""Later passes without padding: the tokens of all pages behind each other, unpacked for attention alone.
+"""Later passes without padding: the tokens of all pages in one row, unpacked for attention alone.
 
-After the first pass a batch is ragged: one page drafts four hundred tokens, its neighbour twenty. Padded to the longest, more
-than half of what linear layers and experts compute would be thrown away (64 pages of 480 tokens with 3 % of errors: 112,000
-tokens for 51,000). Packed, every token goes through them once. Attention still wants one row per page, because each sees keys of
-its own: there the queries are put into padded rows and taken out again, which is a small part of a decoder's work.
+After the first pass a batch is ragged: one page drafts four hundred tokens, another twenty. With padding to the longest, more
+than half of the work of linear layers and experts would be wasted (64 pages of 480 tokens with 3 % of errors: 112,000 tokens for
+51,000). Packed, every token passes them once. Attention still needs one row per page, because each page has its own keys: there
+the queries are copied into padded rows and back, which is a small part of a decoder's work.
 
-A packed mask goes where a mask goes. transformers' "sdpa" is asked to unpack it here, and computes everything else as before.
+A packed mask is passed like any other mask. transformers' "sdpa" unpacks it with the function here, and is otherwise unchanged.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 @dataclass(frozen=True)
 class Packed:
-    """A mask, and where the packed tokens stand in it.
+    """A mask, and the positions of the packed tokens in it.
 
     Attributes:
-        mask: `[rows, 1, longest, columns]`, of one row per page; what stands behind a page's last token is not read.
+        mask: `[rows, 1, longest, columns]`, one row per page; entries after a page's last token are not read.
         places: `row * longest + number in the row` of every packed token, `[n]`.
     """
 
@@ -48,6 +48,6 @@ def _attend(
 
 
 def install() -> None:
-    """Let "sdpa" of transformers know packed masks; with any other mask it is what it was."""
+    """Teach "sdpa" of transformers packed masks; with any other mask it is unchanged."""
     if ALL_ATTENTION_FUNCTIONS["sdpa"] is not _attend:
         ALL_ATTENTION_FUNCTIONS["sdpa"] = _attend

@@ -1,4 +1,4 @@
-"""The words of decoding: what goes in for a page, what comes out, and who may cut it short."""
+"""The types of decoding: the input of a page, its output, and the watches that may end it early."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ MAX_NEW_TOKENS = 8192  # bound of the default length limit, the context that Dee
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """Where and why a page's output ends before the model ended it.
+    """The end of a page's output before the model ended it, and the reason.
 
     Attributes:
-        length: tokens that are kept.
+        length: number of tokens kept.
         reason: one word for the row's `reason` column ("loop", "early_stop", "length").
         detail: the evidence, for people.
-        precision_bound: a proven upper bound of the page's precision, where the cut rests on one.
+        precision_bound: a proven upper bound of the page's precision, if the cut relies on one.
     """
 
     length: int
@@ -33,8 +33,8 @@ class Cut:
 Watch = Callable[[Sequence[int]], Cut | None]
 """Called with all tokens of a page so far, after every pass and at its end; a `Cut` ends the page there.
 
-A watch keeps its own state, so every page has its own. Where it cuts must depend on the tokens only, never on how many of them
-arrived in one pass.
+A watch has state, so every page has its own. Its cut must depend only on the tokens, never on how many of them arrived in one
+pass.
 """
 
 
@@ -69,18 +69,18 @@ class DraftedPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
-    """What the decoder read.
+    """The output of a page.
 
     Attributes:
-        ids: the greedy output, as `generate(do_sample=False)` would return it: with the end-of-sequence token where there is one.
-        passes: forward passes that the page took part in.
-        disagreements: how often the model's token was not the drafted one. `passes == 1 + disagreements` unless a draft ran
-            out before the page ended (one more pass each), or the last disagreement ended the page (one pass less).
+        ids: the greedy output, as `generate(do_sample=False)` would return it, with the end-of-sequence token if there is one.
+        passes: forward passes that included the page.
+        disagreements: number of tokens that differed from the draft. `passes == 1 + disagreements`, unless a draft ran out before
+            the page ended (one more pass each), or the last disagreement ended the page (one pass less).
         stopped: "eos", "length" (the limit was reached) or "early" (a watch cut the page).
-        cut: where and why, unless stopped is "eos".
+        cut: the cut, unless stopped is "eos".
         min_margin: smallest difference between the best and the second best logit over the output.
-        near_tie_places: places in `ids` of the tokens whose margin is within rounding error of the dtype: there a
-            one-token-at-a-time decode in the same dtype may choose differently.
+        near_tie_places: indices in `ids` of the tokens whose margin is within the rounding error of the dtype: a decode of one
+            token at a time in the same dtype may choose differently there.
     """
 
     ids: tuple[int, ...]
@@ -93,5 +93,5 @@ class Decoded:
 
     @property
     def near_ties(self) -> int:
-        """How many of them there are."""
+        """The number of near ties."""
         return len(self.near_tie_places)

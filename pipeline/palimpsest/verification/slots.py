@@ -1,7 +1,7 @@
-"""A key-value cache in which every page writes at places of its own.
+"""A key-value cache in which every page writes at its own positions.
 
-A ragged batch keeps another number of tokens of every page after every pass. Here a rejected token is simply overwritten by the
-next one at its place, and place p of a page is column p of its row: nothing is copied, cut off or kept track of.
+A ragged batch keeps a different number of tokens of every page after every pass. Position p of a page is column p of its row, and
+the next token at a position overwrites a rejected one: nothing is copied, cut or tracked.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-GROWTH = 128  # columns by which the cache grows at least
+GROWTH = 128  # least number of columns by which the cache grows
 
 
 @dataclass
 class Slots:
-    """Which places the next forward pass writes, for all layers.
+    """The positions that the next forward pass writes, for all layers.
 
     Attributes:
-        rows: pages.
-        columns: places that a row has, the last one for what nobody reads.
-        filling: the rows that a first pass fills from place 0 on, as (start, stop); None in later passes.
-        flat: `row * columns + place` of every token of a later pass.
-        width: places that a later pass sees.
+        rows: number of pages.
+        columns: positions per row; the last one takes values that nobody reads.
+        filling: the rows that a first pass fills from position 0 on, as (start, stop); None in later passes.
+        flat: `row * columns + position` of every token of a later pass.
+        width: number of positions that a later pass sees.
     """
 
     rows: int
@@ -36,18 +36,18 @@ class Slots:
     layers: list[SlotLayer] = field(default_factory=list)
 
     def cache(self) -> Cache:
-        """The cache as transformers' models want it."""
+        """The cache in the form that transformers' models need."""
         return Cache(layer_class_to_replicate=self._layer)  # type: ignore[arg-type]
 
     def _layer(self) -> SlotLayer:
         self.layers.append(SlotLayer(self))
         return self.layers[-1]
 
-    def grow(self, places: int) -> None:
-        """Make room for `places` places."""
-        if places < self.columns:
+    def grow(self, positions: int) -> None:
+        """Make room for this number of positions."""
+        if positions < self.columns:
             return
-        columns = places + max(GROWTH, places // 8)
+        columns = positions + max(GROWTH, positions // 8)
         for layer in self.layers:
             layer.keys, layer.values = (_wider(part, columns) for part in layer.both)
         self.columns = columns
@@ -70,12 +70,12 @@ class SlotLayer(DynamicLayer):
 
     @property
     def both(self) -> tuple[Tensor, Tensor]:
-        """What is held."""
+        """The stored keys and values."""
         assert self.keys is not None and self.values is not None
         return self.keys, self.values
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write `[rows, heads, n, width]` where `slots` says; returns all that the pass may see, in the same order of axes."""
+        """Write `[rows, heads, n, width]` at the positions in `slots`; returns all that the pass may see, with the same axes."""
         slots = self.slots
         fresh = [part.transpose(1, 2) for part in (key_states, value_states)]
         if not self.is_initialized:
@@ -83,17 +83,17 @@ class SlotLayer(DynamicLayer):
             self.keys, self.values = (part.new_zeros(slots.rows, slots.columns, *part.shape[2:]) for part in fresh)
             self.is_initialized = True
         if slots.filling is not None:
-            for held, part in zip(self.both, fresh, strict=True):
-                held[slice(*slots.filling), : part.shape[1]] = part
+            for cached, part in zip(self.both, fresh, strict=True):
+                cached[slice(*slots.filling), : part.shape[1]] = part
             return key_states, value_states
         assert slots.flat is not None
-        for held, part in zip(self.both, fresh, strict=True):
-            held.flatten(0, 1).index_copy_(0, slots.flat, part.flatten(0, 1))
-        keys, values = (held[:, : slots.width].transpose(1, 2) for held in self.both)
+        for cached, part in zip(self.both, fresh, strict=True):
+            cached.flatten(0, 1).index_copy_(0, slots.flat, part.flatten(0, 1))
+        keys, values = (cached[:, : slots.width].transpose(1, 2) for cached in self.both)
         return keys, values
 
     def get_seq_length(self) -> int:
-        """Places that the next pass may see."""
+        """The number of positions that the next pass may see."""
         return 0 if self.slots.filling is not None or not self.is_initialized else self.slots.width
 
 

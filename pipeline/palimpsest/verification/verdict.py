@@ -1,4 +1,4 @@
-"""The verdict on a page: the columns of the row contract that say what was read back."""
+"""The verdict on a page: the columns of the row contract on its decoded text."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ SCORES = {"raw": "precision", "folded": "folded_precision", "set": "set_precisio
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What was read back from a page's stored tokens.
+    """The result of decoding a page's stored tokens.
 
     Attributes:
-        precision: character precision; with reason "early_stop" the proven upper bound of it.
+        precision: character precision; with reason "early_stop", its proven upper bound.
         folded_precision: character precision under the codec's dialect: its markup undone, whitespace folded (`codecs.dialects`).
         set_precision: distinct words of the output that occur in the text.
         word_precision: multiset word precision.
         exact: the decoded text equals the reference; under dialect "document", their folded texts are equal.
         decoder_passes: forward passes.
-        blank_precision: precision of what was decoded from an empty page's tokens; None for pages outside the control sample.
-        decoded_text: what was read; None where it equals the reference.
+        blank_precision: precision of the text decoded from an empty page's tokens; None for pages outside the control sample.
+        decoded_text: the decoded text; None if it equals the reference.
         misread: spans of the page's text that were read wrongly, as `fidelity.misread` gives them; empty when exact.
         status: "verified" when the whole output was read and reaches the target, "unfinished" when the model had not ended after
             the most tokens that it may write, otherwise "below_target".
@@ -63,7 +63,7 @@ def judge(
     dialect: Dialect = DIALECTS["plain"],
     score: Score = "raw",
 ) -> list[Verdict]:
-    """Compare what was read with what was written, one verdict per page.
+    """Compare the decoded texts with the references, one verdict per page.
 
     Args:
         references: the pages' normalised texts.
@@ -75,7 +75,7 @@ def judge(
         score: which precision must reach the target.
 
     Raises:
-        ValueError: for a target outside [0, 1] or lists of different lengths.
+        ValueError: the target is outside [0, 1], or the lists have different lengths.
     """
     if not 0 <= target_precision <= 1:
         raise ValueError(f"target_precision is {target_precision}; it must lie in [0, 1]")
@@ -139,7 +139,7 @@ def _status(page: Decoded, reached: bool) -> Status:
 
 
 def _folded_spans(reference: str, folded: Folded, text: Folded) -> list[tuple[int, int]]:
-    """What was misread in the folded text, as spans of the page's own text."""
+    """The misread parts of the folded text, as spans of the page's own text."""
     origin = [*folded.origin, len(reference)]
     return [
         (origin[start], origin[end - 1] + 1 if end > start else origin[start])
