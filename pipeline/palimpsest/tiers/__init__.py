@@ -5,16 +5,16 @@
     policy.py        the seam: what a policy knows of a page, the protocol, and policies found by name and chained
     fixed.py         every page in the same mode
     age.py           the older, the blurrier: DeepSeek-OCR's figure
-    importance.py    holds a document back, or pins it as text
-    forget.py        drops the text of what is very old; only when it is asked for by name
+    importance.py    keeps a document sharper for longer, or pins it as text
+    forget.py        drops the text of very old pages; only if the policy names it
     fidelity.py      rate control: the cheapest mode whose verdict meets the target
-    predictor.py     how well a page will be read in each mode, from cheap features of its text
+    predictor.py     predicts the precision of a page in each mode, from cheap features of its text
     fit.py           makes an entry of a rungs file from measured verdicts
-    measured.py      rungs files: which modes of a codec are worth giving to a page, and the predictor
+    measured.py      rungs files: the modes of a codec that are worth using, and the predictor
     published.py     operating points of codecs whose weights are not here, as others published them
     operating_points/  the files that come with Palimpsest: measured ones, named after the codec's revision, and published ones
 
-A policy is a pure function of what is known of a page: its age and importance, its size, and the verdicts on modes that were
-tried. `[tiers] policy` names one, or several joined by "+": each takes what the one before it proposes. Adding one is one file
+A policy is a pure function of the known facts of a page: its age and importance, its size, and the verdicts on the modes tried.
+`[tiers] policy` names one policy, or several joined by "+": each gets the proposal of the one before. A new policy is one file
 with a `build` function, and its name in `policy.RANKS`.
 """

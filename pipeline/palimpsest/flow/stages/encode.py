@@ -27,14 +27,14 @@ class Encode(Model):
 
         rows = table.num_rows
         columns: dict[str, list[Any]] = {name: [None] * rows for name in token_columns()}
-        for name, places in by_mode(table):
+        for name, indices in by_mode(table):
             mode = self.codec.mode(name)
 
             def packed(some: Sequence[int], mode: Mode = mode) -> list[PackedTokens]:
-                images = np.stack([page_image(table["image"][place], mode.px) for place in some])
+                images = np.stack([page_image(table["image"][index], mode.px) for index in some])
                 return pack(self.config.storage.tokens, self.codec.encode(images, mode))
 
-            for place, page in zip(places, self.batched.over(name, places, packed), strict=True):
+            for index, page in zip(indices, self.batched.over(name, indices, packed), strict=True):
                 values = {
                     "num_vision_tokens": mode.num_vision_tokens,
                     "num_context_tokens": mode.num_context_tokens,
@@ -47,11 +47,11 @@ class Encode(Model):
                     "codec_revision": self.codec.revision,
                 }
                 for key, value in values.items():
-                    columns[key][place] = value
+                    columns[key][index] = value
         tiers, text_tokens = table["tier"].to_pylist(), table["num_text_tokens"].to_pylist()
-        for place, tier in enumerate(tiers):
+        for index, tier in enumerate(tiers):
             if tier == TEXT_TIER:
-                columns["num_context_tokens"][place] = text_tokens[place]
+                columns["num_context_tokens"][index] = text_tokens[index]
         columns["fingerprint"] = [self.fingerprint if kind == RowKind.PAGE else None for kind in table["kind"].to_pylist()]
         tokens = {name: pa.array(values, TOKENS.field(name).type) for name, values in columns.items()}
         return conform(with_columns(table.drop_columns(["image"]), tokens), TOKENS, "encode")

@@ -29,9 +29,9 @@ def with_errata(table: pa.Table, exact: Exact) -> pa.Table:
     costs = []
     for row in rows:
         spans = row["misread"] if row["decoded_text"] is not None else None
-        found = [e for e in find_errata(row["text"], row["decoded_text"], exact) if _is_misread(e, spans)] if spans else []
-        errata.append([asdict(erratum) for erratum in found] or None)
-        costs.append(row["num_context_tokens"] + cost_of(found) if found else row["num_context_tokens"])
+        relevant = [e for e in find_errata(row["text"], row["decoded_text"], exact) if _is_misread(e, spans)] if spans else []
+        errata.append([asdict(erratum) for erratum in relevant] or None)
+        costs.append(row["num_context_tokens"] + cost_of(relevant) if relevant else row["num_context_tokens"])
     return with_columns(
         table,
         {
@@ -50,9 +50,9 @@ def _is_misread(erratum: Erratum, spans: Sequence[Mapping[str, int]]) -> bool:
 def cheaper_as_text(table: pa.Table) -> pa.Table:
     """VERDICTS in which pages whose errata are longer than what their tokens save are text."""
     rows = table.select(["errata", "num_context_tokens", "num_text_tokens"]).to_pylist()
-    places = [at for at, row in enumerate(rows) if row["errata"] and row["num_context_tokens"] >= row["num_text_tokens"]]
-    for place in places:
-        table = pa.concat_tables([table.slice(0, place), as_text(table.slice(place, 1), LONGER), table.slice(place + 1)])
+    indices = [at for at, row in enumerate(rows) if row["errata"] and row["num_context_tokens"] >= row["num_text_tokens"]]
+    for index in indices:
+        table = pa.concat_tables([table.slice(0, index), as_text(table.slice(index, 1), LONGER), table.slice(index + 1)])
     return table
 
 

@@ -1,4 +1,4 @@
-"""What the stages with a codec share, and how stored tokens are unpacked."""
+"""The shared parts of the stages with a codec, and the unpacking of stored tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Model:
-    """What Encode and Verify share: a codec, loaded once per worker."""
+    """The shared part of Encode and Verify: a codec, loaded once per worker."""
 
     parts: Any = "both"
 

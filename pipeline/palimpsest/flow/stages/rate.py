@@ -1,4 +1,4 @@
-"""Pages to verdicts where the policy measures: draw, encode, read back, and again in another mode until the policy is content."""
+"""Rate control, pages to verdicts: render, encode and read back, and repeat in another mode until the policy settles on a tier."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _LOOKED_AT = ["timestamp", "importance", "num_text_tokens", "text", "stored_tier
 class RateControl:
     """PAGES -> VERDICTS, with both halves of the codec in one worker.
 
-    Pages that have a tier are encoded and verified in it. The others get the one that the policy settles on: each round draws,
-    encodes and reads back the pages that it wants to see in another mode. It draws them itself: drawing costs a hundredth of
-    encoding, and the cells of a page are a twentieth of its image.
+    Pages that have a tier are encoded and verified in it. The others get the tier that the policy settles on: each round renders,
+    encodes and reads back the pages that need a trial in another mode. The stage renders them itself: rendering costs a hundredth
+    of encoding, and the cells of a page take a twentieth of the space of its image.
     """
 
     def __init__(self, config: JobConfig, fingerprint: str, layout: Layout, policy: Policy) -> None:
@@ -37,33 +37,33 @@ class RateControl:
     def __call__(self, table: pa.Table) -> pa.Table:
         done: list[pa.Table | None] = [None] * table.num_rows
         kinds, tiers = table["kind"].to_pylist(), table["tier"].to_pylist()
-        settled = [place for place in range(table.num_rows) if kinds[place] != RowKind.PAGE or tiers[place] is not None]
+        settled = [index for index in range(table.num_rows) if kinds[index] != RowKind.PAGE or tiers[index] is not None]
         judged = self._judge(table.take(pa.array(settled, pa.int64())))
-        for row, place in enumerate(settled):
-            done[place] = judged.slice(row, 1)
-        facts = {place: self._facts(table, place) for place in range(table.num_rows) if done[place] is None}
-        tried: dict[int, dict[str, pa.Table]] = {place: {} for place in facts}
+        for row, index in enumerate(settled):
+            done[index] = judged.slice(row, 1)
+        facts = {index: self._facts(table, index) for index in range(table.num_rows) if done[index] is None}
+        tried: dict[int, dict[str, pa.Table]] = {index: {} for index in facts}
         while facts:
-            wanted = {place: self._wanted(known, tried[place]) for place, known in facts.items()}
-            for place, tier in wanted.items():
-                if tier in tried[place]:
-                    done[place] = cheaper_as_text(_stored(tried[place][tier], facts.pop(place)))
-            places = list(facts)
-            pages = table.take(pa.array(places, pa.int64()))
-            judged = self._judge(self._in_tiers(pages, [wanted[place] for place in places], list(facts.values())))
-            for row, place in enumerate(places):
-                verdict, tier = judged.slice(row, 1), wanted[place]
+            requested = {index: self._next_tier(known, tried[index]) for index, known in facts.items()}
+            for index, tier in requested.items():
+                if tier in tried[index]:
+                    done[index] = cheaper_as_text(_stored(tried[index][tier], facts.pop(index)))
+            indices = list(facts)
+            pages = table.take(pa.array(indices, pa.int64()))
+            judged = self._judge(self._in_tiers(pages, [requested[index] for index in indices], list(facts.values())))
+            for row, index in enumerate(indices):
+                verdict, tier = judged.slice(row, 1), requested[index]
                 if tier == TEXT_TIER:
-                    done[place] = verdict
-                    del facts[place]
+                    done[index] = verdict
+                    del facts[index]
                     continue
-                tried[place][tier] = verdict
+                tried[index][tier] = verdict
                 reading = Reading(verdict["precision"][0].as_py(), verdict["status"][0].as_py() == "verified")
-                facts[place] = replace(facts[place], readings={**facts[place].readings, tier: reading})
+                facts[index] = replace(facts[index], readings={**facts[index].readings, tier: reading})
         return conform(pa.concat_tables([self._nothing(), *filter(None, done)]), VERDICTS, "rate control")
 
-    def _wanted(self, page: PageFacts, tried: Mapping[str, pa.Table]) -> str:
-        """The tier that a page is to be tried in next, or that it gets where it was tried.
+    def _next_tier(self, page: PageFacts, tried: Mapping[str, pa.Table]) -> str:
+        """The tier of a page's next trial, or its final tier if it was tried already.
 
         The policy's own, unless its errata make a sharper mode cheaper: the cheapest of all that meet the target is chosen.
         """
@@ -88,8 +88,8 @@ class RateControl:
     def _nothing(self) -> pa.Table:
         return pa.table([pa.array([], field.type) for field in VERDICTS], schema=VERDICTS)
 
-    def _facts(self, table: pa.Table, place: int) -> PageFacts:
-        row = table.slice(place, 1).select(_LOOKED_AT).to_pylist()[0]
+    def _facts(self, table: pa.Table, index: int) -> PageFacts:
+        row = table.slice(index, 1).select(_LOOKED_AT).to_pylist()[0]
         return PageFacts(
             age=self.policy.age(row["timestamp"]),
             importance=row["importance"],

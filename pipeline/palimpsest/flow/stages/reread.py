@@ -1,4 +1,4 @@
-"""A published shard to the pages that are due another tier; what stays of it is written again beside them."""
+"""Turns a published shard into the pages that are due another tier; its other rows are written again as new shards."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ class Reread:
             step = self.config.placement.render_batch
             for start in range(0, changed.num_rows, step):
                 yield table_of([self._page(row, touched) for row in changed.slice(start, step).to_pylist()], PAGES, "reread")
-            said = {"shard": touched.shard.key, "pages": changed.num_rows, "kept": [asdict(shard) for shard in shards]}
-            yield table_of([{"unit_id": touched.unit_id, "kind": RowKind.UNIT_END, "control": said}], PAGES, "reread")
+            control = {"shard": touched.shard.key, "pages": changed.num_rows, "kept": [asdict(shard) for shard in shards]}
+            yield table_of([{"unit_id": touched.unit_id, "kind": RowKind.UNIT_END, "control": control}], PAGES, "reread")
 
     def _page(self, row: dict[str, Any], touched: Touched) -> dict[str, Any]:
         tier = touched.changes[row["page_id"]]
@@ -101,7 +101,7 @@ class Reread:
 
 
 def facts_of(row: Mapping[str, Any], policy: Policy) -> PageFacts:
-    """What a policy may know of a stored page.
+    """The facts of a stored page that a policy may use.
 
     Args:
         row: the columns tier, timestamp, importance, num_text_tokens, status, tried and precision, and text for a predictor.

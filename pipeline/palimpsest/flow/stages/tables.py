@@ -15,11 +15,11 @@ TEXT_TIER = "text"
 
 def by_mode(table: pa.Table) -> Iterator[tuple[str, list[int]]]:
     """Places of the rows that have a mode, by mode, in order."""
-    places: dict[str, list[int]] = {}
-    for place, mode in enumerate(table["mode"].to_pylist()):
+    indices: dict[str, list[int]] = {}
+    for index, mode in enumerate(table["mode"].to_pylist()):
         if mode is not None:
-            places.setdefault(mode, []).append(place)
-    yield from places.items()
+            indices.setdefault(mode, []).append(index)
+    yield from indices.items()
 
 
 def page_image(scalar: pa.Scalar, px: int) -> np.ndarray:

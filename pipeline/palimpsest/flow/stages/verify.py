@@ -38,21 +38,21 @@ class Verify(Model):
         tiers, ids = table["tier"].to_pylist(), table["page_id"].to_pylist()
         kinds = table["kind"].to_pylist()
         columns: dict[str, list[Any]] = {name: [None] * table.num_rows for name in verdict_columns()}
-        for place, (kind, tier) in enumerate(zip(kinds, tiers, strict=True)):
+        for index, (kind, tier) in enumerate(zip(kinds, tiers, strict=True)):
             if kind == RowKind.PAGE:
-                columns["status"][place] = "text" if tier == TEXT_TIER else "unverified"
+                columns["status"][index] = "text" if tier == TEXT_TIER else "unverified"
         reasons, details = table["reason"].to_pylist(), table["detail"].to_pylist()
-        for name, places in by_mode(table):
-            chosen = [place for place in places if is_sampled(f"verify {ids[place]}", settings.share)]
+        for name, indices in by_mode(table):
+            chosen = [index for index in indices if is_sampled(f"verify {ids[index]}", settings.share)]
 
             def judged(some: Sequence[int], name: str = name) -> Sequence[Any]:
                 return self.verdicts(table.take(some), name)
 
-            for place, verdict in zip(chosen, self.batched.over(name, chosen, judged), strict=True):
+            for index, verdict in zip(chosen, self.batched.over(name, chosen, judged), strict=True):
                 values = asdict(verdict)
-                reasons[place], details[place] = values.pop("reason"), values.pop("detail")
+                reasons[index], details[index] = values.pop("reason"), values.pop("detail")
                 for key, value in values.items():
-                    columns[key][place] = value
+                    columns[key][index] = value
         verdicts = {key: pa.array(values, VERDICTS.field(key).type) for key, values in columns.items()}
         carried = {"reason": pa.array(reasons, pa.string()), "detail": pa.array(details, pa.string())}
         judged = conform(with_columns(with_columns(table, carried), verdicts), VERDICTS, "verify")
@@ -67,15 +67,15 @@ class Verify(Model):
         settings, mode = self.config.verification, self.codec.mode(mode_name)
         tokens = stored_tokens(table, mode, self.codec)
         controlled = [
-            place for place, name in enumerate(table["page_id"].to_pylist()) if is_sampled(name, settings.control_share)
+            index for index, name in enumerate(table["page_id"].to_pylist()) if is_sampled(name, settings.control_share)
         ]
         texts = table["text"].to_pylist()
         grids = list(zip(table["grid_w"].to_pylist(), table["grid_h"].to_pylist(), strict=True))
         read_back = self._read_cells if settings.reader == "cells" else self._read_generative
         read, controls = read_back(tokens, mode, texts, grids, controlled)
         blanks: list[str | None] = [None] * len(texts)
-        for place, page in zip(controlled, controls, strict=True):
-            blanks[place] = self.codec.decode_ids(page.ids)
+        for index, page in zip(controlled, controls, strict=True):
+            blanks[index] = self.codec.decode_ids(page.ids)
         decoded = [self.codec.decode_ids(page.ids) for page in read]
         return judge(
             texts,
@@ -90,7 +90,7 @@ class Verify(Model):
     def _read_generative(
         self, tokens: Any, mode: Mode, texts: list[str], grids: list[tuple[int, int]], controlled: list[int]
     ) -> tuple[list[Decoded], list[Decoded]]:
-        """What the decoder writes for each page, and for the controlled ones from an empty page's tokens."""
+        """The decoder's output for each page, and for controlled pages also the output from an empty page's tokens."""
         from palimpsest.verification.control import blanked
         from palimpsest.verification.early_stop import EarlyStop, stable_prefix
         from palimpsest.verification.greedy import decode
@@ -116,9 +116,9 @@ class Verify(Model):
                 )
             )
         controls = []
-        for place in controlled:
-            watch = LoopWatch(pages[place].draft_ids)
-            controls.append(blanked(pages[place], codec.features(self._blank(mode), mode)[0], (watch,)))
+        for index in controlled:
+            watch = LoopWatch(pages[index].draft_ids)
+            controls.append(blanked(pages[index], codec.features(self._blank(mode), mode)[0], (watch,)))
         read = decode(codec, [*pages, *controls])
         return read[: len(pages)], read[len(pages) :]
 
@@ -128,12 +128,12 @@ class Verify(Model):
         """The same by the codec's cell reader: one pass for all cells of a page, and nothing to draft."""
         from palimpsest.verification.reading import Decoded
 
-        def read(tokens: Any, places: Sequence[int]) -> list[Decoded]:
+        def read(tokens: Any, indices: Sequence[int]) -> list[Decoded]:
             ids: dict[int, list[int]] = {}
-            for grid in {grids[place] for place in places}:
-                some = [at for at, place in enumerate(places) if grids[place] == grid]
+            for grid in {grids[index] for index in indices}:
+                some = [at for at, index in enumerate(indices) if grids[index] == grid]
                 ids.update(zip(some, self.codec.read_cells(tokens[some], grid), strict=True))
-            return [Decoded(ids=tuple(ids[at]), passes=1, disagreements=0, stopped="eos") for at in range(len(places))]
+            return [Decoded(ids=tuple(ids[at]), passes=1, disagreements=0, stopped="eos") for at in range(len(indices))]
 
         controls = read(self._blank(mode).expand(len(controlled), -1, -1), controlled) if controlled else []
         return read(tokens, range(len(texts))), controls
