@@ -133,4 +133,4 @@ def test_the_cheapest_of_errata_and_sharper_modes_wins(tried: dict[str, int], as
         for mode, cost in tried.items()
     }
     page = PageFacts(text_tokens=1000, readings={mode: Reading(0.99, True) for mode in tried})
-    assert control._wanted(page, tables) == asked
+    assert control._next_tier(page, tables) == asked

@@ -1,4 +1,4 @@
-"""Rate control, pages to verdicts: render, encode and read back, and repeat in another mode until the policy settles on a tier."""
+"""Rate control, pages to verdicts: render, encode, read back, and again in another mode until the policy settles on a tier."""
 
 from __future__ import annotations
 
