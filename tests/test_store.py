@@ -172,7 +172,7 @@ def test_shards_refuse_what_the_contract_does_not_know(store: LocalStore) -> Non
     table = rows(unit_pages(0))
     with pytest.raises(SchemaMismatch, match="surprise"):
         write_shards(store, table.append_column("surprise", [[1] * 4]), unit_id="u", attempt="a")
-    with pytest.raises(ValueError, match="stands twice"):
+    with pytest.raises(ValueError, match="appears twice"):
         write_shards(store, pa.concat_tables([table, table]), unit_id="u", attempt="a")
     with pytest.raises(ValueError, match="no tier"):
         write_shards(store, rows([{**page(1, 1), "tier": None}]), unit_id="u", attempt="a")
