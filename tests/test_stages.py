@@ -36,6 +36,7 @@ from palimpsest.sources.units import Unit
 from palimpsest.storage.local_store import LocalStore
 from palimpsest.storage.object_store import StoreError
 from palimpsest.tiers.policy import policy_of
+from palimpsest.verification.control import is_sampled
 from tests.mixed_sources import prose
 
 GRID = Grid.parse("64x32", "latin")
@@ -90,6 +91,35 @@ def test_a_document_longer_than_the_page_buffer_is_laid_out_whole(config: JobCon
     assert set(table["num_pages"].to_pylist()) == {table.num_rows}
     assert table["page_number"].to_pylist() == list(range(table.num_rows))
     assert "".join(table["text"].to_pylist()) == text
+
+
+@pytest.mark.parametrize("storage", ["bf16", "int8"])
+def test_the_empty_page_of_a_control_comes_from_encode_and_verify_loads_no_encoder(
+    config: JobConfig, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from palimpsest.codecs import adapter
+
+    load, loaded = adapter.load_codec, []
+
+    def watched(*arguments: Any, **options: Any) -> adapter.Codec:
+        loaded.append(options["parts"])
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(adapter, "load_codec", watched)
+    config = config.replace(
+        storage=config.storage.replace(tokens=storage), verification=config.verification.replace(control_share=0.5)
+    )
+    pages = paginated(config, *(document(prose(900, seed), doc_id=f"{seed:032x}") for seed in range(8)))
+    tokens = Encode(config, "print")(Render(GRID)(pages))
+    sampled_ids = {row["page_id"] for row in pages.to_pylist() if is_sampled(row["page_id"], 0.5)}
+    assert {row["page_id"] for row in tokens.to_pylist() if row["blank"]} == sampled_ids
+    assert 0 < len(sampled_ids) < pages.num_rows
+    loaded.clear()
+    judged = Verify(config, "print")(tokens)
+    assert loaded == ["decoder"] and judged.schema == VERDICTS
+    assert {row["page_id"] for row in judged.to_pylist() if row["blank_precision"] is not None} == sampled_ids
+    without = Verify(config.replace(verification=config.verification.replace(share=0.0)), "print")(tokens)
+    assert set(without["status"].to_pylist()) == {"unverified"}
 
 
 def test_a_page_with_too_many_escapes_goes_to_text(config: JobConfig) -> None:

@@ -5,7 +5,7 @@
     paginate  -> PAGES         one row per page, its text laid out on the grid
     render    -> IMAGES        PAGES and the page image
     encode    -> TOKENS        the image replaced by visual tokens, as they will be stored
-    verify    -> VERDICTS      TOKENS and what the decoder read back
+    verify    -> VERDICTS      TOKENS without `blank`, and what the decoder read back
     write     -> WRITTEN       the messages to the driver: shards and counts, no payloads
     commit    -> SHARD         the published row contract (no Ray types, any Parquet reader)
                  QUARANTINE    records that failed, with the reason
@@ -159,7 +159,9 @@ _TOKENS = [
     pa.field("codec_revision", pa.string()),
     pa.field("fingerprint", pa.string()),
 ]
-TOKENS = pa.schema([*CARRIER, *_PAGE, *_TOKENS])
+BLANK = pa.struct([pa.field("tokens", pa.large_binary()), pa.field("scales", pa.binary())])
+"""An empty page of the row's mode in the token storage, for pages whose blank-page control is decoded too."""
+TOKENS = pa.schema([*CARRIER, *_PAGE, *_TOKENS, pa.field("blank", BLANK)])
 
 _VERDICT = [
     pa.field("precision", pa.float32()),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,9 +26,10 @@ from palimpsest.corpus.snapshots import Snapshot, iter_shards
 from palimpsest.flow.stages import Encode, Verify
 from palimpsest.operations.progress import Progress
 from palimpsest.report.findings import BASELINE, COUNTED, Findings, ReverifyResult
+from palimpsest.schemas import BLANK
 from palimpsest.storage.object_store import NoSuchObject, ObjectStore
 from palimpsest.storage.stable_json import Damaged
-from palimpsest.verification.control import is_sampled
+from palimpsest.verification.control import is_sampled, sampled
 
 if TYPE_CHECKING:
     from palimpsest.verification.verdict import Verdict
@@ -145,17 +147,27 @@ def _take_in(table: pa.Table, reader: _Reader, share: float, found: Findings) ->
         step = reader.verify.step(reader.verify.config.placement.verify_batch)
         for start in range(0, len(sound), step):
             rows = table.take(sound[start : start + step])
-            found.compare(rows, reader.verify.verdicts(rows, mode))
+            found.compare(rows, reader.verdicts(rows, mode))
             if reader.storages:
                 found.store(*reader.by_storage(rows, mode))
 
 
 class _Reader:
-    """The decoder, and the encoder where storages are measured."""
+    """The decoder, and the encoder where storages are measured or blank-page controls are decoded."""
 
     def __init__(self, config: JobConfig, storages: Sequence[str]) -> None:
         self.verify, self.storages = Verify(config, ""), storages
-        self.encode = Encode(config, "") if storages else None
+
+    @cached_property
+    def encode(self) -> Encode:
+        return Encode(self.verify.config, "")
+
+    def verdicts(self, rows: pa.Table, mode_name: str) -> Sequence[Verdict]:
+        """Verdicts on rows of a corpus, all of one mode and one storage."""
+        ids = rows["page_id"].to_pylist()
+        controlled = sampled(ids, self.verify.config.verification.control_share)
+        blanks = self.encode.blanks(ids, mode_name) if controlled else [None] * len(ids)
+        return self.verify.verdicts(rows.append_column("blank", pa.array(blanks, BLANK)), mode_name)
 
     def damage(self, row: pa.Table, mode: str) -> str | None:
         """The reason why a row's tokens cannot be decoded, or None."""
@@ -173,7 +185,6 @@ class _Reader:
         Returns:
             the number of pages that gave the stored tokens again, and verdicts by storage.
         """
-        assert self.encode is not None
         codec, step = self.encode.codec, self.encode.step(self.encode.config.placement.encode_batch)
         images = np.stack([image for row in rows.to_pylist() if (image := render_row(row)) is not None])
         mode = codec.mode(mode_name)
@@ -184,7 +195,7 @@ class _Reader:
 
         recorded = rows["tokens_sha256"].to_pylist()
         remade = sum(page.sha256 == sha256 for page, sha256 in zip(packed(rows["token_dtype"][0].as_py()), recorded, strict=True))
-        verdicts = {name: self.verify.verdicts(_with_tokens(rows, name, packed(name)), mode_name) for name in self.storages}
+        verdicts = {name: self.verdicts(_with_tokens(rows, name, packed(name)), mode_name) for name in self.storages}
         return remade, verdicts
 
 

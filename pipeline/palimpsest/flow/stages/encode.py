@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,14 +19,16 @@ if TYPE_CHECKING:
 
 
 class Encode(Model):
-    """IMAGES -> TOKENS, as they will be stored."""
+    """IMAGES -> TOKENS, as they will be stored. Pages of the control sample also get the tokens of an empty page."""
 
     parts = "encoder"
 
     def __call__(self, table: pa.Table) -> pa.Table:
         from palimpsest.codecs.token_storage import pack
+        from palimpsest.verification.control import is_sampled
 
-        rows = table.num_rows
+        rows, share = table.num_rows, self.config.verification.share
+        ids = table["page_id"].to_pylist()
         columns: dict[str, list[Any]] = {name: [None] * rows for name in token_columns()}
         for name, indices in by_mode(table):
             mode = self.codec.mode(name)
@@ -48,6 +51,9 @@ class Encode(Model):
                 }
                 for key, value in values.items():
                     columns[key][index] = value
+            verified = [index for index in indices if is_sampled(f"verify {ids[index]}", share)]
+            for index, blank in zip(verified, self.blanks([ids[index] for index in verified], name), strict=True):
+                columns["blank"][index] = blank
         tiers, text_tokens = table["tier"].to_pylist(), table["num_text_tokens"].to_pylist()
         for index, tier in enumerate(tiers):
             if tier == TEXT_TIER:
@@ -55,3 +61,27 @@ class Encode(Model):
         columns["fingerprint"] = [self.fingerprint if kind == RowKind.PAGE else None for kind in table["kind"].to_pylist()]
         tokens = {name: pa.array(values, TOKENS.field(name).type) for name, values in columns.items()}
         return conform(with_columns(table.drop_columns(["image"]), tokens), TOKENS, "encode")
+
+    def blanks(self, page_ids: Sequence[str], mode_name: str) -> list[dict[str, bytes | None] | None]:
+        """The column `blank` of pages of one mode: null for pages outside the control sample."""
+        from palimpsest.verification.control import sampled
+
+        blanks: list[dict[str, bytes | None] | None] = [None] * len(page_ids)
+        for position in sampled(page_ids, self.config.verification.control_share):
+            blanks[position] = self._blank(mode_name)
+        return blanks
+
+    def _blank(self, mode_name: str) -> dict[str, bytes | None]:
+        """An empty page through the token storage like any other, encoded once per mode."""
+        from palimpsest.codecs.token_storage import pack
+
+        if mode_name not in self._encoded_blanks:
+            mode = self.codec.mode(mode_name)
+            empty = np.full((1, mode.px, mode.px), 255, np.uint8)
+            (page,) = pack(self.config.storage.tokens, self.codec.encode(empty, mode))
+            self._encoded_blanks[mode_name] = {"tokens": page.payload, "scales": page.scales}
+        return self._encoded_blanks[mode_name]
+
+    @cached_property
+    def _encoded_blanks(self) -> dict[str, dict[str, bytes | None]]:
+        return {}

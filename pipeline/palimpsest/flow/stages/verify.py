@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from palimpsest.codecs.token_storage.rows import stored_tokens
 from palimpsest.flow.stages.exact import cheaper_as_text, with_errata
-from palimpsest.flow.stages.model import Model, codec_options
+from palimpsest.flow.stages.model import Model
 from palimpsest.flow.stages.tables import TEXT_TIER, by_mode, verdict_columns, with_columns
 from palimpsest.schemas import VERDICTS, RowKind, conform
 
@@ -53,6 +51,7 @@ class Verify(Model):
                 reasons[index], details[index] = values.pop("reason"), values.pop("detail")
                 for key, value in values.items():
                     columns[key][index] = value
+        table = table.drop_columns(["blank"])
         verdicts = {key: pa.array(values, VERDICTS.field(key).type) for key, values in columns.items()}
         carried = {"reason": pa.array(reasons, pa.string()), "detail": pa.array(details, pa.string())}
         judged = conform(with_columns(with_columns(table, carried), verdicts), VERDICTS, "verify")
@@ -60,19 +59,18 @@ class Verify(Model):
         return cheaper_as_text(judged) if self.settles else judged
 
     def verdicts(self, table: pa.Table, mode_name: str) -> Sequence[Any]:
-        """Verdicts on rows with tokens, all of one mode."""
-        from palimpsest.verification.control import is_sampled
+        """Verdicts on rows of TOKENS, all of one mode."""
+        from palimpsest.verification.control import sampled
         from palimpsest.verification.verdict import judge
 
         settings, mode = self.config.verification, self.codec.mode(mode_name)
         tokens = stored_tokens(table, mode, self.codec)
-        controlled = [
-            index for index, name in enumerate(table["page_id"].to_pylist()) if is_sampled(name, settings.control_share)
-        ]
+        controlled = sampled(table["page_id"].to_pylist(), settings.control_share)
+        blank = self._blank(table["blank"][controlled[0]].as_py(), mode) if controlled else None  # one for all pages of a mode
         texts = table["text"].to_pylist()
         grids = list(zip(table["grid_w"].to_pylist(), table["grid_h"].to_pylist(), strict=True))
         read_back = self._read_cells if settings.reader == "cells" else self._read_generative
-        read, controls = read_back(tokens, mode, texts, grids, controlled)
+        read, controls = read_back(tokens, blank, mode, texts, grids, controlled)
         blanks: list[str | None] = [None] * len(texts)
         for index, page in zip(controlled, controls, strict=True):
             blanks[index] = self.codec.decode_ids(page.ids)
@@ -88,7 +86,7 @@ class Verify(Model):
         )
 
     def _read_generative(
-        self, tokens: Any, mode: Mode, texts: list[str], grids: list[tuple[int, int]], controlled: list[int]
+        self, tokens: Any, blank: Any, mode: Mode, texts: list[str], grids: list[tuple[int, int]], controlled: list[int]
     ) -> tuple[list[Decoded], list[Decoded]]:
         """The decoder's output for each page, and for controlled pages also the output from an empty page's tokens."""
         from palimpsest.verification.control import blanked
@@ -118,12 +116,12 @@ class Verify(Model):
         controls = []
         for index in controlled:
             watch = LoopWatch(pages[index].draft_ids)
-            controls.append(blanked(pages[index], codec.features(self._blank(mode), mode)[0], (watch,)))
+            controls.append(blanked(pages[index], codec.features(blank, mode)[0], (watch,)))
         read = decode(codec, [*pages, *controls])
         return read[: len(pages)], read[len(pages) :]
 
     def _read_cells(
-        self, tokens: Any, mode: Mode, texts: list[str], grids: list[tuple[int, int]], controlled: list[int]
+        self, tokens: Any, blank: Any, mode: Mode, texts: list[str], grids: list[tuple[int, int]], controlled: list[int]
     ) -> tuple[list[Decoded], list[Decoded]]:
         """The same by the codec's cell reader: one pass for all cells of a page, and nothing to draft."""
         from palimpsest.verification.reading import Decoded
@@ -135,21 +133,13 @@ class Verify(Model):
                 ids.update(zip(some, self.codec.read_cells(tokens[some], grid), strict=True))
             return [Decoded(ids=tuple(ids[at]), passes=1, disagreements=0, stopped="eos") for at in range(len(indices))]
 
-        controls = read(self._blank(mode).expand(len(controlled), -1, -1), controlled) if controlled else []
+        controls = read(blank.expand(len(controlled), -1, -1), controlled) if controlled else []
         return read(tokens, range(len(texts))), controls
 
-    def _blank(self, mode: Mode) -> Any:
-        """Tokens of an empty page, bfloat16 `[1, num_vision_tokens, token_dim]`, through the token storage like any other."""
-        from palimpsest.codecs.adapter import load_codec
-        from palimpsest.codecs.token_storage import pack, unpack
+    def _blank(self, stored: Mapping[str, bytes | None] | None, mode: Mode) -> Any:
+        """The column `blank` of a page as tokens, bfloat16 `[1, num_vision_tokens, token_dim]`."""
+        from palimpsest.codecs.token_storage import PackedTokens, unpack
 
-        if mode.name not in self._blanks:
-            encoder = load_codec(self.config.codec.name, self.config.codec.path, **codec_options(self.config), parts="encoder")
-            storage = self.config.storage.tokens
-            packed = pack(storage, encoder.encode(np.full((1, mode.px, mode.px), 255, np.uint8), mode))
-            self._blanks[mode.name] = unpack(storage, packed, mode.num_vision_tokens, encoder.token_dim)
-        return self._blanks[mode.name]
-
-    @cached_property
-    def _blanks(self) -> dict[str, Any]:
-        return {}
+        assert stored is not None and stored["tokens"] is not None, "a page of the control sample has no tokens of an empty page"
+        page = PackedTokens(payload=stored["tokens"], scales=stored["scales"])
+        return unpack(self.config.storage.tokens, [page], mode.num_vision_tokens, self.codec.token_dim)
