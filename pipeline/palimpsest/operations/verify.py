@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _READ_ROWS = 256
 _COLUMNS = [
-    *("page_id", "text", "text_class", "tier", "mode", "image_px", "grid_h", "grid_w", "reason"),
+    *("page_id", "text", "text_class", "tier", "mode", "image_px", "grid_h", "grid_w", "layout", "reason"),
     *("tokens", "token_dtype", "token_scales", "tokens_sha256", "codec", "codec_revision"),
     *("precision", "exact", "decoded_text"),
 ]
