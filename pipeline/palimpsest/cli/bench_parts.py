@@ -32,6 +32,34 @@ def bench_render(
     _bench("render", result, write, as_json)
 
 
+def bench_readers(
+    texts: Annotated[Path, typer.Argument(help="JSON lines: name, text, and where known text_class and language (Tesseract's).")],
+    images: Annotated[Path | None, typer.Option(help="Folder of page images, NAME.png, to read in the same run.")] = None,
+    mode: Annotated[list[str] | None, typer.Option(help="tiny, small, base or large; may be repeated.")] = None,
+    pages: Annotated[int, typer.Option(help="Pages of each name.", min=1)] = 5,
+    reader: Annotated[list[str] | None, typer.Option(help="tesseract or rapidocr; may be repeated.")] = None,
+    overrides: Set = None,
+    write: Write = None,
+    as_json: Json = False,
+) -> None:
+    """How well readers that were never trained on our pages read them: legibility of the pixels, not what a model would do.
+
+    palimpsest bench readers texts.jsonl --mode base --set layout.name=document
+    """
+    from palimpsest.config import load
+    from palimpsest.lab.bench.readers import READERS
+    from palimpsest.lab.bench.readers import bench_readers as measure
+    from palimpsest.pages.layouts import make_layout
+
+    with explained():
+        settings = load("local", tuple(overrides or ())).layout
+        name = "document" if settings.name == "codec" else settings.name
+        alphabet = "unicode" if settings.alphabet == "codec" else settings.alphabet
+        layout = make_layout(settings.replace(name=name, alphabet=alphabet))
+        result = measure(texts, layout, mode or ["base"], pages, reader or READERS, images)
+    _bench("readers", result, write, as_json)
+
+
 def bench_encode(text: Text = None, overrides: Set = None, write: Write = None, as_json: Json = False) -> None:
     """Pages per second of the encoder, by mode and batch size.
 
