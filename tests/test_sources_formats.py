@@ -275,7 +275,8 @@ table = pa.table({{"text": {}}})
 pq.write_table(table, sys.argv[1], compression="zstd", store_schema=False, **{})
 """
 READ = """
-import resource, sys
+import re, sys
+from pathlib import Path
 from palimpsest.config import SourceConfig
 from palimpsest.sources.listing import expand
 from palimpsest.sources.tables import plan_units, read_unit_tables
@@ -284,7 +285,9 @@ reasons = set()
 for unit in plan_units(expand([sys.argv[1]], config)[0], config):
     for table in read_unit_tables(unit, config, unit_id="u"):
         reasons.update(table["reason"].to_pylist())
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, *sorted(filter(None, reasons)))
+# ru_maxrss would also count the process that started this one
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+print(peak >> 10, *sorted(filter(None, reasons)))
 """
 
 

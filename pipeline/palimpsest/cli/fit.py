@@ -28,7 +28,7 @@ def fit(
 
     palimpsest fit embedded --sample sample.jsonl --target 0.97 --out operating-points.json
 
-    palimpsest run local --set tiers.policy=fidelity --set tiers.predictor=operating-points.json
+    A run uses the file with `--set tiers.policy=fidelity --set tiers.predictor=operating-points.json`.
     """
     from palimpsest.config import JobConfig, load
     from palimpsest.lab.bench.fidelity import read_classes
