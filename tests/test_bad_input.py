@@ -39,7 +39,8 @@ GRID = Grid.parse("64x32", "latin")
 
 
 def paginated(*texts: str) -> list[dict[str, Any]]:
-    documents = [{"unit_id": "u", "kind": "document", "doc_id": f"{n:032x}", "text": text} for n, text in enumerate(texts)]
+    document = {"unit_id": "u", "kind": "document", "source_uri": "s", "source_version": "v"}
+    documents = [{**document, "doc_id": f"{n:032x}", "text": text} for n, text in enumerate(texts)]
     return [
         row
         for table in Paginate(JobConfig(), GRID, policy_of(JobConfig(), GRID, "")[1])(pa.Table.from_pylist(documents, DOCUMENTS))
@@ -79,7 +80,7 @@ def test_tiny_documents_from_a_file_become_one_page_each(tmp_path: Path) -> None
         row for table in read_unit_tables(unit, config, unit_id="u") for pages in paginate(table) for row in pages.to_pylist()
     ]
     assert [row["text"] for row in rows if row["kind"] == "page"] == [f"t{n}" for n in range(3000)]  # ids repeat, texts do not
-    assert rows[-1]["kind"] == "unit_end" and json.loads(rows[-1]["counts"])["repeated_ids"] == 2993
+    assert rows[-1]["kind"] == "unit_end" and rows[-1]["control"]["repeated_ids"] == 2993
 
 
 # a disk that fills while shards are written
@@ -94,7 +95,7 @@ def test_a_disk_that_fills_under_a_worker_is_told_in_a_row(tmp_path: Path) -> No
         (row,) = Write(str(tmp_path), 1 << 20)(table).to_pylist()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert row["kind"] == "failed" and "larger than this process may write" in row["payload"]
+    assert row["kind"] == "failed" and "larger than this process may write" in row["detail"]
     assert list(LocalStore(tmp_path).list()) == []
 
 

@@ -139,6 +139,7 @@ def config(tiny_codec: Path) -> JobConfig:
 def images(config: JobConfig) -> pa.Table:
     grid = Grid.parse("64x32", "latin")
     row: dict[str, Any] = {"unit_id": "u", "kind": "document", "doc_id": "d" * 32, "text": "So it goes. " * 900}
+    row |= {"source_uri": "s", "source_version": "v"}
     pages = pa.concat_tables(Paginate(config, grid, policy_of(config, grid, "")[1])(pa.Table.from_pylist([row], DOCUMENTS)))
     assert pages.num_rows == 6
     return Render(grid)(pages)

@@ -38,8 +38,24 @@ CHANGED: dict[str, Any] = {
     "source.class_field": "kind",
     "source.encoding": "latin-1",
     "source.format": "jsonl",
+    "source.bad_metadata": "quarantine",
+    "source.carry": ("licence",),
+    "source.follow_symlinks": True,
+    "source.text_template": "{title} {body}",
+    "source.unfold_bytes": 1000,
+    "source.unfold_factor": 7,
+    "source.unfold_rows": 1000,
+    "source.zstd_window": 1 << 20,
     "source.unit_bytes": 1000,
+    "source.max_metadata_chars": 1000,
     "source.max_document_chars": 1000,
+    "layout.name": "grid",
+    "layout.font": "mono",
+    "layout.cjk_font": "none",
+    "layout.font_size": 20.0,
+    "layout.line_spacing": 7.0,
+    "layout.newline": "glyph",
+    "layout.padding": 17.0,
     "layout.grid": "80x40",
     "layout.alphabet": "unicode",
     "layout.max_escaped_share": 0.5,
@@ -51,6 +67,12 @@ CHANGED: dict[str, Any] = {
     "codec.device": "cuda",
     "codec.trust_remote_code": True,
     "codec.fast": "off",
+    "codec.bos": False,
+    "codec.chat_template": "{prompt}",
+    "codec.dialect": "qwen",
+    "codec.max_new_tokens": 7,
+    "codec.prompt": "Read it.",
+    "codec.system": "You read.",
     "tiers.policy": "age",
     "tiers.mode": "small",
     "tiers.modes": ("tiny",),
@@ -63,14 +85,18 @@ CHANGED: dict[str, Any] = {
     "tiers.forget_after": "1y",
     "tiers.predictor": "none",
     "tiers.cheap_text": False,
+    "tiers.exact": "all",
     "verification.reader": "cells",
     "verification.share": 0.5,
     "verification.control_share": 0.5,
     "verification.target_precision": 0.5,
     "verification.early_stop": True,
+    "verification.score": "folded",
     "storage.tokens": "bf16",
     "storage.row_group_bytes": 1000,
     "limits.quarantine_share": 0.5,
+    "limits.strict": True,
+    "placement.executor": "local",
     "placement.address": "auto",
     "placement.read_tasks": 7,
     "placement.render_tasks": 7,
@@ -95,16 +121,22 @@ CHANGED: dict[str, Any] = {
 }
 """Every setting with a value that is not its default."""
 
-BY_POLICY = {name for name in CHANGED if name.startswith("tiers.")} - {"tiers.policy", "tiers.mode"}
+BY_POLICY = {name for name in CHANGED if name.startswith("tiers.")} - {"tiers.policy", "tiers.mode", "tiers.exact"}
 """Settings that count only where the policy looks at them (test_tiers.py)."""
 
-BY_ITS_EFFECT = BY_POLICY | {"layout.grid", "layout.alphabet", "codec.name", "codec.path", "codec.revision", "codec.content_hash"}
+BY_LAYOUT = {name for name in CHANGED if name.startswith("layout.")} - {"layout.max_escaped_share"}
+
+BY_ITS_EFFECT = BY_POLICY | BY_LAYOUT | {"codec.name", "codec.path", "codec.revision", "codec.content_hash"}
 """Settings whose effect is in the fingerprint under the name of what they lead to: the layout, or the loaded checkpoint."""
 
-HOW = {"sources", "out", "source.unit_bytes", "source.max_document_chars", "codec.device", "codec.trust_remote_code"} | {
-    "storage.row_group_bytes"
+HOW = {"sources", "out", "codec.device", "codec.trust_remote_code", "storage.row_group_bytes"} | {
+    f"source.{name}"
+    for name in (
+        *("unit_bytes", "max_document_chars", "max_metadata_chars", "follow_symlinks"),
+        *("unfold_bytes", "unfold_factor", "unfold_rows", "zstd_window"),
+    )
 }
-
+"""Settings that change how a corpus is made, and nothing of what is in it."""
 
 UNSET = [name for name, field in JobConfig().codec.model_fields.items() if field.default is None]
 """Settings without a default value."""
@@ -169,7 +201,7 @@ def test_the_fingerprint_changes_with_the_layout_and_the_checkpoint() -> None:
         ("[verification]\nreader = 'eyes'", "verification.reader = 'eyes': choose generative or cells"),
         ("[codec]\npath = 1", "codec.path = 1: expected str, not int"),
         ("[storage]\nrow_group_bytes = 0", "storage.row_group_bytes = 0: at least 1"),
-        ("[source]\nformat = 'csv'", "source.format = 'csv': choose auto, text, jsonl or parquet"),
+        ("[source]\nformat = 'xml'", "source.format = 'xml': choose auto, text, jsonl, parquet, csv or arrow"),
         ("[source]\nunit_bytes = '64XB'", "source.unit_bytes = '64XB': expected bytes, as a number or as text such as 64KB"),
         ("[source]\nunit_bytes = 'KB'", "source.unit_bytes = 'KB': expected bytes"),
         ("[source]\nunit_bytes = '-1KB'", "source.unit_bytes = '-1KB': expected bytes"),

@@ -44,7 +44,9 @@ def out(folder: Path, job: JobFactory, tmp_path: Path, monkeypatch: pytest.Monke
     write_lines(folder / "a.jsonl", "A")
     (folder / "bad.jsonl").write_text("no json\n")
     ingest(config)
-    (folder / "worse.jsonl").write_text("no json\n" * 50)
+    write_lines(folder / "worse.jsonl", *(f"sound {n}" for n in range(50)))
+    with (folder / "worse.jsonl").open("a") as lines:
+        lines.write("no json\n" * 50)  # half of it: were it more, the object as a whole would count as one document
     with pytest.raises(RunFailed):
         ingest(config)
     return out
@@ -68,7 +70,7 @@ def test_status_tells_age_quarantine_pending_units_and_the_last_runs(out: Path, 
     assert (status.snapshot, status.units, status.pending, status.quarantine) == (3, 4, 1, {"invalid_json": 1})
     assert status.too_old and status.age is not None and 29 * 3600 < status.age < 31 * 3600
     assert [run["outcome"] for run in status.runs] == ["failed", "published", "published"]
-    assert "50 of 50" in status.runs[0]["reason"] and status.runs[0]["reasons"] == {"invalid_json": 50}
+    assert "50 of 100" in status.runs[0]["reason"] and status.runs[0]["reasons"] == {"invalid_json": 50}
     assert status.lag is not None and (status.lag.listed, status.lag.behind, status.lag.vanished) == (5, 1, 0)
     assert not status_of(str(out), max_age=timedelta(hours=40), now=later).too_old
 
