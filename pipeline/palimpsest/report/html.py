@@ -22,7 +22,7 @@ from palimpsest.report.inspect_page import PageView, RenderPage, find_rows, head
 from palimpsest.report.printable import preview, printable
 from palimpsest.report.rate_control import rate_control
 from palimpsest.report.summary import Summary, summarise
-from palimpsest.report.tables import duration, share
+from palimpsest.report.tables import NONE, duration, share
 from palimpsest.storage.object_store import ObjectStore
 from palimpsest.verification.fidelity import Span
 
@@ -189,8 +189,8 @@ def _environment() -> Environment:
     )
     jinja.filters.update(
         percent=lambda value, digits=2: share(value),
-        number=lambda value, digits=2: "–" if value is None else f"{value:,.{digits}f}",
-        count=lambda value: f"{value:,}",
+        number=lambda value, digits=2: NONE if value is None else f"{value:,.{digits}f}",
+        count=lambda value: NONE if value is None else f"{value:,}",
         preview=lambda record: preview(record or b""),
         printable=lambda text: printable(str(text), keep=""),
         printable_lines=printable,
