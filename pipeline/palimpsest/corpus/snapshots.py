@@ -31,6 +31,7 @@ from palimpsest.storage.stable_json import Damaged, decoded, read_json, to_bytes
 
 PREFIX = "_snapshots/"
 FORMAT = 3
+_AGAIN = "another run published meanwhile. Run the same command again to publish yours in its stead; the work is kept"
 PUBLISH_TRIES = 32  # every lost race is somebody else's published snapshot
 CHECKED = pads.ParquetFileFormat(default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True))
 
@@ -193,10 +194,10 @@ def _refuse_conflicts(store: ObjectStore, merged: Merged, ours: dict[str, Commit
         same_source = version.setdefault(unit.source_uri, unit)
         if same_slice is not unit:
             pair = f"{same_slice.unit_id} and {unit.unit_id}"
-            raise PublishConflict(f"units {pair} hold the same slice {unit.slice!r} of {unit.source_uri}: drop one")
+            raise PublishConflict(f"units {pair} hold the same slice {unit.slice!r} of {unit.source_uri}; {_AGAIN}")
         if same_source.source_version != unit.source_version:
             pair = f"{same_source.unit_id} (version {same_source.source_version!r}) and {unit.unit_id} ({unit.source_version!r})"
-            raise PublishConflict(f"units {pair} hold two versions of {unit.source_uri}: drop the older")
+            raise PublishConflict(f"units {pair} hold two versions of {unit.source_uri}; {_AGAIN}")
     gone = {unit.unit_id for unit in merged.removed}
     present = {unit.unit_id for unit in loaded}
     wanted = {name for unit in merged.added for name in unit.defers_to} - present - gone
@@ -215,7 +216,7 @@ def _refuse_conflicts(store: ObjectStore, merged: Merged, ours: dict[str, Commit
 
 
 def _bereft(unit_id: str, missing: list[str]) -> PublishConflict:
-    return PublishConflict(f"unit {unit_id} left out documents of units {missing}, which are not there: plan again")
+    return PublishConflict(f"unit {unit_id} left out documents of units {missing}, which are not there; {_AGAIN}")
 
 
 def units_of(store: ObjectStore, numbers: Iterable[int]) -> Iterator[tuple[int, CommitRecord]]:
