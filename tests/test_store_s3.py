@@ -216,8 +216,8 @@ def test_racing_big_creates_have_one_winner(sea: S3Store, small_parts: int) -> N
 
 CHILD = """
 import sys
-from palimpsest.corpus import s3
-from palimpsest.storage.object_store import open_store
+from palimpsest.storage import s3_store as s3
+from palimpsest.storage.opening import open_store
 s3.PART_BYTES, s3.PARALLEL_PARTS = 5 << 20, 1
 def part(body, start, length):
     if start:
