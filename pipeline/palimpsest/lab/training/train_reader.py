@@ -14,10 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from safetensors.torch import save_file
 
 from palimpsest import config as configs
@@ -78,7 +79,7 @@ class ReaderConfig(Settings):
     """Held-out pages of each class and blend on which old and new weights are compared."""
     threads: int = 0
     """0 leaves torch's own number."""
-    blends: tuple[ReaderBlend, ...] = ()
+    blends: Annotated[tuple[ReaderBlend, ...], Field(strict=False)] = ()
 
 
 def load_config(preset: str, overrides: Sequence[str] = ()) -> ReaderConfig:
