@@ -123,7 +123,7 @@ def test_a_bad_object_is_quarantined_and_a_prefix_that_shrank_is_refused(command
     command(ingest)
     source = open_store(f"{place}/texts")
     source.put("cut.parquet", b"PAR1")
-    assert "corrupt_parquet" in said(command(ingest))
+    assert "corrupt_parquet" in said(command(ingest, code=3))  # published, with a finding
     for name in ("b", "c"):
         source.delete(f"{name}.jsonl")
     told = said(command(f"{ingest} --set ingest.vanished=drop", code=1))
