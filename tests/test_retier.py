@@ -19,7 +19,6 @@ from palimpsest.config import CodecConfig, ConfigError, JobConfig
 from palimpsest.corpus.fsck import fsck
 from palimpsest.corpus.gc import gc
 from palimpsest.corpus.snapshots import iter_rows, latest, read_snapshot
-from palimpsest.flow import ray_executor as flow
 from palimpsest.operations.retier import retier
 from palimpsest.operations.run import run
 from palimpsest.operations.status import list_versions
@@ -202,7 +201,8 @@ def test_a_second_run_does_nothing_and_loads_nothing(made: Callable[..., JobConf
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("a second run must not get here")
 
-    monkeypatch.setattr(flow, "cluster", never)
+    for executor in ("local", "ray"):
+        monkeypatch.setattr(f"palimpsest.flow.{executor}_executor.connected", never)
     monkeypatch.setattr("palimpsest.codecs.adapter.load_codec", never)
     again = retier(config.out, (), as_of=after(41 * DAY))
     assert (again.due, again.snapshot) == (0, again.before) and objects(config) == before
