@@ -175,7 +175,9 @@ def _tell(prepared: Recipe, studio: Studio, pages: int, facts_per_page: float, t
         if fact.turn < conversation.targets[-1]
     ]
     told = Told(transcript, facts, {}, {})
-    bank = Bank(transcript, studio, lambda table: _listen(told, table), {"unit_id": "bench"})
+    bank = Bank(
+        transcript, studio, lambda table: _listen(told, table), {"unit_id": "bench", "source_uri": "bench", "source_version": "1"}
+    )
     drawable = [page.number for page in told.pages if not page.uncovered]
     bank.need((number, mode.name) for number in drawable for mode in prepared.policy.ladder.modes)
     return told
