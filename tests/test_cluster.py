@@ -44,7 +44,10 @@ SYSTEM = {
 NODE = {"num_cpus": 1, "object_store_memory": 100_000_000}
 PATIENCE = 300  # seconds that anything may take on a machine that is busy with other things
 UNITS = 8
-ONLY_IN_TROUBLE = {"palimpsest_batches_halved"}  # a device without memory: on a CPU a batch is one page (see test_batching.py)
+ONLY_IN_TROUBLE = {
+    "palimpsest_batches_halved",  # a device without memory: on a CPU a batch is one page (see test_batching.py)
+    "palimpsest_tokens_as_text",  # pages kept as text, which this run may not have: a counter without a count is not exported
+}
 
 
 def processes() -> dict[int, tuple[int, str]]:
