@@ -81,7 +81,7 @@ def test_what_was_found_is_there_when_a_section_is_broken_off(monkeypatch: pytes
     result = bench_gpu("cpu", tiny=True, seconds=60, save=gpu.write_so_far(tmp_path))
     assert time.perf_counter() - began < 30
     outcomes = {row["section"]: row["outcome"] for row in result["sections"]}
-    assert outcomes["verify"].startswith("broken off after its ") and outcomes["pipeline"] == "done"
+    assert outcomes["verify"].startswith("stopped after its ") and outcomes["pipeline"] == "done"
     (page,) = tmp_path.glob("gpu_*.md")
     for found in (result, json.loads(page.with_suffix(".json").read_text())):
         assert found["verify"] == [{"planted_errors": "3%", "ratio": 21.0}] and found["failed_sections"] == 1

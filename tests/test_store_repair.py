@@ -1,4 +1,4 @@
-"""A published unit that lost a shard is made anew by the next run, and by nothing else."""
+"""A published unit that lost a shard is rebuilt by the next run, and by nothing else."""
 
 from __future__ import annotations
 

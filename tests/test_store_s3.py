@@ -294,7 +294,7 @@ def test_a_store_travels_between_processes(sea: S3Store) -> None:
     assert SECRET_KEY.encode() not in pickle.dumps(sea)
 
 
-# --- what a user has to mend
+# --- faults that the user has to fix
 
 
 @pytest.fixture

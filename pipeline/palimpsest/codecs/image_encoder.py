@@ -120,7 +120,7 @@ class ImageEncoder:
     def _trusted_encoder(self, mode: Mode) -> FastEncoder | None:
         """The fast encoder, compared with transformers' on one page before its first use in a mode on a GPU.
 
-        A kernel may be wrong on a device that nobody tried, and noise looks like tokens.
+        A kernel may be wrong on an untested device, and noise looks like tokens.
         """
         encoder = self.fast_encoder
         if encoder is not None and encoder.gpu and mode.px not in encoder.trusted:

@@ -1,7 +1,7 @@
-"""What one GPU makes of a codec of full size, in one go and in less than eight minutes.
+"""The speed of a full-size codec on one GPU, in one run of less than eight minutes.
 
-Sections that stand alone: one that fails is reported with its error, one that outlasts its share of the time is broken off, and
-the others go on. What is found is written at once, so that a run that is killed loses what it was at only. Only PyTorch,
+Sections are independent. A section that fails is reported with its error, one that exceeds its share of the time is stopped, and
+the others continue. Results are written at once, so a killed run loses only its current section. Only PyTorch,
 transformers and this package's codec, page and verification rooms are needed: `python -m palimpsest.lab.bench.gpu` runs where
 Ray and the rest of the package's requirements are missing.
 """
@@ -26,7 +26,7 @@ def bench_gpu(
     Args:
         device: "cuda" where there is one, else "cpu".
         tiny: a model of a few hundred thousand weights, which shows in seconds that everything runs; its figures mean nothing.
-        seconds: for everything; a section that outlasts its share is broken off and keeps what it has found.
+        seconds: for everything; a section that exceeds its share is stopped and keeps its results so far.
         save: called with the result as it is so far, after every section and within long ones.
     """
     import torch
@@ -139,7 +139,7 @@ SECTIONS: dict[str, tuple[Callable[[Bench], dict[str, Any]], float]] = {
 }  # in the order of their worth, with their shares of the time; what one leaves goes to those behind it
 
 
-NEEDED = "model"  # never broken off while there is time: the sections behind it can do nothing without
+NEEDED = "model"  # never stopped while there is time: the later sections need it
 
 
 def write_so_far(folder: str | Path) -> Callable[[dict[str, Any]], None]:

@@ -77,7 +77,7 @@ def bench_scaling(
         "a_billion_pages": [{"what": name, "value": float(value)} for name, value in listed.items()],
         "what_if": [_changed(scale, name, factor) for name, factor in _CHANGES],
         "notes": [
-            "supposed: a figure that nobody measured; it stands in `lab.forecast.scaling.Scale`. The devices' rate is one.",
+            "supposed: an unmeasured figure; it is in `lab.forecast.scaling.Scale`. The devices' rate is one.",
             "tasks per second: a real job of units of one page of text each, a block each: workers and driver share the cores of "
             "this machine, so that a driver on a machine of its own does more. 0 --tasks leaves it supposed.",
             "The simulation shares these figures with the model: it checks the formula (queues, waves, back-pressure), not them.",

@@ -28,7 +28,7 @@ class Bench:
         seconds: all that there are, from the start.
         save: called with what is there so far whenever something was found.
         notes: sentences for the result; `closing`: those that every result ends with.
-        ends: when the present section is broken off.
+        ends: when the current section is stopped.
     """
 
     device: str
@@ -108,7 +108,7 @@ def guarded(bench: Bench, name: str, section: Callable[[Bench], dict[str, Any]],
         with at_most(limit):
             bench.keep(section(bench))
     except OutOfTime:
-        row["outcome"] = f"broken off after its {limit:.0f} s; what it had found is kept"
+        row["outcome"] = f"stopped after its {limit:.0f} s; its results so far are kept"
     except Exception as error:  # the other sections are worth having
         _log.exception("section %s", name)
         row["outcome"] = said(error)
