@@ -10,7 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from palimpsest.cli.app import app
-from palimpsest.lab.bench.memory import ALL_TEXT, BANDS, CONTROLLED, FADING, TRUNCATION, read_at
+from palimpsest.lab.bench.forgetting import BM25
+from palimpsest.lab.bench.kept import ALL_TEXT, CONTROLLED, FADING, TRUNCATION, read_at
+from palimpsest.lab.bench.memory_findings import BANDS
 from palimpsest.tiers.measured import Rungs, read_rungs
 from tests.mixed_sources import prose
 
@@ -56,13 +58,79 @@ def test_recall_is_measured_by_age_and_budget_and_plotted(memory: tuple[dict[str
     assert "bench memory" in written and all(picture.name in written for picture in folder.glob("*.png"))
 
 
-def test_a_fact_is_read_where_it_stands() -> None:
+def test_a_fact_is_read_at_its_position() -> None:
     assert read_at("the code is K7Q, and that", "the c0de is K7Q, and that", 12, 15) == "K7Q"
     assert read_at("the code is K7Q, and that", "the code is K1Q, and that", 12, 15) == "K1Q"
     assert read_at("the code is K7Q", "the code", 12, 15) == ""
 
 
-def test_tiers_are_measured_beside_fixed_modes_and_fitted(tmp_path: Path) -> None:
+def dated_chat(path: Path) -> None:
+    """Two friends over half a year; every fourth turn tells a fact that a question asks for, and one label names no message."""
+    words = prose(20_000, 7).split()
+    sentences = [" ".join(words[at : at + 20]) for at in range(0, 48 * 20, 20)]
+    chat: dict[str, Any] = {"speaker_a": "Ida", "speaker_b": "Jon"}
+    questions: list[dict[str, Any]] = []
+    for number in range(6):
+        turns = []
+        for at in range(8):
+            name, text = ("Ida", "Jon")[at % 2], sentences[number * 8 + at]
+            label = f"D{number + 1}:{at + 1}"
+            if at % 4 == 1:
+                text += f" The boat in berth {number * 8 + at} is called Marigold {number}-{at}."
+                questions.append(
+                    {
+                        "question": f"What is the boat in berth {number * 8 + at} called?",
+                        "answer": f"marigold {number}-{at}",
+                        "evidence": [label],
+                    }
+                )
+            turns.append({"speaker": name, "dia_id": label, "text": text})
+        chat[f"session_{number + 1}"], chat[f"session_{number + 1}_date_time"] = turns, f"1:00 pm on 8 {MONTHS[number]}, 2023"
+    questions.append({"question": "Who?", "answer": "nobody", "evidence": ["D9:1"]})
+    path.write_text(json.dumps([{"sample_id": "harbour", "conversation": chat, "qa": questions}]))
+
+
+MONTHS = ("January", "February", "March", "April", "May", "June")
+
+
+def test_evidence_of_a_dated_chat_is_measured_by_age_and_budget(tmp_path: Path) -> None:
+    """The rival knows the question; exact spans cost tokens and let every kept turn read word for word."""
+    dated_chat(tmp_path / "chat.json")
+    asked = ["bench", "memory", str(tmp_path / "chat.json"), "--grid", "64x32", "--mode", "tiny"]
+    done = CliRunner().invoke(app, [*asked, "--budget", "700", "--budget", "5000", "--write", str(tmp_path / "out"), "--json"])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    at = {(row["way"], row["budget"]): row for row in result["rows"]}
+    exact = f"{CONTROLLED}, exact all"
+    assert {TRUNCATION, "uniform tiny", "uniform tiny, exact all", FADING, CONTROLLED, exact, BM25} <= {way for way, _ in at}
+    assert result["units"] == result["literal_answers"] == 12 and result["unknown_evidence"] == 1
+    assert all(row["context_tokens"] <= budget for (_, budget), row in at.items())
+    assert at[TRUNCATION, 5000]["evidence"] == at[exact, 5000]["evidence"] == at[BM25, 5000]["evidence"] == 1.0
+    assert at[TRUNCATION, 700]["evidence"] < at[exact, 700]["evidence"] <= 1.0
+    assert at[BM25, 700]["answer"] > at[TRUNCATION, 700]["answer"]
+    assert all(row["evidence_low"] <= row["evidence"] <= row["evidence_high"] for row in at.values())
+    cut = next(row for row in result["evidence_by_age"] if (row["way"], row["budget"]) == (TRUNCATION, 700))
+    assert cut["under 1 w"] == 1.0 and cut["3 to 6 mo"] == 0.0  # by the dates of the sessions
+    written = next((tmp_path / "out").glob("*.md")).read_text()
+    assert str(tmp_path) not in written and len(list((tmp_path / "out").glob("*.png"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[3]", "record 0 is of type int"),
+        ('[{"id": "a", "messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}]', "no record has"),
+        ('[{"id": "a", "messages": [{"role": "wizard", "content": "x"}]}]', "conversation a: "),
+    ],
+)
+def test_a_chat_without_questions_is_refused_by_name(tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "chat.json").write_text(content)
+    done = CliRunner().invoke(app, ["bench", "memory", str(tmp_path / "chat.json"), "--grid", "64x32"])
+    assert done.exit_code == 2 and words in " ".join(done.output.split())
+
+
+def test_tiers_are_compared_with_fixed_modes_and_fitted(tmp_path: Path) -> None:
     """Eighteen pages, since a fit asks for that many."""
     texts, rungs = tmp_path / "texts.jsonl", tmp_path / "rungs.json"
     texts.write_text(json.dumps({"text": prose(64 * 32 * 20, 3), "text_class": "prose"}) + "\n")

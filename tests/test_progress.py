@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from palimpsest.cli.progress import described, duration
+from palimpsest.cli import progress as shown
+from palimpsest.cli.progress import LiveLine, described, duration
 from palimpsest.config import to_toml
 from palimpsest.corpus.units import CommitRecord
 from palimpsest.flow.ledger import InFlight, SourceUnit
@@ -97,3 +98,14 @@ def test_a_stopped_run_says_what_is_kept_and_what_is_repeated(stop: signal.Signa
     assert "stopped with" in last and "of 40 units committed" in last and "repeats" in last, errors
     assert "Traceback" not in errors
     assert len(list((out / "_units").glob("*.json"))) >= 1
+
+
+def test_a_heartbeat_repeats_what_was_shown_last(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A command that shows its own lines, such as training, has not gone back to its start when a beat is due."""
+    monkeypatch.setattr(shown, "BEAT", 0.1)
+    monkeypatch.setattr(shown, "REDRAW", 0.02)
+    with LiveLine("training") as line:
+        line.show("step 5/10", 5, 10)
+        time.sleep(0.4)
+    lines = [text.split(" s  ")[1] for text in capsys.readouterr().err.splitlines()]
+    assert len(lines) > 2 and set(lines) == {"step 5/10"}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -187,10 +185,10 @@ def bench_loading(
 
 
 def _bench(theme: str, result: dict[str, Any], write: Path | None, as_json: bool) -> None:
-    from palimpsest.lab.bench.machine import table_of, write_results
+    from palimpsest.lab.bench.machine import command_line, table_of, write_results
 
     if write:
-        command = shlex.join(["palimpsest", *sys.argv[1:]])
+        command = command_line()
         with explained():
             path = write_results(theme, result, write, command=command)
         console.err.print(f"written: {path}", markup=False, soft_wrap=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -28,14 +26,14 @@ def bench_scaling(
     palimpsest bench scaling --gpu-rate 40 --write docs/results
     """
     from palimpsest.config import JobConfig, load
-    from palimpsest.lab.bench.machine import table_of, write_results
+    from palimpsest.lab.bench.machine import command_line, table_of, write_results
     from palimpsest.lab.bench.scaling import bench_scaling as measure
     from palimpsest.lab.bench.scaling import plot
 
     with explained():
         result = measure(load("local", overrides or (), JobConfig), units=units, rows=rows, tasks=tasks, gpu_rate=gpu_rate)
         if write:
-            path = write_results("scaling", result, write, command=shlex.join(["palimpsest", *sys.argv[1:]]))
+            path = write_results("scaling", result, write, command=command_line())
             plot(result, path.with_suffix(".png"))
             path.write_text(path.read_text("utf-8") + f"\n![pages/s against GPUs]({path.stem}.png)\n", "utf-8")
             err.print(f"written: {path}", markup=False, soft_wrap=True)

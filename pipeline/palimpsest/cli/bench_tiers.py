@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,10 +76,10 @@ def bench_retier(
 
 
 def _show(theme: str, result: dict[str, Any], write: Path | None, as_json: bool) -> None:
-    from palimpsest.lab.bench.machine import table_of, write_results
+    from palimpsest.lab.bench.machine import command_line, table_of, write_results
 
     if write:
         with explained():
-            path = write_results(theme, result, write, command=shlex.join(["palimpsest", *sys.argv[1:]]))
+            path = write_results(theme, result, write, command=command_line())
         err.print(f"written: {path}", markup=False, soft_wrap=True)
     print_json(result) if as_json else out.print(table_of(theme, result))

@@ -45,6 +45,7 @@ class LiveLine:
         self._doing, self._enabled, self._piped = doing, enabled, not err.is_terminal
         self._task = self._bar.add_task("starting", total=None, text="")
         self._progress: Progress | None = None
+        self._shown = "starting"
         self._ended = threading.Event()
         self._began = time.monotonic()
         self._thread = threading.Thread(target=self._follow, daemon=True)
@@ -68,7 +69,8 @@ class LiveLine:
         self._progress = progress
 
     def show(self, text: str, done: float, total: float) -> None:
-        """Draw the line; print it where stderr is no terminal."""
+        """Draw the line; print it where stderr is no terminal. Until the next call, that is the state of the command."""
+        self._shown = text
         self._bar.update(self._task, description=self._doing, completed=done, total=total, text=text)
         if self._piped and self._enabled:
             err.print(f"{time.monotonic() - self._began:6.0f} s  {text}", highlight=False, soft_wrap=True)
@@ -83,6 +85,8 @@ class LiveLine:
                 self.show(self._text(), 0, 1)
 
     def _draw(self) -> None:
+        if self._progress is None and self._shown != "starting":
+            return
         share = self._progress.share if self._progress else None
         self._bar.update(
             self._task,
@@ -93,7 +97,7 @@ class LiveLine:
         )
 
     def _text(self) -> str:
-        return described(self._progress) if self._progress else "starting"
+        return described(self._progress) if self._progress else self._shown
 
 
 def described(progress: Progress) -> str:

@@ -10,7 +10,9 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,6 +48,12 @@ def machine(seconds: float = 0.3) -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver())}",
         **{name: environment()[name] for name in ("python", "packages")},
     }
+
+
+def command_line() -> str:
+    """This command, with the names of files instead of their paths: a result does not tell where it was measured."""
+    words = [Path(word).name if "/" in word and Path(word).is_file() else word for word in sys.argv[1:]]
+    return shlex.join(["palimpsest", *words])
 
 
 def matmul_rate(device: str, seconds: float) -> float:

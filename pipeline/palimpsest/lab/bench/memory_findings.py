@@ -1,14 +1,14 @@
-"""What `palimpsest bench memory` compares, and what its tables say in sentences: who recalls most, and where truncation wins."""
+"""The findings of `palimpsest bench memory` in sentences: the best way at each budget, and where truncation wins."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from palimpsest.lab.bench.kept import CONTROLLED, FADING, TRUNCATION
+
 BANDS = ("under 1 h", "1 h to 1 d", "1 d to 1 w", "1 w to 1 mo", "1 mo to 1 y", "over 1 y")
-TRUNCATION, ALL_TEXT = "truncation", "all text, no budget"
-FADING, CONTROLLED = "fading", "fading, rate control"
 RULES = (
-    "Exact: the fact reads at its place as it was told. Approximate: 1 − edit distance / length of the longer, 0 where it is "
+    "Exact: the fact reads as it was written. Approximate: 1 − edit distance / length of the longer, 0 where it is "
     "dropped. Intervals: Wilson, 95 %, over facts.",
     "Truncation keeps the newest text to the token. The others keep whole pages, and the tail that fills none as text; what a "
     "uniform mode cannot hold is dropped, the oldest first.",
@@ -19,7 +19,7 @@ RULES = (
 
 
 def findings(rows: list[dict[str, Any]], ages: list[dict[str, Any]]) -> list[str]:
-    """What the tables say, in sentences: who recalls most, and where truncation is better."""
+    """The tables in sentences: the best way at each budget, and where truncation is better."""
     notes = []
     for budget in dict.fromkeys(row["budget"] for row in rows if row["budget"] is not None):
         at = {row["way"]: row for row in rows if row["budget"] == budget}

@@ -15,15 +15,15 @@ def plant_errors(ids: Sequence[int], share: float, choices: Sequence[int], draw:
     Half of them replace a token with another of `choices`, a quarter drops one, a quarter inserts one.
     """
     planted: list[list[int]] = [[token] for token in ids]
-    for place in draw.sample(range(len(ids)), min(len(ids), max(int(share > 0), round(share * len(ids))))):
-        kind, other = draw.random(), draw.choice([token for token in choices if token != ids[place]])
-        planted[place] = [other] if kind < 0.5 else [] if kind < 0.75 else [other, ids[place]]
+    for index in draw.sample(range(len(ids)), min(len(ids), max(int(share > 0), round(share * len(ids))))):
+        kind, other = draw.random(), draw.choice([token for token in choices if token != ids[index]])
+        planted[index] = [other] if kind < 0.5 else [] if kind < 0.75 else [other, ids[index]]
     return [token for tokens in planted for token in tokens]
 
 
 @dataclass(frozen=True)
 class Fact:
-    """Something told once: `value` stands at character `start` of turn `turn`."""
+    """A span of a conversation: `value` begins at character `start` (of turn `turn`, or of the transcript)."""
 
     kind: str
     value: str
@@ -41,7 +41,7 @@ _CODE = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 def plant_facts(filler: str, size: int, count: int, draw: random.Random) -> tuple[list[str], list[Fact]]:
     """Turns of 150 to 600 characters of `filler`, about `size` in all, and `count` facts spread evenly over them.
 
-    No value stands anywhere but at its place.
+    Every value occurs once; `start` of a fact counts from the beginning of its turn.
     """
     turns: list[str] = []
     at = total = 0
@@ -58,15 +58,15 @@ def plant_facts(filler: str, size: int, count: int, draw: random.Random) -> tupl
         kind = ("name", "number", "code", "sentence")[number % 4]
         value = ""
         while not value or value in whole or any(value in other or other in value for other in known):
-            value, told = _fact(kind, filler, draw)
+            value, sentence = _fact(kind, filler, draw)
         known.add(value)
-        facts.append(Fact(kind, value, turn, len(turns[turn]) + 1 + told.index(value)))
-        turns[turn] += f" {told}"
+        facts.append(Fact(kind, value, turn, len(turns[turn]) + 1 + sentence.index(value)))
+        turns[turn] += f" {sentence}"
     return turns, facts
 
 
 def _fact(kind: str, filler: str, draw: random.Random) -> tuple[str, str]:
-    """A value, and the sentence that tells it."""
+    """A value, and the sentence that states it."""
     if kind == "name":
         first, last = ("".join(draw.choices(_SYLLABLES, k=draw.randint(2, 3))).capitalize() for _ in range(2))
         return f"{first} {last}", f"Remember that {draw.choice(_NAMES)} is called {first} {last}."
