@@ -66,7 +66,8 @@ def retiered_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def job(tiny_codec: Path) -> JobFactory:
-    """`job(sources, out, "key=value", …)`: a small job with the tiny codec, in one process, half of its pages verified."""
+    """`job(sources, out, "key=value", …)`: a small job with the tiny codec, in one process, half of its pages verified, and short
+    texts drawn too."""
 
     def make(sources: Path, out: Path, *overrides: str) -> JobConfig:
         settings: dict[str, Any] = {
@@ -74,6 +75,7 @@ def job(tiny_codec: Path) -> JobFactory:
             "out": str(out),
             "codec": {"path": str(tiny_codec)},
             "verification": {"share": 0.5, "control_share": 0.5},
+            "tiers": {"cheap_text": False},
             "placement": {"executor": "local", "threads_per_worker": 1},
         }
         return parse(settings, ("limits.quarantine_share=0.9", *overrides))

@@ -146,6 +146,11 @@ def test_older_pages_are_blurrier_and_a_tight_budget_blurs_further_from_the_olde
     assert compose(pages, age, 0).tiers == [None] * 5
 
 
+def test_a_page_in_a_conversation_never_costs_more_than_its_text() -> None:
+    made = compose(candidates([400, 40, 8, 2], tokens=90), policy(policy="age"), 10_000)
+    assert made.tiers == ["tiny", "text", "text", "text"] and made.cost == 73 + 3 * 90
+
+
 def test_without_fading_what_does_not_fit_is_dropped() -> None:
     pages = candidates([400, 40, 8])
     assert compose(pages, policy(policy="fixed", mode="small"), 250, fade=False).tiers == [None, "small", "small"]

@@ -249,3 +249,45 @@ def test_thousands_of_turns_are_made_in_bounded_memory(make: Make) -> None:
 
     small, large = peak(600), peak(2000)
     assert large < 2 * small
+
+
+# findings
+
+
+def test_a_garbage_object_is_one_finding_and_the_others_are_published(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "noise.jsonl").write_text('{"messages": []}\n' + "garbage\n" * 500)
+    good = [{"id": str(n), "messages": talk(4, 300, n)} for n in range(12)]
+    result = make(good, f"sources=['{tmp_path}/*.jsonl']", "limits.quarantine_share=0.5")
+    (bad,) = result.set_aside
+    assert bad.source_uri.endswith("noise.jsonl") and (bad.quarantined, bad.documents) == (501, 501)
+    assert result.findings and result.counts["samples"] == 24 == len(samples(result))
+    with pytest.raises(RunFailed, match="1 of 13 conversations"):
+        make(good, f"sources=['{tmp_path}/*.jsonl']", "limits.quarantine_share=0.05")
+
+
+def test_turns_in_a_field_that_is_not_there_are_one_message_before_any_work(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "memory").mkdir()
+    for record, setting, message in (
+        (
+            {"dialogo": talk(2, 50), "n": 1},
+            "",
+            "chats.jsonl has no field that is known to have turns; its fields are dialogo, n",
+        ),
+        (
+            {"messages": talk(2, 50)},
+            "Messages",
+            "messages_field = 'Messages': .*chats.jsonl has no field 'Messages'",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message + ".*conversations.messages_field"):
+            make([record], f"conversations.messages_field='{setting}'")
+    assert list((tmp_path / "memory").iterdir()) == []
+
+
+def test_a_field_that_was_set_and_never_occurs_is_a_finding(make: Make) -> None:
+    said = [{"id": "a", "messages": talk(4, 100)}]
+    result = make(said, "source.timestamp_field=createdAt")
+    assert result.absent_fields == ("source.timestamp_field = 'createdAt' occurs in none of 1 documents",) and result.findings
+    assert not make(said, "source.class_field=role").findings
+    with pytest.raises(RunFailed, match="createdAt.*limits.strict"):
+        make(said, "source.timestamp_field=createdAt", "limits.strict=true", "conversations.budget=901")

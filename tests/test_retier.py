@@ -221,6 +221,18 @@ def test_run_finds_its_sources_done_after_a_retier(made: Callable[..., JobConfig
     assert run(config).units_new == 0 and set(tiers(config)) == {"small"}
 
 
+def test_a_corpus_from_before_short_pages_were_kept_as_text_is_recognised(made: Callable[..., JobConfig]) -> None:
+    """Its recorded settings say cheap_text = true, which had no effect then."""
+    config = made([{**dated(1), "text": prose(200, 1)}], "tiers.cheap_text=false", "tiers.undated=tiny")
+    store = LocalStore(config.out)
+    for record in [info.key for info in store.list("runs/") if info.key.endswith("config.toml")]:
+        store.put(record, store.read(record).replace(b"cheap_text = false", b"cheap_text = true"))
+    result = retier(config.out, (), as_of=after(400 * DAY))
+    assert result.unknown == {} and tiers(config) == {"tiny": 1}
+    retier(config.out, ("tiers.cheap_text=true",), as_of=after(400 * DAY), sharpen=True)
+    assert [(row["tier"], row["reason"]) for row in rows(config)] == [("text", "text_is_cheaper")]
+
+
 def test_pages_only_fade_unless_sharpening_is_asked_for(made: Callable[..., JobConfig]) -> None:
     config = made([dated(1)])
     retier(config.out, (), as_of=after(40 * DAY))

@@ -15,8 +15,10 @@ from palimpsest.corpus.shards import read_shard
 from palimpsest.corpus.snapshots import Snapshot, iter_tables, latest, snapshot_numbers
 from palimpsest.errors import RunFailed
 from palimpsest.flow.local_executor import LocalExecutor
-from palimpsest.operations.run import RunResult, plan_only, prepare, run
+from palimpsest.operations.dry_run import plan_only
+from palimpsest.operations.run import RunResult, prepare, run
 from palimpsest.pages.normalise import normalise
+from palimpsest.report.summary import summarise
 from palimpsest.schemas import QUARANTINE, SHARD
 from palimpsest.sources.documents import document_id
 from palimpsest.storage.local_store import LocalStore
@@ -99,6 +101,21 @@ def test_every_document_is_committed_once_or_quarantined_and_the_counts_agree(co
     assert counts.pages_in == counts.pages_committed == counts.rows == len(rows(out))
     assert Counter(result.reasons) == REASONS
     assert (result.units_new, result.units_done, result.units_waiting, result.unread) == (4, 0, 0, ())
+
+
+def test_a_short_text_is_kept_as_text_and_counted_as_such(job: JobFactory, tmp_path: Path) -> None:
+    """A page of 33 tokens would cost 73 as pixels."""
+    write_lines(tmp_path / "in.jsonl", prose(150, 9), prose(1500, 8))
+    result = run(job(tmp_path / "in.jsonl", tmp_path / "out", "tiers.cheap_text=true"))
+    short, long = sorted(rows(tmp_path / "out"), key=lambda row: row["num_text_tokens"])
+    assert (short["tier"], short["reason"], short["status"], short["tokens"]) == ("text", "text_is_cheaper", "text", None)
+    assert short["num_context_tokens"] == short["num_text_tokens"] < 73 == long["num_context_tokens"]
+    assert (long["tier"], long["reason"]) == ("tiny", None)
+    counts = result.counts
+    assert counts.tokens_as_text == short["num_text_tokens"] and counts.context_tokens == 73 + short["num_text_tokens"]
+    summary = summarise(LocalStore(tmp_path / "out"), newest(tmp_path / "out"))
+    assert summary.visual.ratio == long["num_text_tokens"] / 73
+    assert summary.context_ratio == counts.text_tokens / counts.context_tokens
 
 
 def test_a_corpus_has_no_fault(corpus: tuple[Path, RunResult]) -> None:

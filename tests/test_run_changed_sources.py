@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +9,8 @@ from typing import Any
 
 import pytest
 
-from palimpsest.corpus.snapshots import PublishConflict
 from palimpsest.errors import RunFailed
 from palimpsest.flow.local_executor import LocalExecutor
-from palimpsest.operations.progress import Progress
 from palimpsest.operations.run import run
 from tests.conftest import JobFactory
 from tests.mixed_sources import prose
@@ -152,21 +149,3 @@ def test_a_source_that_cannot_be_read_at_all_is_named_in_every_run(job: JobFacto
         assert documents(out) == by_id("a") and errors(out) == []
     with pytest.raises(RunFailed, match="1 of 2 documents"):
         run(job(folder, out, "limits.quarantine_share=0.1"))
-
-
-def test_of_two_configurations_at_once_the_later_is_told_to_run_again_and_then_replaces_the_other(
-    tmp_path: Path, job: JobFactory
-) -> None:
-    source, out = tmp_path / "in.jsonl", tmp_path / "out"
-    source.write_text(json.dumps({"text": "one document"}) + "\n")
-    mine, theirs = (job(source, out, f"storage.tokens={name}") for name in ("bf16", "int8"))
-    meanwhile = [theirs]
-
-    def watch(progress: Progress) -> None:
-        if meanwhile:
-            run(meanwhile.pop())
-
-    with pytest.raises(PublishConflict, match="hold the same slice .* Run the same command again"):
-        run(mine, watch)
-    again = run(mine)
-    assert (again.units_new, again.units_done, again.published_now, again.snapshot) == (0, 1, True, 2)

@@ -123,7 +123,7 @@ def test_the_empty_page_of_a_control_comes_from_encode_and_verify_loads_no_encod
 
 
 def test_a_page_with_too_many_escapes_goes_to_text(config: JobConfig) -> None:
-    few, many = paginated(config, document("plain " * 50 + "船")), paginated(config, document("船 " * 50))
+    few, many = paginated(config, document("plain " * 100 + "船")), paginated(config, document("船 " * 50))
     assert (few["tier"].to_pylist(), many["tier"].to_pylist()) == (["tiny"], ["text"])
     assert many["reason"].to_pylist() == ["not_covered"] and "50 of 100" in many["detail"][0].as_py()
 

@@ -163,6 +163,20 @@ def test_a_text_that_costs_no_more_than_its_tokens_stays_text() -> None:
     assert policy(policy="age+fidelity").why_text(PageFacts(age=DAY / 100, text_tokens=500)) == "policy"
 
 
+@pytest.mark.parametrize("name", ["fixed", "age", "importance", "forget+age"])
+def test_no_policy_gives_a_page_tokens_that_cost_more_than_its_text(name: str) -> None:
+    year = {"age": 365 * DAY}
+    own = policy(policy=name)
+    assert [own.tier(PageFacts(text_tokens=tokens, **year)) for tokens in (33, 73, 74)] == [TEXT, TEXT, "tiny"]
+    assert own.why_text(PageFacts(text_tokens=33, **year)) == "text_is_cheaper"
+    assert own.tier(PageFacts(**year)) == "tiny"
+    old = policy(policy=name, cheap_text=False)
+    assert old.tier(PageFacts(text_tokens=33, **year)) == "tiny"
+    assert policy(policy=name, one_way=True).tier(PageFacts(text_tokens=33, tier="tiny", **year)) == "tiny"
+    assert policy(policy="importance").why_text(PageFacts(text_tokens=33, importance=0.95)) == "policy"
+    assert policy(policy="forget").tier(PageFacts(text_tokens=33, age=4000 * DAY)) == FORGOTTEN
+
+
 # the predictor
 
 

@@ -236,7 +236,7 @@ class TierConfig(Settings):
     """Rungs file: which modes are worth giving to a page, and what predicts verdicts for policy fidelity. "none" for none, "" for
     the one that comes with the codec."""
     cheap_text: bool = True
-    """With policy fidelity, keep a page as text if its text costs no more than its tokens would."""
+    """Keep a page as text if its text costs no more than its tokens would, whatever the policy."""
     exact: Literal["none", "identifiers", "all"] = "none"
     """Misread words that are kept as a short text with the page, counted in its context tokens: none, identifiers (words with
     digits, signs or mixed case), or all."""
@@ -443,12 +443,14 @@ _TIER_SETTINGS = {
 
 
 def tier_identity(tiers: TierConfig) -> dict[str, Any]:
-    """The settings that change what the policy does with a page; of policy "fixed" only the mode, as it always was."""
-    exact = {"exact": tiers.exact} if tiers.exact != "none" else {}
+    """The settings that change what the policy does with a page; of policy "fixed" the mode."""
+    more: dict[str, Any] = {"exact": tiers.exact} if tiers.exact != "none" else {}
+    if tiers.cheap_text:  # without it, the identity that corpora had before short pages were kept as text
+        more["cheap_text"] = True
     if tiers.policy == "fixed":
-        return {"mode": tiers.mode, **exact}
+        return {"mode": tiers.mode, **more}
     names = {name.strip() for name in tiers.policy.split("+")}
     if not names & {"age", "fixed"} and names != {"fidelity"}:
         names.add("fixed")
     settings = sorted({setting for name in names for setting in _TIER_SETTINGS.get(name, ())} | {"modes"})
-    return {"policy": sorted(names), **exact, **{setting: getattr(tiers, setting) for setting in settings}}
+    return {"policy": sorted(names), **more, **{setting: getattr(tiers, setting) for setting in settings}}

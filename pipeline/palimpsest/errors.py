@@ -4,6 +4,7 @@ PalimpsestError         exit code 1: failed
     RunFailed           a run ended without a snapshot; its work is kept
     WorkerFailed        flow/ledger.py: a worker died or met a bug
     Stopped             the user or the machine's manager stopped the command; what was committed is kept
+    AlreadyRunning      corpus/running.py: a run with other settings is at work on the corpus
     StoreError          storage/object_store.py: the store cannot be read or written
 UsageError              exit code 2: a setting, source or corpus that cannot be used; also a ValueError
 """

@@ -150,8 +150,8 @@ def source_findings(result: Any) -> None:
     """Lines about objects that are mostly bad, metadata that could not be used, and fields that never occur."""
     for bad in result.set_aside:
         line(f"mostly bad: {bad}")
-    if result.nulled:
-        counts = ", ".join(f"{reason} {count:,}" for reason, count in sorted(result.nulled.items()))
+    if nulled := getattr(result, "nulled", None):
+        counts = ", ".join(f"{reason} {count:,}" for reason, count in sorted(nulled.items()))
         line(f'metadata that could not be used is null: {counts} (source.bad_metadata = "quarantine" refuses these records)')
     for message in result.absent_fields:
         line(f"finding: {message}")

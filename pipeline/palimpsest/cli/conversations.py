@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from palimpsest.cli.console import FINDINGS, err, explained, line, out, pairs, passed_over, print_json
+from palimpsest.cli.console import FINDINGS, err, explained, line, out, pairs, passed_over, print_json, source_findings
+from palimpsest.cli.options import Strict
 from palimpsest.report.tables import duration, listed
 
 
@@ -18,6 +19,7 @@ def conversations(
     target: Annotated[str | None, typer.Option("--out", "-o", help="Where the samples go.")] = None,
     budget: Annotated[int | None, typer.Option(help="Context tokens of a sample; conversations.budget.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: section.key=value.")] = None,
+    strict: Strict = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Turn conversations into memory samples: old turns as visual tokens, the last ones as text, the next reply as the target.
@@ -34,7 +36,7 @@ def conversations(
     from palimpsest.operations.conversations.settings import MemoryConfig
 
     with explained():
-        config = load(preset, tuple(overrides or ()), MemoryConfig)
+        config = load(preset, (*(overrides or ()), *(["limits.strict=true"] if strict else ())), MemoryConfig)
         chosen = config.conversations if budget is None else config.conversations.replace(budget=budget)
         config = config.replace(
             sources=tuple(source) if source else config.sources,
@@ -61,8 +63,10 @@ def conversations(
             values["quarantine"] = listed(dict(sorted(result.reasons.items())))
         out.print(pairs(f"memory samples in {result.out}", values))
         passed_over(result.passed_over)
+        source_findings(result)
         for lost in result.unread:
             line(f"not read: {lost}; the next call tries again")
-    if result.findings:
+    if result.unread:
         err.print(f"{len(result.unread)} sources could not be read")
+    if result.findings:
         raise typer.Exit(FINDINGS)

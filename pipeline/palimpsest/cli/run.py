@@ -35,7 +35,7 @@ def run(
     palimpsest run local -s 'logs/*.jsonl.gz' -o corpora/logs --set tiers.mode=small --set layout.grid=80x40
     """
     from palimpsest.config import load
-    from palimpsest.operations.run import plan_only
+    from palimpsest.operations.dry_run import plan_only
     from palimpsest.operations.run import run as run_job
 
     with explained():

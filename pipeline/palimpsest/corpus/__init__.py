@@ -20,6 +20,7 @@ Read the files in the order in which a unit of work meets them:
     manifest_check.py every promise of a manifest and of an index
     tries.py          objects that could not be read, by version
     quarantine_rows.py  the quarantine of a unit, on disk if it is long
+    running.py        runs at work: one with other settings is refused before its work
     repair.py         units that lost a shard, and their successors
     shard_check.py    every promise of one shard
     fsck.py           every promise of a corpus

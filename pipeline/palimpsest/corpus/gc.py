@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from palimpsest.corpus.format import open_corpus
 from palimpsest.corpus.fsck import DATA_PREFIXES
+from palimpsest.corpus.running import PREFIX as RUNNING
 from palimpsest.corpus.shards import ShardRecord
 from palimpsest.corpus.snapshots import PREFIX as SNAPSHOTS
 from palimpsest.corpus.snapshots import read_snapshot, snapshot_key, snapshot_numbers, units_of
@@ -96,6 +97,9 @@ def _orphans(store: ObjectStore, before: datetime) -> Iterator[Removal]:
         for info in store.list(prefix):
             if info.key not in known and info.modified < before:
                 yield Removal(info.key, info.size, "in no commit record")
+    for info in store.list(RUNNING):
+        if info.modified < before:
+            yield Removal(info.key, 0, "of a run that was killed")
     for info in store.unfinished():
         if info.modified < before:
             yield Removal(info.key, info.size, "unfinished write", unfinished=True)

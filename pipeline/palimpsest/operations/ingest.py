@@ -18,6 +18,7 @@ from palimpsest import telemetry
 from palimpsest.config import JobConfig
 from palimpsest.corpus.format import create_corpus
 from palimpsest.corpus.run_records import NOTHING, PUBLISHED, new_run_id, record_configuration, record_failure, record_stats
+from palimpsest.corpus.running import at_work
 from palimpsest.corpus.snapshots import Snapshot, latest
 from palimpsest.corpus.tries import count_tries, try_id
 from palimpsest.corpus.units import Counts
@@ -128,6 +129,7 @@ def ingest(
 
     Raises:
         ValueError: a configuration, source or output cannot be used, or the listing is empty and nothing of it is published.
+        AlreadyRunning: a run with other settings is at work on the corpus.
         RunFailed: more sources vanished than may be dropped, or too many documents were quarantined; earlier batches stay
             published.
         StoreError: the output cannot be written.
@@ -254,6 +256,7 @@ class _Ingestion:
         prepare(self.config)
         create_corpus(self.store)
         self.is_corpus = True
+        self.stack.enter_context(at_work(self.store, self.run_id, self.recipe.fingerprint, "ingest"))
         probe(self.store)
         self.phases.end("prepare")
         todo = len(self.rewritten) + len(self.new)

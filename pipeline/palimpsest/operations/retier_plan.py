@@ -218,12 +218,14 @@ class _Cookbook:
             recorded = self.configs[run_id]
             if recorded is None:
                 continue
-            config, of_run = recorded
-            layout = make_layout(config.layout)
-            for codec, revision in dict.fromkeys([*makers, *([of_run] if of_run else [])]):
-                if fingerprint(config, layout.identity, codec, revision) == unit.fingerprint:
-                    self.made[unit.fingerprint] = config
-                    return self._cooked(config, layout, codec, revision, unit.fingerprint)
+            recorded_config, of_run = recorded
+            layout = make_layout(recorded_config.layout)
+            earlier = recorded_config.replace(tiers=recorded_config.tiers.replace(cheap_text=False))  # recorded, had no effect
+            for config in (recorded_config, earlier):
+                for codec, revision in dict.fromkeys([*makers, *([of_run] if of_run else [])]):
+                    if fingerprint(config, layout.identity, codec, revision) == unit.fingerprint:
+                        self.made[unit.fingerprint] = config
+                        return self._cooked(config, layout, codec, revision, unit.fingerprint)
         return None
 
     def _cooked(self, made: JobConfig, layout: Layout, codec: str, revision: str, print_: str) -> Recipe:

@@ -27,6 +27,7 @@ from palimpsest.corpus.run_records import (
     record_failure,
     record_stats,
 )
+from palimpsest.corpus.running import at_work
 from palimpsest.corpus.snapshots import Snapshot, latest, publish
 from palimpsest.corpus.units import CommitRecord, Counts
 from palimpsest.errors import RunFailed
@@ -41,7 +42,7 @@ from palimpsest.flow.ledger import (
     UnreadSource,
     refuse_quarantine,
 )
-from palimpsest.flow.plan import Plan, PlannedUnit, make_plan, publishable, settled, source_uri
+from palimpsest.flow.plan import Plan, PlannedUnit, make_plan, publishable, settled
 from palimpsest.flow.recipe import Recipe
 from palimpsest.flow.supply import supply
 from palimpsest.operations.findings import Metadata, SetAside, absent_fields, check_fields, judge
@@ -49,7 +50,7 @@ from palimpsest.operations.progress import Progress
 from palimpsest.operations.quarantined import first_records
 from palimpsest.pages.layouts import make_layout
 from palimpsest.sources.listing import list_sources
-from palimpsest.sources.tables import plan_units
+from palimpsest.sources.objects import SourceObject
 from palimpsest.storage.object_store import ObjectStore
 from palimpsest.storage.opening import open_store
 from palimpsest.storage.probe import probe
@@ -179,39 +180,6 @@ def prepare(config: JobConfig) -> Recipe:
     return recipe
 
 
-def plan_only(config: JobConfig) -> dict[str, Any]:
-    """The plan of `run`, as names and values; nothing is written, and Ray is not started."""
-    config = located(config)
-    recipe = prepare(config)
-    listing = list_sources(config.sources, config.source, config.out)
-    items = listing.objects
-    units = [unit for item in items for unit in plan_units(item, config.source)]
-    published_units = _published(config.out)
-    if not published_units:
-        check_fields(items, config.source)
-    known = sum((source_uri(unit), unit.object.version, unit.slice, recipe.fingerprint) in published_units for unit in units)
-    return {
-        "sources": len(items),
-        "passed over": str(listing.passed_over) or "no name",
-        "bytes": sum(item.size for item in items),
-        "units": len(units),
-        "published already": known,
-        "to process": len(units) - known,
-        "layout": str(recipe.layout),
-        "tiers": recipe.policy.described,
-        "codec": f"{recipe.codec} {recipe.revision}",
-        "fingerprint": recipe.fingerprint,
-        "out": config.out,
-    }
-
-
-def _published(out: str) -> set[tuple[str, str, str, str]]:
-    """Source, version, slice and fingerprint of the units in the newest snapshot of a corpus that may not exist yet."""
-    snapshot = latest(open_store(out)) if out else None
-    units = snapshot.units if snapshot else ()
-    return {(unit.source_uri, unit.source_version, unit.slice, unit.fingerprint) for unit in units}
-
-
 def located(config: Job) -> Job:
     """The configuration with paths that mean the same in every worker.
 
@@ -235,6 +203,7 @@ def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: 
 
     Raises:
         ValueError: a configuration, source or output cannot be used.
+        AlreadyRunning: a run with other settings is at work on the corpus.
         RunFailed: too many documents were quarantined.
         StoreError: the output cannot be written.
     """
@@ -246,8 +215,7 @@ def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: 
     store = open_store(config.out)
     run_id = new_run_id()
     telemetry.set_context(run_id=run_id)
-    base = latest(store)
-    lost = lost_units(store, base.units) if base else frozenset()
+    base, lost = _base(store)
     done = settled(base, objects, config.source, recipe.fingerprint, lost)
     if base is None:
         check_fields(objects, config.source)
@@ -256,32 +224,9 @@ def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: 
     else:
         prepare(config)
         create_corpus(store)
-        probe(store)
-        progress, work = Progress(), Work()
-        try:
-            with lazily(config.placement) as executor:
-                work.stages = executor.stage_seconds
-                plan = make_plan(store, base, objects, config.source, recipe.fingerprint, executor.index, lost)
-                progress = Progress(
-                    units_total=len(plan.todo), bytes_total=plan.bytes, stages=executor.stage_seconds, watch=watch
-                )
-                if plan.todo:
-                    executor()
-                metrics = RunMetrics(config.out, len(plan.todo))
-                with metrics.run():
-                    if plan.todo:
-                        process(plan.todo, recipe, executor(), store, run_id, [Metering(metrics), progress, work])
-                    counts, _ = judge((*plan.done, *work.records))
-                    _refuse_quarantine(store, counts, work, config.limits.quarantine_share)
-                    refuse_absent(config, work)
-                    records = [*plan.done, *work.records]
-                    published = tuple(base.units) if base else ()
-                    ready = publishable(store, published, records, {source.source_uri for source in work.unread_sources})
-                    snapshot = _publish(store, base, run_id, ready, recipe)
-                    metrics.published(snapshot.number, time.time(), findings=bool(work.unread_sources))
-        except BaseException as error:
-            record_failure(store, run_id, error, {**_identity(recipe), **work.stats(progress.seconds)})
-            raise
+        with at_work(store, run_id, recipe.fingerprint, "run"):
+            probe(store)
+            plan, work, progress, snapshot, ready = _build(objects, recipe, store, run_id, watch)
     fresh = sum_counts(record.counts for record in work.records)
     result = RunResult(
         run_id=run_id,
@@ -307,6 +252,43 @@ def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: 
         stats = {**result.to_json(), **_identity(recipe), **work.stats(progress.seconds), "outcome": outcome}
         record_stats(store, run_id, stats)
     return result
+
+
+def _base(store: ObjectStore) -> tuple[Snapshot | None, frozenset[str]]:
+    """The newest snapshot, and the units of it that lost a shard."""
+    base = latest(store)
+    return base, lost_units(store, base.units) if base else frozenset()
+
+
+def _build(
+    objects: Sequence[SourceObject], recipe: Recipe, store: ObjectStore, run_id: str, watch: Callable[[Progress], None]
+) -> tuple[Plan, Work, Progress, Snapshot, list[CommitRecord]]:
+    """Plan, process and publish; returns also the published records."""
+    config, progress, work = recipe.config, Progress(), Work()
+    base, lost = _base(store)
+    try:
+        with lazily(config.placement) as executor:
+            work.stages = executor.stage_seconds
+            plan = make_plan(store, base, objects, config.source, recipe.fingerprint, executor.index, lost)
+            progress = Progress(units_total=len(plan.todo), bytes_total=plan.bytes, stages=executor.stage_seconds, watch=watch)
+            if plan.todo:
+                executor()
+            metrics = RunMetrics(config.out, len(plan.todo))
+            with metrics.run():
+                if plan.todo:
+                    process(plan.todo, recipe, executor(), store, run_id, [Metering(metrics), progress, work])
+                counts, _ = judge((*plan.done, *work.records))
+                _refuse_quarantine(store, counts, work, config.limits.quarantine_share)
+                refuse_absent(config, work)
+                records = [*plan.done, *work.records]
+                published = tuple(base.units) if base else ()
+                ready = publishable(store, published, records, {source.source_uri for source in work.unread_sources})
+                snapshot = _publish(store, base, run_id, ready, recipe)
+                metrics.published(snapshot.number, time.time(), findings=bool(work.unread_sources))
+    except BaseException as error:
+        record_failure(store, run_id, error, {**_identity(recipe), **work.stats(progress.seconds)})
+        raise
+    return plan, work, progress, snapshot, ready
 
 
 def _identity(recipe: Recipe) -> dict[str, str]:

@@ -19,7 +19,7 @@ from palimpsest.codecs.modes import Mode
 from palimpsest.config import ConfigError, JobConfig, TierConfig
 from palimpsest.pages.layout import Layout
 from palimpsest.tiers.clock import age_of, parse_as_of
-from palimpsest.tiers.ladder import TEXT, Ladder, ladder_of
+from palimpsest.tiers.ladder import FORGOTTEN, TEXT, Ladder, ladder_of
 from palimpsest.tiers.measured import NONE, as_measured, read_rungs, rungs_text
 from palimpsest.tiers.predictor import Predictor, read_predictor
 
@@ -83,6 +83,7 @@ class Policy:
         names: names of the policies, in their order.
         as_of: the clock; None if no policy uses it.
         climbs: whether a page may need trials in several modes.
+        cheap_text: a page is text where its text costs no more than the tokens of the proposed mode.
         one_way: no page is proposed sharper than it is stored (a measurement may still make it sharper).
     """
 
@@ -92,33 +93,37 @@ class Policy:
     as_of: datetime | None
     predictor: Predictor | None
     climbs: bool
+    cheap_text: bool = True
     one_way: bool = False
 
     def tier(self, page: PageFacts) -> str:
         """The tier of a page; see `TierPolicy.tier`."""
         proposed: str | None = None
         for name, part in zip(self.names, self.parts, strict=True):
-            if name == "fidelity":
+            if name == "fidelity" and proposed is not None:
                 proposed = self._held(page, proposed)
             proposed = part.tier(page, proposed)
-        if not self.climbs:
-            proposed = self._held(page, proposed)
         assert proposed is not None
-        return proposed
+        if self.climbs:  # policy fidelity compares the costs itself
+            return proposed
+        if self.cheap_text and page.text_tokens is not None and proposed != FORGOTTEN:
+            proposed = TEXT if page.text_tokens <= self.ladder.sharpness(proposed) else proposed
+        return self._held(page, proposed)
 
     def why_text(self, page: PageFacts) -> str:
         """The row's reason for a page that `tier` keeps as text."""
-        if page.readings:
+        if self.climbs and page.readings:
             return BELOW
         if self.climbs:
-            before = replace(self, names=self.names[:-1], parts=self.parts[:-1], climbs=False)
+            before = replace(self, names=self.names[:-1], parts=self.parts[:-1], climbs=False, cheap_text=False)
             if not before.parts or before.tier(page) != TEXT:
                 cost = self.ladder.blurriest.num_context_tokens
                 return CHEAPER if page.text_tokens is not None and page.text_tokens <= cost else BELOW
-        return POLICY
+            return POLICY
+        return POLICY if replace(self, cheap_text=False).tier(page) == TEXT else CHEAPER
 
-    def _held(self, page: PageFacts, proposed: str | None) -> str | None:
-        if not self.one_way or page.tier is None or proposed is None:
+    def _held(self, page: PageFacts, proposed: str) -> str:
+        if not self.one_way or page.tier is None:
             return proposed
         sharpness = self.ladder.sharpness
         return page.tier if sharpness(proposed) > sharpness(page.tier) else proposed
@@ -196,6 +201,7 @@ def find_policy(config: TierConfig, ladder: Ladder, predictor: Predictor | None 
         as_of=parse_as_of(config.as_of) if timed else None,
         predictor=predictor,
         climbs=climbs,
+        cheap_text=config.cheap_text,
         one_way=one_way,
     )
 

@@ -72,10 +72,11 @@ class Paginate:
                 "char_start": page.char_start,
                 "char_end": page.char_end,
                 "text": text[page.char_start : page.char_end],
-                **self._tier(page, text[page.char_start : page.char_end], document),
+                "laid_out": page,
             }
 
-    def _tier(self, page: LaidOutPage, text: str, document: dict[str, Any]) -> dict[str, Any]:
+    def _tier(self, row: dict[str, Any]) -> dict[str, Any]:
+        page, text = row["laid_out"], row["text"]
         columns, rows = self.layout.size or (None, None)
         size = {"grid_h": rows, "grid_w": columns, "layout": self.layout.described}
         uncovered = why_not_covered(page, text, self.layout, self.config.layout.max_escaped_share)
@@ -84,7 +85,7 @@ class Paginate:
         laid_out = {"drawing": page.drawing, **size}
         if self.policy.climbs:
             return laid_out
-        facts = PageFacts(age=self.policy.age(document["timestamp"]), importance=document["importance"])
+        facts = PageFacts(age=self.policy.age(row["timestamp"]), importance=row["importance"], text_tokens=row["num_text_tokens"])
         tier = self.policy.tier(facts)
         if tier == TEXT_TIER:
             return {"tier": tier, "reason": self.policy.why_text(facts), **size}
@@ -96,6 +97,7 @@ class Paginate:
         pages = [row for row in rows if row["kind"] == RowKind.PAGE]
         for row, count in zip(pages, count_tokens([row["text"] for row in pages]), strict=True):
             row["num_text_tokens"], row["text_tokenizer"] = count, TEXT_TOKENIZER
+            row |= self._tier(row)
         return table_of(rows, PAGES, "paginate")
 
 

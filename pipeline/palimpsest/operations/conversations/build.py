@@ -17,6 +17,7 @@ from palimpsest.config import ConfigError
 from palimpsest.corpus.format import create_corpus
 from palimpsest.corpus.repair import committed
 from palimpsest.corpus.run_records import PUBLISHED, new_run_id, record_configuration, record_stats
+from palimpsest.corpus.running import at_work
 from palimpsest.corpus.sample_sets import counters_of, counts_of, reasons_of
 from palimpsest.corpus.snapshots import latest, publish, superseded
 from palimpsest.corpus.units import CommitRecord, commit_unit, unit_id
@@ -25,13 +26,14 @@ from palimpsest.flow.recipe import Recipe
 from palimpsest.operations.conversations.bank import Studio
 from palimpsest.operations.conversations.samples import Samples
 from palimpsest.operations.conversations.settings import MemoryConfig, latest_date, with_clock
-from palimpsest.operations.conversations.turns import Refused, read_conversations
+from palimpsest.operations.conversations.turns import Refused, check_messages, read_conversations
 from palimpsest.operations.conversations.writer import UnitWriter
-from palimpsest.operations.run import located, prepare
+from palimpsest.operations.findings import Metadata, SetAside, absent_fields, judge
+from palimpsest.operations.run import Work, located, prepare, refuse_absent
 from palimpsest.sources.documents import Reason
 from palimpsest.sources.formats import format_of
 from palimpsest.sources.jsonl import JsonlSource
-from palimpsest.sources.listing import list_sources
+from palimpsest.sources.listing import Listing, list_sources
 from palimpsest.sources.objects import UNREAD
 from palimpsest.sources.units import Unit
 from palimpsest.storage.object_store import ObjectStore
@@ -53,6 +55,8 @@ class MemoryResult:
         counts, reasons: of all units of these sources; see `sample_sets.COUNTED`.
         passed_over: names that are no sources, by rule (sources/names.py).
         unread: sources that could not be read as they were listed; the next call tries them again.
+        set_aside: objects that are mostly bad.
+        absent_fields: messages about fields that were set and occur in no conversation.
     """
 
     out: str
@@ -66,10 +70,12 @@ class MemoryResult:
     unread: tuple[str, ...]
     seconds: float
     passed_over: dict[str, Any] = field(default_factory=dict)
+    set_aside: tuple[SetAside, ...] = ()
+    absent_fields: tuple[str, ...] = ()
 
     @property
     def findings(self) -> bool:
-        return bool(self.unread)
+        return bool(self.unread or self.set_aside or self.absent_fields)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -86,6 +92,7 @@ def build(config: MemoryConfig, watch: Watch = lambda counts: None) -> MemoryRes
 
     Raises:
         ValueError: for settings, sources or an output that cannot be used.
+        AlreadyRunning: a run with other settings is at work on the set.
         RunFailed: when more than `limits.quarantine_share` of the conversations and targets was quarantined.
         StoreError.
     """
@@ -96,16 +103,32 @@ def build(config: MemoryConfig, watch: Watch = lambda counts: None) -> MemoryRes
     other = [item.uri for item in items if not isinstance(format_of(item.uri, config.source), JsonlSource)]
     if other:
         raise ConfigError(f"source {other[0]!r} is not JSON lines; conversations are read from .jsonl or .ndjson files")
+    check_messages(items, config)
     prepared = prepare(config)
     store = open_store(config.out)
     create_corpus(store, "samples")
     probe(store)
     run_id = new_run_id()
     print_ = sample_fingerprint(config, prepared)
+    with at_work(store, run_id, print_, "conversations"):
+        return _build(config, prepared, store, run_id, listing, began, watch)
+
+
+def _build(
+    config: MemoryConfig,
+    prepared: Recipe,
+    store: ObjectStore,
+    run_id: str,
+    listing: Listing,
+    began: float,
+    watch: Watch,
+) -> MemoryResult:
+    print_, items = sample_fingerprint(config, prepared), listing.objects
     studio: Studio | None = None
     units: list[CommitRecord] = []
     unread: list[str] = []
     total: Counter[str] = Counter()
+    metadata = Metadata()
     new = 0
     for item in items:
         whole: list[CommitRecord] = []
@@ -114,7 +137,7 @@ def build(config: MemoryConfig, watch: Watch = lambda counts: None) -> MemoryRes
             if done is None:
                 try:
                     studio = studio or Studio(prepared.config, prepared.fingerprint, prepared.layout, prepared.policy)
-                    done = _make_unit(config, prepared, studio, store, piece, name, run_id, print_, total, watch)
+                    done = _make_unit(config, prepared, studio, store, piece, name, run_id, print_, total, metadata, watch)
                 except _Unread as problem:
                     unread.append(str(problem))
                     break
@@ -125,7 +148,9 @@ def build(config: MemoryConfig, watch: Watch = lambda counts: None) -> MemoryRes
     counts, reasons = Counter[str](), reasons_of(store, units)
     for unit in units:
         counts.update(counters_of(unit.counts))
-    _check(counts, reasons, len(unread), config.limits.quarantine_share)
+    judged, set_aside = judge(units)
+    _check(counters_of(judged), reasons, len(unread), config.limits.quarantine_share)
+    refuse_absent(config, Work(metadata=metadata))
     snapshot = latest(store)
     if units:
         record_configuration(store, config, run_id)
@@ -141,6 +166,8 @@ def build(config: MemoryConfig, watch: Watch = lambda counts: None) -> MemoryRes
         reasons=dict(reasons),
         unread=tuple(unread),
         passed_over=listing.passed_over.to_json(),
+        set_aside=set_aside,
+        absent_fields=absent_fields(config.source, metadata),
         seconds=round(time.monotonic() - began, 3),
     )
     if snapshot is not None and snapshot.run_id == run_id:
@@ -166,6 +193,7 @@ def _make_unit(
     run_id: str,
     print_: str,
     total: Counter[str],
+    metadata: Metadata,
     watch: Watch,
 ) -> CommitRecord:
     item = piece.object
@@ -184,6 +212,8 @@ def _make_unit(
                 writer.refuse(conversation.reason, conversation.detail, source=row, record=conversation.record)
                 continue
             writer.counts["conversations"] += 1
+            metadata.documents += 1
+            metadata.present.update(conversation.present)
             writer.counts["media_gaps"] += conversation.gaps
             for sample in Samples(config, prepared, studio, writer, conversation, source, print_):
                 writer.add_sample(sample)
@@ -208,7 +238,8 @@ def _make_unit(
 
 
 def _check(counts: Counter[str], reasons: Counter[str], unread: int, share: float) -> None:
-    """Raise RunFailed where too many conversations or replies are quarantined; an unread source counts as one conversation."""
+    """Raise RunFailed where too many conversations or replies are quarantined; an unread source, and an object that is mostly
+    bad, count as one conversation."""
     lost = {
         "conversations": (counts["conversations_in"] - counts["conversations"] + unread, counts["conversations_in"] + unread),
         "replies": (counts["targets_in"] - counts["samples"], counts["targets_in"]),

@@ -14,7 +14,7 @@ A task, instruction or system prompt beside the list comes first, a final answer
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,6 +58,11 @@ def messages_of(record: Mapping[str, Any], field: str) -> list[Any]:
             raise NoConversation(ChatReason.BAD_MESSAGES, f"field {field!r} is {what}, not a list")
         record = {"messages": record[field]} | {key: value for key, value in record.items() if key != field}
     return [*_before(record), *_body(record), *_after(record)]
+
+
+def has_turns(names: Collection[str]) -> bool:
+    """Whether a record with these fields may have turns in a known form."""
+    return any(name in names for name in (*LISTS, *TRACES, "prompt", "mapping")) or any(map(_SESSION.fullmatch, names))
 
 
 def _body(record: Mapping[str, Any]) -> list[Any]:

@@ -6,24 +6,28 @@ row of the quarantine, with a reason that names the turn: what follows it would 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from palimpsest.config import SourceConfig
 from palimpsest.operations.conversations.contents import KEYS, NO_OUTPUT, content_of
-from palimpsest.operations.conversations.formats import TIMES, messages_of, spoken_date
+from palimpsest.operations.conversations.formats import TIMES, has_turns, messages_of, spoken_date
 from palimpsest.operations.conversations.refusals import ChatReason, NoConversation
-from palimpsest.operations.conversations.settings import ConversationConfig
+from palimpsest.operations.conversations.settings import ConversationConfig, MemoryConfig
 from palimpsest.operations.conversations.speakers import TARGET_ROLE, speakers_of
 from palimpsest.pages.normalise import normalise
 from palimpsest.sources.documents import Reason, Unusable, utf8
 from palimpsest.sources.fields import parse_timestamp
-from palimpsest.sources.jsonl import read_records
+from palimpsest.sources.jsonl import column_names, read_records
+from palimpsest.sources.objects import SourceObject
 from palimpsest.sources.units import Unit
 
 IDS = ("id", "conversation_id", "sample_id", "message_tree_id", "session_id", "uuid")
+_LOOKED_AT = 8  # objects, before the field of a job is called wrong
+_SHOWN = 30  # fields in a message
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,10 +51,11 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """`source_id` is the corpus's own id of it."""
+    """`source_id` is the corpus's own id of it; `present` has the configured fields that occur in it or in its turns."""
 
     source_id: str | None
     turns: tuple[Turn, ...]
+    present: frozenset[str] = frozenset()
 
     @property
     def dated(self) -> bool:
@@ -115,13 +120,43 @@ def parse_conversation(
     try:
         found = (_turn(place, message, *said[place], source) for place, message in enumerate(messages))
         turns = tuple(turn for turn in found if turn is not None)
-        conversation = Conversation(source_id=_identifier(record_id(record, source)), turns=turns)
+        present = _present(record, messages, source)
+        conversation = Conversation(source_id=_identifier(record_id(record, source)), turns=turns, present=present)
     except Unusable as problem:
         raise NoConversation(problem.reason, problem.detail) from None
     _check_clocks(conversation, settings, latest)
     if not conversation.targets:
         raise NoConversation(ChatReason.NO_TARGET, f"none of its {len(turns)} turns is a reply with something before it")
     return conversation
+
+
+def check_messages(objects: Iterable[SourceObject], config: MemoryConfig) -> None:
+    """Refuse a job whose turns are in no field of the first objects, before any work is done.
+
+    Raises:
+        ValueError: naming the first object, its real fields and the setting.
+    """
+    field, problem = config.conversations.messages_field, ""
+    for item in itertools.islice(objects, _LOOKED_AT):
+        try:
+            names = column_names(item, config.source)
+        except Unusable:
+            continue  # reading it will say what is wrong with it, in a row
+        if field in names or (not field and has_turns(names)):
+            return
+        asked = f"no field {field!r}" if field else "no field that is known to have turns"
+        setting = f"conversations.messages_field = {field!r}: " if field else ""
+        shown = ", ".join(ascii(name)[1:-1] for name in names[:_SHOWN])
+        problem = problem or (
+            f"{setting}{item.uri} has {asked}; its fields are {shown}; set conversations.messages_field to the field of the turns"
+        )
+    if problem:
+        raise ValueError(f"{problem}. Nothing was done")
+
+
+def _present(record: Mapping[str, Any], messages: Sequence[Any], source: SourceConfig) -> frozenset[str]:
+    names = (source.id_field, source.timestamp_field, source.importance_field, source.class_field, *source.carry)
+    return frozenset(name for name in names if name in record or any(name in message for message in messages))
 
 
 def record_id(record: Mapping[str, Any], source: SourceConfig) -> Any:
