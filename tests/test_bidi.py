@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palimpsest.pages.bidi import first_direction, levels, visual_order
+from palimpsest.pages.bidi import first_direction, levels, strengths, visual_order
+from palimpsest.pages.unicode_data import code_points
 
 
 def test_levels_are_those_of_fribidi() -> None:
@@ -36,4 +37,5 @@ def test_visual_order_is_a_permutation_that_turns_only_odd_runs(depth: list[int]
 
 
 def test_the_direction_is_that_of_the_first_strong_character() -> None:
-    assert first_direction("12 (שלום abc") is True and first_direction("abc שלום") is False and first_direction("12 !") is None
+    found = [first_direction(strengths(code_points(text))) for text in ("12 (שלום abc", "abc שלום", "12 !")]
+    assert found == [True, False, None]

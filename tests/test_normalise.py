@@ -5,7 +5,7 @@ import unicodedata2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palimpsest.pages.normalise import normalise
+from palimpsest.pages.normalise import _CHANGES, normalise
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,13 @@ def test_half_a_million_of_anything_takes_seconds_not_minutes(text: str) -> None
     start = time.process_time()
     normalise(text)
     assert time.process_time() - start < 8
+
+
+@pytest.mark.parametrize("before", ["a", "क", "ᄀ"])
+def test_no_character_keeps_what_the_rule_changes(before: str) -> None:
+    for code in range(0x80, 0x10000):
+        text = normalise(before + chr(code) + "\u0301")
+        assert unicodedata2.normalize("NFC", text) == text and not _CHANGES.search(text)
 
 
 def test_unicode_data_are_the_pinned_ones_whatever_python_has() -> None:

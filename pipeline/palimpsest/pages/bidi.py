@@ -45,13 +45,14 @@ _TERMINATORS = re.compile("T+(?=E)|(?<=E)T+")
 
 
 def strengths(codes: np.ndarray) -> np.ndarray:
-    """uint8 `[n]`: 1 for characters that run from right to left, 2 for left to right, 3 for Arabic numbers, 0 for others."""
+    """uint8 `[n]`: 1 for characters that run from right to left, 2 for left to right, 3 for Arabic numbers, 4 for European ones,
+    0 for others."""
     return look_up(_strength(), codes)
 
 
 @cache
 def _strength() -> np.ndarray:
-    strong = {"R": 1, "AL": 1, "L": 2, "AN": 3}
+    strong = {"R": 1, "AL": 1, "L": 2, "AN": 3, "EN": 4}
     return table(lambda code: strong.get(unicodedata2.bidirectional(chr(code)), 0))
 
 
@@ -60,11 +61,10 @@ def is_strong_rtl(text: str) -> bool:
     return bool((strengths(code_points(text)) == 1).any())
 
 
-def first_direction(text: str) -> bool | None:
-    """Whether the first strong character runs from right to left; None where there is none (rules P2, P3)."""
-    found = strengths(code_points(text))
-    strong = np.flatnonzero((found == 1) | (found == 2))
-    return bool(found[strong[0]] == 1) if len(strong) else None
+def first_direction(strong: np.ndarray) -> bool | None:
+    """Whether the first of `strengths` that is strong runs from right to left; None where there is none (rules P2, P3)."""
+    directed = strong[(strong == 1) | (strong == 2)]
+    return bool(directed[0] == 1) if len(directed) else None
 
 
 def levels(paragraph: str, rtl: bool) -> bytes:

@@ -16,8 +16,8 @@ from palimpsest.pages.fonts import FONTS, CjkFont
 from palimpsest.pages.layout import LaidOutPage, digest
 from palimpsest.pages.line_breaks import LINE_BREAK_VERSION
 from palimpsest.pages.normalise import NORMALISE_VERSION
-from palimpsest.pages.stamps import STAMPS_VERSION, draw
-from palimpsest.pages.typesetting import Line, Measures, Vocabulary, typeset
+from palimpsest.pages.stamps import STAMPS_VERSION, Lines, draw
+from palimpsest.pages.typesetting import Measures, TypesetPage, Vocabulary, typeset
 from palimpsest.pages.unicode_data import scripts_of
 from palimpsest.pages.words import EM, WORDS_VERSION, fonts_of
 
@@ -75,7 +75,7 @@ class DocumentLayout:
         """Lay a normalised document out; the spans of its pages cover it without a gap. An empty text has no pages."""
         mono = self.font == "mono" or (self.font == "class" and text_class in MONO_CLASSES)
         for page in typeset(text, self._vocabulary(mono)):
-            yield LaidOutPage(page.char_start, page.char_end, _pack(page.lines, mono), page.escaped)
+            yield LaidOutPage(page.char_start, page.char_end, _pack(page, mono), page.escaped)
 
     def lay_out_again(self, text: str, text_class: str) -> LaidOutPage | None:
         """The page of a stored slice of a document; None where it is not one page, as under other settings."""
@@ -99,9 +99,11 @@ class DocumentLayout:
     def shown(self, text: str, drawing: bytes) -> str:
         """A page's text as it is drawn: with its soft line breaks, and newlines as this layout draws them."""
         lines, _ = _unpack(text, drawing)
+        cuts = [0, *lines.bounds[lines.stops].tolist()]
+        shown = (text[start:stop] for start, stop in zip(cuts, cuts[1:], strict=False))
         if self.newline == "break":
-            return "\n".join("".join(line.units).removesuffix("\n").rstrip(" ") for line in lines)
-        return "\n".join("".join(line.units).replace("\n", "¶ ").rstrip(" ") for line in lines)
+            return "\n".join(line.removesuffix("\n").rstrip(" ") for line in shown)
+        return "\n".join(line.replace("\n", "¶ ").rstrip(" ") for line in shown)
 
     def uncovered(self, text: str) -> list[str]:
         """The scripts of the characters of a page that no font covers, most frequent first."""
@@ -124,24 +126,18 @@ def _vocabulary(mono: bool, cjk: CjkFont | None, measures: Measures) -> Vocabula
     return Vocabulary(fonts_of(mono, cjk), measures)
 
 
-def _pack(lines: Sequence[Line], mono: bool) -> bytes:
-    """Lines as bytes: whether they are monospaced, their number, then of each its units, indentation and grade, then the lengths
-    of all units; little-endian."""
-    lengths = np.array([len(unit) for line in lines for unit in line.units], "<u4")
-    of_lines = np.array([(len(line.units), line.indent, line.grade) for line in lines], "<u4")
-    return np.array([mono, len(lines)], "<u4").tobytes() + of_lines.tobytes() + lengths.tobytes()
+def _pack(page: TypesetPage, mono: bool) -> bytes:
+    """The lines of a page as bytes: whether they are monospaced, their number, then of each its units, indentation and grade,
+    then the lengths of all units; little-endian."""
+    head = np.array([mono, len(page.lines)], "<u4")
+    return head.tobytes() + page.lines.astype("<u4").tobytes() + page.lengths.astype("<u4").tobytes()
 
 
-def _unpack(text: str, drawing: bytes) -> tuple[list[Line], bool]:
+def _unpack(text: str, drawing: bytes) -> tuple[Lines, bool]:
     """The inverse of `_pack`, given the text of the page."""
     mono, count = np.frombuffer(drawing, "<u4", 2).tolist()
-    of_lines = np.frombuffer(drawing, "<u4", 3 * count, 8).reshape(count, 3)
-    ends = np.cumsum(np.frombuffer(drawing, "<u4", -1, 8 + 12 * count)).tolist()
-    units = [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-    stops = np.cumsum(of_lines[:, 0]).tolist()
-    starts = [0, *stops]
-    lines = [
-        Line(units[start:stop], indent, grade)
-        for start, stop, (_, indent, grade) in zip(starts, stops, of_lines.tolist(), strict=False)
-    ]
-    return lines, bool(mono)
+    of_lines = np.frombuffer(drawing, "<u4", 3 * count, 8).reshape(count, 3).astype(np.int64)
+    lengths = np.frombuffer(drawing, "<u4", -1, 8 + 12 * count)
+    bounds = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+    stops = np.cumsum(of_lines[:, 0])
+    return Lines(text, bounds, stops, of_lines[:, 1], of_lines[:, 2]), bool(mono)

@@ -33,8 +33,9 @@ _KILLER = (0x1039, 0x103A)  # Myanmar: the letter before it closes the syllable
 
 
 @cache
-def _pairs() -> tuple[np.ndarray, np.ndarray]:
-    """bool `[classes, classes]` twice: break allowed between touching characters, and where spaces are between."""
+def _pairs() -> np.ndarray:
+    """bool `[2 * classes * classes]`, by the class before and the class after: whether a break is allowed between characters that
+    touch, then where spaces are between them."""
     direct, spaced = (np.ones((len(CLASSES), len(CLASSES)), bool) for _ in range(2))
 
     def forbid(before: str, after: str, spaces_too: bool = False) -> None:
@@ -85,7 +86,7 @@ def _pairs() -> tuple[np.ndarray, np.ndarray]:
     forbid("SB", letters + " NU")
     spaced[_BK], direct[_BK] = True, True  # LB4
     spaced[_BK, _SP] = False  # an indentation is one
-    return direct, spaced
+    return np.concatenate([direct.ravel(), spaced.ravel()])
 
 
 @cache
@@ -103,17 +104,24 @@ def line_breaks(codes: np.ndarray) -> np.ndarray:
     allowed = np.ones(len(codes) + 1, bool)
     if len(codes) < 2:
         return allowed
-    at = np.arange(len(codes))
+    at = np.arange(len(codes), dtype=np.int32)
     space, marks = classes == _SP, (classes == _CM) | (classes == _ZWJ)
     after_space = np.concatenate(([True], (space | (classes == _BK))[:-1]))
     attached = marks & ~after_space  # LB9, LB10: a mark takes the class of its base; without one it is a letter
-    bases = np.maximum.accumulate(np.where(attached, 0, at))
-    classes = np.where(marks & after_space, _OF["AL"], classes)[bases]
-    solid = np.maximum.accumulate(np.where(space, -1, at))[:-1]  # the last character before i that is no space
-    before, after = np.where(solid < 0, _BK, classes[np.maximum(solid, 0)]), classes[1:]
-    direct, spaced = _pairs()
-    allowed[1:-1] = np.where(space[:-1], spaced[before, after], direct[before, after]) & ~attached[1:]
-    allowed[1:-1] &= codes[:-1] != 0x200D  # LB8a
+    if marks.any():
+        bases = np.maximum.accumulate(np.where(attached, 0, at))
+        classes = np.where(marks & after_space, _OF["AL"], classes)[bases]
+    pairs = classes[:-1].astype(np.int32)
+    behind = np.flatnonzero(space[:-1])
+    if len(behind):
+        solid = np.maximum.accumulate(np.where(space, -1, at))[behind]  # the last character before i that is no space
+        before = np.where(solid < 0, _BK, classes[np.maximum(solid, 0)])
+        pairs[behind] = before + np.int32(len(CLASSES))  # the second half of the table
+    pairs *= len(CLASSES)
+    pairs += classes[1:]
+    allowed[1:-1] = _pairs().take(pairs) & ~attached[1:]
+    if codes.dtype != np.uint8:
+        allowed[1:-1] &= codes[:-1] != 0x200D  # LB8a
     _look_further(codes, classes, after_space, allowed)
     return allowed
 

@@ -17,9 +17,13 @@ Normalising is idempotent. The Unicode data are those of a pinned package, not o
 from __future__ import annotations
 
 import re
+from functools import cache
 from itertools import chain, groupby
 
+import numpy as np
 import unicodedata2
+
+from palimpsest.pages.unicode_data import code_points, look_up
 
 NORMALISE_VERSION = f"n2 {unicodedata2.unidata_version}"
 
@@ -42,12 +46,13 @@ _EMOJI = (  # and the arrows, squares and signs that emoji sequences are made of
 )
 _JOINED = re.compile(f"[{_SCRIPTS}{_EMOJI}]")
 _SUSPECT = re.compile("[\r\x0b\x0c\x80-\uffff\U00010000-\U0010ffff]")
+_MAY_CHANGE = 255  # no combining class is as high
 _LONG_MARKS = re.compile(r"[^\w\s]{64,}")
 
 
 def normalise(text: str) -> str:
     """Return `text` as the layout, the decoder and every metric see it (rule `NORMALISE_VERSION`)."""
-    if not _SUSPECT.search(text) or _is_plain_latin(text):
+    if not _SUSPECT.search(text) or _is_plain_latin(text) or _is_normal(text):
         return text
     previous = None
     while previous != text:  # a deleted character can bring two composable ones together
@@ -66,6 +71,29 @@ def _is_plain_latin(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return not any(char in text for char in "\r\x0b\x0c\x85\xa0\xad")
+
+
+def _is_normal(text: str) -> bool:
+    """True only for text that stays as it is: no character that changes or composes, and marks in canonical order (UAX 15)."""
+    orders = look_up(_orders(), code_points(text))
+    return not ((orders == _MAY_CHANGE).any() or ((orders[:-1] > orders[1:]) & (orders[1:] > 0)).any())
+
+
+@cache
+def _orders() -> np.ndarray:
+    """uint8 `[65537]`, by code point: the combining class, or `_MAY_CHANGE`; the last one is for the planes above."""
+    chars = [chr(code) for code in range(0x10000)]
+    orders = np.array([*map(unicodedata2.combining, chars), _MAY_CHANGE], np.uint8)
+    orders[[ord(char) for char in chars if _CHANGES.match(char) or _JOINERS.match(char)]] = _MAY_CHANGE
+    for char in chars:
+        parts = unicodedata2.decomposition(char).split()
+        if parts and not parts[0].startswith("<"):
+            if len(parts) == 2:
+                orders[int(parts[1], 16)] = _MAY_CHANGE  # it may compose with what is before it
+            if unicodedata2.normalize("NFC", char) != char:
+                orders[ord(char)] = _MAY_CHANGE
+    orders[0x1161:0x1176] = orders[0x11A8:0x11C3] = _MAY_CHANGE  # vowels and final consonants of Hangul
+    return orders
 
 
 def _change(found: re.Match[str]) -> str:

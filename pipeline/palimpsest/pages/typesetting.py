@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from palimpsest.pages.line_breaks import line_breaks
-from palimpsest.pages.unicode_data import code_points
+from palimpsest.pages.unicode_data import PLANES, code_points
 from palimpsest.pages.words import EM, LOOSEST, MONO, SANS, Fonts
 
 LONGEST = 256  # characters of a unit that is not broken; a longer one is broken where the line is full
@@ -40,31 +40,35 @@ class Measures:
         return self.page - 2 * self.padding
 
 
-class Line(NamedTuple):
-    """`units` are the words of the line, each with the blanks after it; `grade` indexes `Vocabulary.grades`."""
-
-    units: list[str]
-    indent: int
-    grade: int
-
-
 class TypesetPage(NamedTuple):
-    """One page; the span counts characters of the text that was given."""
+    """One page; the span counts characters of the text that was given.
+
+    Attributes:
+        lines: int64 `[n, 3]`, of each line its number of units, its indentation, and its grade, an index of `Vocabulary.grades`.
+        lengths: int64 `[m]`, characters of each unit: a word with the blanks behind it.
+        escaped: characters without a glyph.
+    """
 
     char_start: int
     char_end: int
-    lines: list[Line]
+    lines: np.ndarray
+    lengths: np.ndarray
     escaped: int
 
 
 class Vocabulary:
-    """Every unit of text that was met, measured once: the columns are arrays, indexed by `ids[unit]`."""
+    """Every unit of text that was met, numbered and measured once.
+
+    Attributes:
+        units: by number. `generation` changes when all numbers become invalid.
+    """
 
     def __init__(self, fonts: Fonts, measures: Measures) -> None:
         self.fonts, self.measures = fonts, measures
         heights = [self._line_height(font) for font in range(len(fonts.names))]
         self.grades = sorted(set(heights))  # (height of a line, baseline from its top)
         self._grade_of_font = [self.grades.index(height) for height in heights]
+        self.generation = 0
         self._clear()
 
     def _line_height(self, font: int) -> tuple[int, int]:
@@ -76,27 +80,52 @@ class Vocabulary:
         return height, (height - ascent - descent) // 2 + ascent
 
     def _clear(self) -> None:
-        self.ids: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
+        self._of_char = np.full((PLANES << 16) + 1, -1, np.int32)  # the last one stays -1: other planes
         self._columns = np.zeros((4, 1024), np.int64)
+        self.units: list[str] = []
+        self.generation += 1
 
-    def look_up(self, units: list[str]) -> np.ndarray:
-        """int64 `[4, n]`: the width of the ink, the width with the blanks behind it, the grade, the escaped characters."""
-        if len(self.ids) > _WORDS:
+    def numbers_in(self, text: str, codes: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+        """The numbers of the units of a text, int64 `[n]`.
+
+        Args:
+            codes: the code points of `text`.
+            bounds: int64 `[n + 1]`, where each unit begins, and where the last one ends.
+        """
+        if len(self.units) > _WORDS:
             self._clear()
-        get = self.ids.get
-        found = [get(unit, -1) for unit in units]
-        if -1 in found:
-            found = [self._add(unit) if number < 0 else number for unit, number in zip(units, found, strict=True)]
-        return self._columns[:, found]
+        numbers = self._of_char.take(codes[bounds[:-1]], mode="clip").astype(np.int64)
+        longer = np.flatnonzero(np.diff(bounds) != 1)
+        get = self._numbers.get
+        begins, ends = bounds[longer].tolist(), bounds[longer + 1].tolist()
+        numbers[longer] = [get(text[begin:end], -1) for begin, end in zip(begins, ends, strict=True)]
+        for new in np.flatnonzero(numbers < 0).tolist():
+            numbers[new] = self.number(text[bounds[new] : bounds[new + 1]])
+        return numbers
 
-    def _add(self, unit: str) -> int:
-        number = self.ids.setdefault(unit, len(self.ids))
+    def number(self, unit: str) -> int:
+        """The number of a unit."""
+        if unit in self._numbers:
+            return self._numbers[unit]
+        number = self._numbers[unit] = len(self.units)
+        self.units.append(unit)
+        if len(unit) == 1 and ord(unit) < PLANES << 16:
+            self._of_char[ord(unit)] = number
         if number == self._columns.shape[1]:
             self._columns = np.concatenate([self._columns, np.zeros_like(self._columns)], axis=1)
         text, blanks = self.split(unit)
         word = self.fonts.measure(text)
         self._columns[:, number] = word.width, word.width + blanks, self._grade_of_font[word.font], word.escaped
         return number
+
+    def measured(self, numbers: np.ndarray) -> np.ndarray:
+        """int64 `[4, n]`: the width of the ink, the width with the blanks behind it, the grade, the escaped characters."""
+        return self._columns.take(numbers, axis=1)
+
+    def measure(self, units: list[str]) -> np.ndarray:
+        """The same of units that are no part of a numbered text."""
+        return self.measured(np.array([self.number(unit) for unit in units], np.int64))
 
     def split(self, unit: str) -> tuple[str, int]:
         """What of a unit is inked, and the width of the blanks behind it."""
@@ -131,113 +160,141 @@ class _Place(NamedTuple):
     offset: int
 
 
+class _Line(NamedTuple):
+    """A line ends where the next one begins; `grade` indexes `Vocabulary.grades`."""
+
+    after: _Place
+    indent: int
+    grade: int
+
+
 class _Typesetter:
     """The lines of one text, whose units are measured together. Sums of widths begin at the text; only differences are used."""
 
     def __init__(self, text: str, words: Vocabulary) -> None:
-        self.words, self.measures = words, words.measures
-        bounds = np.flatnonzero(line_breaks(code_points(text))).tolist()
-        self.units = [text[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
-        self.begins = bounds  # position in the text of the beginning of each unit, and of the end
-        ink, full, grades, escaped = words.look_up(self.units)
+        self.text, self.words, self.measures = text, words, words.measures
+        codes = code_points(text)
+        self._bounds = np.flatnonzero(line_breaks(codes))
+        self.begins = self._bounds.tolist()  # position in the text of the beginning of each unit, and of the end
+        self.count = len(self.begins) - 1
+        ink, full, grades, escaped = words.measured(words.numbers_in(text, codes, self._bounds))
         ends = np.cumsum(full)
-        self.starts, self.ink_ends, self.ends = (ends - full).tolist(), (ends - full + ink).tolist(), ends.tolist()
+        self.starts, self.ink_ends = [*(ends - full).tolist(), int(ends[-1])], (ends - full + ink).tolist()
         self.grades = grades.tolist() if grades.any() else []
         self.escaped = np.concatenate(([0], np.cumsum(escaped)))
-        newlines = () if self.measures.flowing else (number for number, unit in enumerate(self.units) if unit[-1] == "\n")
-        self.hard = [*newlines, len(self.units)]
-        lengths = np.diff(bounds)
-        self.long = [*np.flatnonzero(lengths > LONGEST).tolist(), len(self.units)]
+        # The units after which a line ends, and those that are too long for any line.
+        newlines = [] if self.measures.flowing else np.flatnonzero(codes[self._bounds[1:] - 1] == ord("\n")).tolist()
+        self.hard = [*newlines, self.count]
+        self.long = [*np.flatnonzero(np.diff(self._bounds) > LONGEST).tolist(), self.count]
 
     def pages(self) -> Iterator[TypesetPage]:
         room = self.measures.measure + self.measures.pitch - EM  # the last line needs no space below it
         heights = [height for height, _ in self.words.grades]
         place = page_start = _Place(0, 0)
-        lines: list[Line] = []
+        lines: list[_Line] = []
         filled, hang = 0, -1  # a negative hang: the next line begins a paragraph, or a page
-        while place.unit < len(self.units):
+        while place.unit < self.count:
             first = hang < 0
             if first:
                 hang = self._hang(place)
-            line, after = self._line(place, 0 if first else hang, hang)
+            line = self._line(place, 0 if first else hang, hang)
             height = heights[line.grade]
             if lines and filled + height > room:
-                yield self._page(page_start, place, lines)
+                yield self._page(page_start, lines)
                 page_start, lines, filled, hang = place, [], 0, -1
                 continue
             lines.append(line)
             filled += height
-            if not after.offset and self.units[after.unit - 1][-1] == "\n" and not self.measures.flowing:
+            place = line.after
+            if not place.offset and self._ends_line(place.unit):
                 hang = -1
-            place = after
-        yield self._page(page_start, place, lines)
+        yield self._page(page_start, lines)
 
-    def _page(self, start: _Place, end: _Place, lines: list[Line]) -> TypesetPage:
-        char_start, char_end = (self.begins[place.unit] + place.offset for place in (start, end))
+    def _page(self, start: _Place, lines: list[_Line]) -> TypesetPage:
+        end = lines[-1].after
+        char_start, char_end = self._position(start), self._position(end)
+        cuts = self._bounds[start.unit + 1 : end.unit + 1]
+        stops = np.array([self._position(line.after) for line in lines])
+        if any(line.after.offset for line in lines):
+            cuts = np.union1d(cuts, stops)
+        lengths = np.diff(cuts, prepend=char_start)
+        counts = np.diff(np.searchsorted(cuts, stops, "right"), prepend=0)
         if start.offset or end.offset:
-            escaped = int(self.words.look_up([unit for line in lines for unit in line.units])[3].sum())
+            units = [self.text[cut - length : cut] for cut, length in zip(cuts.tolist(), lengths.tolist(), strict=True)]
+            escaped = int(self.words.measure(units)[3].sum())
         else:
             escaped = int(self.escaped[end.unit] - self.escaped[start.unit])
-        return TypesetPage(char_start, char_end, lines, escaped)
+        table = np.stack([counts, [line.indent for line in lines], [line.grade for line in lines]], axis=1)
+        return TypesetPage(char_start, char_end, table, lengths, escaped)
+
+    def _position(self, place: _Place) -> int:
+        return self.begins[place.unit] + place.offset
+
+    def _rest(self, place: _Place) -> str:
+        """The unit at `place`, without what is on earlier lines."""
+        return self.text[self._position(place) : self.begins[place.unit + 1]]
+
+    def _ends_line(self, stop: int) -> bool:
+        """Whether the line ends before unit `stop` for the newline behind the one before."""
+        return self.text[self.begins[stop] - 1] == "\n" and not self.measures.flowing
 
     def _hang(self, place: _Place) -> int:
         """How far the later lines of a paragraph are indented: in a monospaced font two spaces more than its first one."""
         if not self.words.fonts.mono:
             return 0
-        unit = self.units[place.unit][place.offset :]
-        indentation = 0 if unit.strip(_BLANKS) else self.ends[place.unit] - self.starts[place.unit]
+        blank = not self._rest(place).strip(_BLANKS)
+        indentation = self.starts[place.unit + 1] - self.starts[place.unit] if blank else 0
         return min(indentation + 2 * self.words.fonts.space, self.measures.measure // 2)
 
-    def _line(self, place: _Place, indent: int, hang: int) -> tuple[Line, _Place]:
-        """The line that begins at `place`, and where the next one begins.
+    def _line(self, place: _Place, indent: int, hang: int) -> _Line:
+        """The line that begins at `place`.
 
         Args:
             indent: of this line; `hang` is that of the next one. A unit that is too long even for that is broken where this line
-                is full, so that a page that ends within it does not show how it goes on.
+                is full, so that a page that ends within it does not show how it continues.
         """
         number, limit = place.unit, self.measures.measure - indent
-        first: list[str] = []
-        used = 0
+        used = grade = 0
+        ended = False
         if place.offset:
-            first = [self.units[number][place.offset :]]
-            if self._is_too_long(number, place.offset, limit):
-                return self._broken([], 0, place, indent, 0)
-            columns = self.words.look_up(first)
-            number, used = number + 1, int(columns[1, 0])
-        base = self.starts[number] - used if number < len(self.units) else 0
-        ended = bool(first) and first[0][-1] == "\n" and not self.measures.flowing
+            if self._is_too_long(place, limit):
+                return self._broken(place, place, 0, indent, 0)
+            _, used, grade, _ = self.words.measure([self._rest(place)])[:, 0].tolist()
+            number += 1
+            ended = self._ends_line(number)
+        base = self.starts[number] - used
         stop = number
         if not ended:
             stop = bisect_right(self.ink_ends, base + limit, number)
             stop = min(stop, self.hard[bisect_left(self.hard, number)] + 1, self.long[bisect_left(self.long, number)])
-            ended = stop == len(self.units) or (stop > number and self.units[stop - 1][-1] == "\n" and not self.measures.flowing)
-        units = first + self.units[number:stop]
-        grade = max(self.grades[number:stop], default=0) if self.grades else 0
-        if first:
-            grade = max(grade, int(columns[2, 0]))
-        if not ended and (not units or self._is_too_long(stop, 0, self.measures.measure - hang)):
-            return self._broken(units, self.starts[stop] - base, _Place(stop, 0), indent, grade)
-        return Line(units, indent, grade), _Place(stop, 0)
+            ended = stop == self.count or (stop > number and self._ends_line(stop))
+        if self.grades:
+            grade = max(grade, max(self.grades[number:stop], default=0))
+        after = _Place(stop, 0)
+        if not ended and (after == place or self._is_too_long(after, self.measures.measure - hang)):
+            return self._broken(place, after, self.starts[stop] - base, indent, grade)
+        return _Line(after, indent, grade)
 
-    def _is_too_long(self, number: int, offset: int, limit: int) -> bool:
-        unit = self.units[number]
-        if len(unit) - offset > LONGEST:
+    def _is_too_long(self, place: _Place, limit: int) -> bool:
+        if self.begins[place.unit + 1] - self._position(place) > LONGEST:
             return True
-        if offset:
-            return int(self.words.look_up([unit[offset:]])[0, 0]) > limit
-        return self.ink_ends[number] - self.starts[number] > limit
+        if place.offset:
+            return int(self.words.measure([self._rest(place)])[0, 0]) > limit
+        return self.ink_ends[place.unit] - self.starts[place.unit] > limit
 
-    def _broken(self, units: list[str], used: int, place: _Place, indent: int, grade: int) -> tuple[Line, _Place]:
-        """A line of `units`, `used` wide, and as much of the unit at `place` as it takes; one cluster if it is empty."""
-        unit, room = self.units[place.unit][place.offset :], self.measures.measure - indent - used
+    def _broken(self, start: _Place, place: _Place, used: int, indent: int, grade: int) -> _Line:
+        """A line from `start` that is `used` wide before `place`, and takes as much of the unit there as it can; at least one
+        cluster if it is empty."""
+        unit, room = self._rest(place), self.measures.measure - indent - used
         clusters = _CLUSTER.findall(unit[:LONGEST])
-        widths = np.cumsum(self.words.look_up(clusters)[1])
-        count = max(int(np.searchsorted(widths, room, "right")), 0 if units else 1)
-        while count > 1 and int(self.words.look_up(["".join(clusters[:count])])[0, 0]) > room:
+        widths = np.cumsum(self.words.measure(clusters)[1])
+        empty = start == place
+        count = max(int(np.searchsorted(widths, room, "right")), 1 if empty else 0)
+        while count > 1 and int(self.words.measure(["".join(clusters[:count])])[0, 0]) > room:
             count -= 1
         part = "".join(clusters[:count])
-        if not part or (units and int(self.words.look_up([part])[0, 0]) > room):
-            return Line(units, indent, grade), place
-        grade = max(grade, int(self.words.look_up([part])[2, 0]))
-        rest = _Place(place.unit, place.offset + len(part)) if len(part) < len(unit) else _Place(place.unit + 1, 0)
-        return Line([*units, part], indent, grade), rest
+        if not part or (not empty and int(self.words.measure([part])[0, 0]) > room):
+            return _Line(place, indent, grade)
+        grade = max(grade, int(self.words.measure([part])[2, 0]))
+        whole = len(part) == len(unit)
+        return _Line(_Place(place.unit + 1, 0) if whole else _Place(place.unit, place.offset + len(part)), indent, grade)

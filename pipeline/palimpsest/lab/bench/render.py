@@ -55,7 +55,8 @@ def bench_render(seconds: float = 2.0, pages: int = 16, grid: Grid | None = None
 
     Returns:
         `{"grid", "unit", "rows": [...], "passed"}`; a row has `layout`, `script`, `mode`, `px`, `ours` and `pillow` in pages per
-        CPU second, `ratio`, `bar`, the ratio to reach, and `least`, the pages per second to reach (None where there is none).
+        CPU second, `unseen` (ours the first time, when some words are new), `ratio`, `bar`, the ratio to reach, and `least`, the
+        pages per second to reach (None where there is none).
     """
     cells, document = grid or Grid(128, 64), DocumentLayout(cjk=find_cjk("auto"))
     rows = [_measure(layout, "latin", mode, seconds, pages) for layout in (cells, document) for mode in MODES_PX]
@@ -101,7 +102,12 @@ def _measure(layout: Grid | DocumentLayout, script: str, mode: str, seconds: flo
         # One page of ours is too short for the clock: all of them.
         ours.append(_cpu_seconds(_draw_all, layout, timed, px, out) / len(timed))
     fast, slow = median(ours), median(pillow)
-    rates = {"ours": round(1 / fast, 1), "pillow": round(1 / slow, 2), "ratio": round(slow / fast, 1)}
+    rates = {
+        "ours": round(1 / fast, 1),
+        "unseen": round(1 / ours[0], 1),
+        "pillow": round(1 / slow, 2),
+        "ratio": round(slow / fast, 1),
+    }
     key = (layout.name, script)
     bars = {"bar": BARS.get(key), "least": LEAST_PAGES.get(key)} if mode == "base" else {"bar": None, "least": None}
     return {"layout": layout.name, "script": script, "mode": mode, "px": px, **rates, **bars}
