@@ -208,15 +208,19 @@ def test_early_stopped_precisions_are_bounds(make: Callable[..., JobConfig]) -> 
 
 def test_the_loss_of_each_storage_is_measured_against_bf16(make: Callable[..., JobConfig]) -> None:
     config = make()
-    result = open_and_reverify(config.out, storages=("int8",))
-    bf16, int8 = result.storages
+    result = open_and_reverify(config.out, storages=("int8", "int4"))
+    bf16, int8, int4 = (loss for loss in result.storages if loss.text_class is None)
     assert (bf16.storage, int8.storage) == ("bf16", "int8")
     assert (bf16.pages, int8.pages, bf16.loss, bf16.changed) == (5, 5, 0.0, 0)
-    assert (bf16.bytes_per_token, int8.bytes_per_token) == (64, 36)
+    assert (bf16.bytes_per_token, int8.bytes_per_token, int4.bytes_per_token) == (64, 36, 18)
+    assert int8.bytes_per_text_token == pytest.approx(2 * int4.bytes_per_text_token, abs=0.02)
+    by_class = [loss for loss in result.storages if loss.text_class is not None and loss.storage == "int4"]
+    assert sum(loss.pages for loss in by_class) == 5
+    assert sum(loss.loss * loss.pages for loss in by_class) == pytest.approx(5 * int4.loss)
     assert int8.loss == pytest.approx(bf16.precision.mean - int8.precision.mean)
     assert int8.loss_low is not None and int8.loss_low <= int8.loss <= int8.loss_high
     assert (result.remade, result.not_remade) == (5, 0)  # the text gives the stored bytes again
-    with pytest.raises(ValueError, match="token_dtype 'fp4': choose one of bf16, int8"):
+    with pytest.raises(ValueError, match="token_dtype 'fp4': choose one of bf16, int4, int8"):
         reverify(open_store(config.out), snapshot_of(config), config, storages=("fp4",))
 
 

@@ -264,7 +264,7 @@ class StorageConfig(Settings):
     """How rows are stored."""
 
     tokens: str = "int8"
-    """Token storage: int8 or bf16."""
+    """Token storage: int8, bf16, or int4, which takes half of int8."""
     row_group_bytes: Size = 2 * MIB
     """Size of a Parquet row group before compression."""
 

@@ -22,7 +22,7 @@ def verify(
     corpus: Corpus,
     share: Share = 1.0,
     storage: Annotated[
-        list[str] | None, typer.Option(help="Also measure the decode loss of this token storage: bf16, int8.")
+        list[str] | None, typer.Option(help="Also measure the decode loss of this token storage: bf16, int8, int4.")
     ] = None,
     overrides: Set = None,
     as_json: Json = False,
@@ -31,7 +31,7 @@ def verify(
 
     palimpsest verify corpora/books --share 0.1
 
-    palimpsest verify corpora/books --storage bf16 --storage int8 --json
+    palimpsest verify corpora/books --storage int8 --storage int4 --json
     """
     from palimpsest.operations.verify import open_and_reverify
 
@@ -67,10 +67,13 @@ def result_tables(result: ReverifyResult) -> list[RenderableType]:
         shown.append(Rows("precision (mean, 95% interval)", ("class", "mode", ">pages", ">recorded", ">found"), rows))
     if result.storages:
         losses = [
-            (s.storage, str(s.bytes_per_token), f"{s.pages:,}", _spread(s.precision), _loss(s), f"{s.changed:,}")
+            (
+                *(s.text_class or "all", s.storage, f"{s.bytes_per_text_token:.1f}", f"{s.pages:,}"),
+                *(_spread(s.precision), _loss(s), f"{s.changed:,}"),
+            )
             for s in result.storages
         ]
-        names = ("storage", ">bytes/token", ">pages", ">precision", f">loss to {BASELINE}", ">texts changed")
+        names = ("class", "storage", ">bytes/text token", ">pages", ">precision", f">loss to {BASELINE}", ">texts changed")
         shown.append(Rows("decode loss of token storages", names, losses))
     if result.disagreements:
         pages = [(d.page_id, share(d.recorded_precision), share(d.found_precision), d.reason or "") for d in result.disagreements]

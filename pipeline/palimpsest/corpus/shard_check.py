@@ -11,14 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from palimpsest.codecs.token_storage import STORAGES, find_storage
 from palimpsest.corpus.duplicates import PageCensus
 from palimpsest.corpus.shards import QUARANTINE_TIER, STATUSES, TEXT_TIER, ShardRecord, open_shard, read_shard
 from palimpsest.corpus.units import CommitRecord
 from palimpsest.schemas import QUARANTINE, SAMPLES, SHARD, VISUAL
 from palimpsest.storage.object_store import ObjectStore, StoreError, Unavailable
 
-VALUE_BYTES = {"bf16": 2, "int8": 1}
-SCALED = {"int8"}
 EXAMPLES = 3  # rows named per kind of fault and shard; the rest is counted
 _BATCH_ROWS = 256
 _ROW = ("page_id", "doc_id", "tier", "status", "fingerprint", "codec", "codec_revision")
@@ -161,14 +160,13 @@ def _row_faults(row: dict[str, Any], unit: CommitRecord, shard: ShardRecord, cod
 
 def _token_faults(row: dict[str, Any]) -> Iterator[str]:
     dtype = row["token_dtype"]
-    if dtype not in VALUE_BYTES:
-        yield f"token_dtype {dtype!r} is none of {tuple(VALUE_BYTES)}"
+    if dtype not in STORAGES:
+        yield f"token_dtype {dtype!r} is none of {STORAGES}"
     else:
         count, dim = row["num_vision_tokens"] or 0, row["token_dim"] or 0
-        if len(row["tokens"]) != count * dim * VALUE_BYTES[dtype]:
-            yield f"{count} × {dim} tokens of {dtype} in {len(row['tokens'])} bytes, not {count * dim * VALUE_BYTES[dtype]}"
-        if dtype in SCALED and not row["token_scales"]:
-            yield f"{dtype} tokens without token_scales"
+        found, wanted = len(row["tokens"]) + len(row["token_scales"] or b""), count * find_storage(dtype).bytes_per_token(dim)
+        if found != wanted:
+            yield f"{count} × {dim} tokens of {dtype} in {found} bytes with their scales, not {wanted}"
     if hashlib.sha256(row["tokens"]).hexdigest() != row["tokens_sha256"]:
         yield "tokens_sha256 is not the hash of the tokens"
 

@@ -38,7 +38,7 @@ _READ_ROWS = 256
 _COLUMNS = [
     *("page_id", "text", "text_class", "tier", "mode", "image_px", "grid_h", "grid_w", "layout", "reason"),
     *("tokens", "token_dtype", "token_scales", "tokens_sha256", "codec", "codec_revision"),
-    *("precision", "exact", "decoded_text"),
+    *("precision", "exact", "decoded_text", "num_vision_tokens", "num_text_tokens"),
 ]
 
 
@@ -149,7 +149,7 @@ def _take_in(table: pa.Table, reader: _Reader, share: float, found: Findings) ->
             rows = table.take(sound[start : start + step])
             found.compare(rows, reader.verdicts(rows, mode))
             if reader.storages:
-                found.store(*reader.by_storage(rows, mode))
+                found.store(rows, *reader.by_storage(rows, mode))
 
 
 class _Reader:

@@ -59,15 +59,19 @@ class StorageLoss:
     """The decode loss of one token storage, over the pages that all storages were tried on in this run.
 
     Attributes:
+        text_class: of these pages; None for all pages.
         bytes_per_token: stored bytes of one visual token, scales included.
+        bytes_per_text_token: stored bytes of the pages' visual tokens over their text tokens.
         loss: mean over the pages of the precision from bf16 minus the precision from this storage; below 0 is luck.
         loss_low, loss_high: its 95 % confidence interval (normal approximation over pages); None for a single page.
         changed: pages whose decoded text differs from that of bf16.
     """
 
     storage: str
+    text_class: str | None
     pages: int
     bytes_per_token: int
+    bytes_per_text_token: float
     precision: Spread
     loss: float
     loss_low: float | None
@@ -126,6 +130,14 @@ class _StorageSums:
     precision: Measures = field(default_factory=Measures)
     losses: list[float] = field(default_factory=lambda: [0.0, 0.0])  # their sum and the sum of their squares
     changed: int = 0
+    tokens: list[int] = field(default_factory=lambda: [0, 0])  # visual tokens and text tokens
+
+    def add(self, page: dict[str, Any], verdict: Verdict, best: Verdict) -> None:
+        _note(self.precision, verdict.precision)
+        loss = best.precision - verdict.precision
+        self.losses = [self.losses[0] + loss, self.losses[1] + loss * loss]
+        self.changed += verdict.decoded_text != best.decoded_text
+        self.tokens = [self.tokens[0] + page["num_vision_tokens"], self.tokens[1] + page["num_text_tokens"]]
 
 
 @dataclass
@@ -136,7 +148,7 @@ class Findings:
     disagreements: list[Disagreement] = field(default_factory=list)
     damages: list[Damage] = field(default_factory=list)
     by_group: dict[tuple[str, str], tuple[Measures, Measures]] = field(default_factory=dict)
-    by_storage: dict[str, _StorageSums] = field(default_factory=dict)
+    by_storage: dict[tuple[str, str | None], _StorageSums] = field(default_factory=dict)
 
     def damage(self, page_id: str | None, what: str) -> None:
         self.counts["damaged"] += 1
@@ -168,23 +180,24 @@ class Findings:
                     )
                 )
 
-    def store(self, remade: int, verdicts: dict[str, Sequence[Verdict]]) -> None:
+    def store(self, rows: pa.Table, remade: int, verdicts: dict[str, Sequence[Verdict]]) -> None:
         """Take in what one batch of pages read from each storage."""
         baseline = verdicts[BASELINE]
         self.counts["remade"] += remade
         self.counts["not_remade"] += len(baseline) - remade
+        pages = rows.select(["text_class", "mode", "num_vision_tokens", "num_text_tokens"]).to_pylist()
         for storage, read in verdicts.items():
-            sums = self.by_storage.setdefault(storage, _StorageSums())
-            for verdict, best in zip(read, baseline, strict=True):
-                _note(sums.precision, verdict.precision)
-                loss = best.precision - verdict.precision
-                sums.losses = [sums.losses[0] + loss, sums.losses[1] + loss * loss]
-                sums.changed += verdict.decoded_text != best.decoded_text
+            for page, verdict, best in zip(pages, read, baseline, strict=True):
+                text_class, _ = self._key(page["text_class"] or UNNAMED, page["mode"])
+                for key in ((storage, None), (storage, text_class)):
+                    self.by_storage.setdefault(key, _StorageSums()).add(page, verdict, best)
 
     def _group(self, text_class: str, mode: str) -> tuple[Measures, Measures]:
-        if len(self.by_group) >= MAX_CLASSES and (text_class, mode) not in self.by_group:
-            text_class = OTHER
-        return self.by_group.setdefault((text_class, mode), (Measures(), Measures()))
+        return self.by_group.setdefault(self._key(text_class, mode), (Measures(), Measures()))
+
+    def _key(self, text_class: str, mode: str) -> tuple[str, str]:
+        new = (text_class, mode) not in self.by_group
+        return (OTHER, mode) if new and len(self.by_group) >= MAX_CLASSES else (text_class, mode)
 
     def groups(self) -> Iterator[GroupPrecision]:
         for (text_class, mode), (recorded, found) in sorted(self.by_group.items()):
@@ -193,16 +206,22 @@ class Findings:
             yield GroupPrecision(text_class=text_class, mode=mode, pages=spread.n, recorded=recorded.spread(), found=spread)
 
     def losses(self, dim: int) -> Iterator[StorageLoss]:
-        for storage, sums in self.by_storage.items():
+        """Of each storage, over all pages first and then by class."""
+        order = sorted(self.by_storage, key=lambda key: (key[1] is not None, key[1] or ""))
+        for storage, text_class in order:
+            sums = self.by_storage[storage, text_class]
             spread = sums.precision.spread()
             assert spread is not None
-            n, (total, squares) = spread.n, sums.losses
+            n, (total, squares), (vision, text) = spread.n, sums.losses, sums.tokens
             mean = total / n
             half = 1.96 * (max(0.0, squares - n * mean * mean) / (n - 1) / n) ** 0.5 if n > 1 else None
+            size = find_storage(storage).bytes_per_token(dim)
             yield StorageLoss(
                 storage=storage,
+                text_class=text_class,
                 pages=n,
-                bytes_per_token=find_storage(storage).bytes_per_token(dim),
+                bytes_per_token=size,
+                bytes_per_text_token=round(size * vision / max(1, text), 2),
                 precision=spread,
                 loss=mean,
                 loss_low=None if half is None else mean - half,

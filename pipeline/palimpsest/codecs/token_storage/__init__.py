@@ -3,6 +3,7 @@
     seam.py    `TokenStorage`: what a storage promises; `PackedTokens`: one page as stored
     bf16.py    raw bits
     int8.py    one byte per value, one scale per token
+    int4.py    half a byte per value after a rotation, one scale per token
     rows.py    the tokens of rows of a corpus, checked before they are read
 
 A new storage is a new file with an object `STORAGE` of the same name. tests/test_token_storage.py runs its contract over

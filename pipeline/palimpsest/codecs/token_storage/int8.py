@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from palimpsest.codecs.token_storage.seam import DamagedTokens, PackedTokens, stacked
+from palimpsest.codecs.token_storage.seam import DamagedTokens, PackedTokens, bfloat16_bits, stacked
 
 INT8_STEPS = 127
 
@@ -35,13 +35,7 @@ class Int8:
             raise DamagedTokens("int8 tokens without token_scales")
         steps = stacked([page.payload for page in pages], "i1", (num_tokens, dim))
         scales = stacked([page.scales or b"" for page in pages], "<f4", (num_tokens, 1))
-        return _bfloat16_bits(steps.astype(np.float32) * scales.astype(np.float32, copy=False))
-
-
-def _bfloat16_bits(values: np.ndarray) -> np.ndarray:
-    """Finite float32 rounded to bfloat16, half to even, as uint16."""
-    bits = values.view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+        return bfloat16_bits(steps.astype(np.float32) * scales.astype(np.float32, copy=False))
 
 
 STORAGE = Int8()

@@ -19,8 +19,8 @@ class PackedTokens:
     """One page's tokens as stored.
 
     Attributes:
-        payload: little-endian, `num_vision_tokens x token_dim`, the column `tokens`.
-        scales: float32 `[num_vision_tokens]`, little-endian, or None; the column `token_scales`.
+        payload: little-endian, token by token, the column `tokens`.
+        scales: one scale per token, little-endian, or None; the column `token_scales`.
     """
 
     payload: bytes
@@ -64,3 +64,9 @@ def stacked(payloads: Sequence[bytes], dtype: str, shape: tuple[int, int]) -> np
                 f"page {index} of the batch has {len(payload)} bytes, {shape[0]} x {shape[1]} {dtype} take {expected}"
             )
     return np.frombuffer(bytearray().join(payloads), dtype).reshape(len(payloads), *shape)
+
+
+def bfloat16_bits(values: np.ndarray) -> np.ndarray:
+    """Finite float32 rounded to bfloat16, half to even, as uint16."""
+    bits = values.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
