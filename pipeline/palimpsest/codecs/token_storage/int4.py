@@ -1,9 +1,9 @@
 """int4: four bits per value and one bfloat16 scale per token, half the bytes of int8.
 
-A token is rotated before it is rounded: signs, then Walsh-Hadamard, in blocks of the largest power of two that divides its width.
-That spreads large channels over all of them, and the values become nearly Gaussian. So one scale per token is enough, and the
-sixteen levels are those that lose least of a Gaussian (Max 1960, table I). The rotation is orthogonal, so its inverse magnifies no
-error. It is made of float32 additions in a fixed order: the same bytes on every machine.
+A token is rotated before it is rounded: signs, then Walsh-Hadamard, in blocks of the largest power of two that divides its
+width. That spreads large channels over all of them, and the values become nearly Gaussian. So one scale per token is enough,
+and the sixteen levels are those that lose least of a Gaussian (Max 1960, table I). The rotation is orthogonal, so its inverse
+magnifies no error. It is made of float32 additions in a fixed order, for the same bytes on every machine.
 """
 
 from __future__ import annotations
