@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 from palimpsest.config import JobConfig, parse
 from palimpsest.operations.retier import retier
 from palimpsest.operations.run import run
 from tests.mixed_sources import prose
+
+
+def trusting(corpus: str | Path) -> tuple[str, ...]:
+    """The checkpoint that the runs of a corpus recorded, repeated as a user does who trusts it; () where there is none."""
+    records = [tomllib.loads(path.read_text()) for path in sorted(Path(corpus).glob("runs/*/config.toml"))]
+    paths = [record["codec"]["path"] for record in records if record.get("codec", {}).get("path")]
+    return (f"codec.path={paths[-1]}",) if paths else ()
+
 
 DATES = {"old": "2024-01-01T00:00:00Z", "older": "2023-01-01T00:00:00Z", "new": "2025-12-31T23:30:00Z"}
 

@@ -32,7 +32,7 @@ def once(root: Path, step: int | None) -> int:
     if child == 0:
         if step is not None:
             die_before(step)
-        job.retier(str(root), POLICY, as_of=AS_OF)
+        job.retier(str(root), (*POLICY, f"codec.path={sys.argv[2]}"), as_of=AS_OF)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 

@@ -19,13 +19,19 @@ from palimpsest.config import CodecConfig, ConfigError, JobConfig
 from palimpsest.corpus.fsck import fsck
 from palimpsest.corpus.gc import gc
 from palimpsest.corpus.snapshots import iter_rows, latest, read_snapshot
-from palimpsest.operations.retier import retier
+from palimpsest.operations import retier as operation
 from palimpsest.operations.run import run
 from palimpsest.operations.status import list_versions
 from palimpsest.storage.local_store import LocalStore
 from tests import near_sighted
 from tests.conftest import JobFactory
+from tests.corpora import trusting
 from tests.mixed_sources import prose
+
+
+def retier(corpus: str, overrides: tuple[str, ...] = (), **options: Any) -> operation.RetierResult:
+    return operation.retier(corpus, (*trusting(corpus), *overrides), **options)
+
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 AGE = "tiers.policy=age"
@@ -331,7 +337,7 @@ def test_tokens_of_another_codec_are_not_mixed_in(made: Callable[..., JobConfig]
 
 def test_the_command_says_what_it_did(made: Callable[..., JobConfig]) -> None:
     config = made([dated(1)])
-    asked = ["retier", config.out, "--as-of", "2026-02-15"]
+    asked = ["retier", config.out, "--as-of", "2026-02-15", "--set", *trusting(config.out)]
     shown = CliRunner().invoke(app, [*asked, "--dry-run"])
     assert shown.exit_code == 0 and "text → small" in shown.output
     done = CliRunner().invoke(app, [*asked, "--json"])

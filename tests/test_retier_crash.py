@@ -11,13 +11,12 @@ import pytest
 
 from palimpsest.corpus.fsck import fsck
 from palimpsest.corpus.snapshots import iter_rows, latest, read_snapshot
-from palimpsest.operations.retier import retier
 from palimpsest.operations.run import run
 from palimpsest.storage.local_store import LocalStore
 from tests.conftest import JobFactory
 from tests.paths import PYTHONPATH
 from tests.retier_crash_child import AS_OF, POLICY
-from tests.test_retier import DAY, NOW, dated, write_documents
+from tests.test_retier import DAY, NOW, dated, retier, write_documents
 
 
 def content(root: Path) -> tuple[Any, ...]:

@@ -9,12 +9,11 @@ import pytest
 from palimpsest.config import PlacementConfig
 from palimpsest.corpus.fsck import fsck
 from palimpsest.flow import ray_executor as flow
-from palimpsest.operations.retier import retier
 from palimpsest.operations.run import run
 from palimpsest.storage.local_store import LocalStore
 from tests.conftest import JobFactory
 from tests.test_flow import OBJECT_STORE
-from tests.test_retier import DAY, NOW, after, dated, rows, write_documents
+from tests.test_retier import DAY, NOW, after, dated, retier, rows, write_documents
 
 pytestmark = pytest.mark.cluster
 MODES = 'tiers.modes=["tiny", "small"]'

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,15 +27,22 @@ from palimpsest.flow.ledger import Ledger, SourceUnit
 from palimpsest.flow.local_executor import LocalExecutor
 from palimpsest.flow.plan import make_plan, units_table
 from palimpsest.flow.stages import Encode, Paginate, Read, Render, Verify, Write
+from palimpsest.operations import verify
 from palimpsest.operations.run import prepare
-from palimpsest.operations.verify import open_and_reverify, reverify
+from palimpsest.operations.verify import reverify
+from palimpsest.report.findings import ReverifyResult
 from palimpsest.storage.opening import open_store
+from tests.corpora import trusting
 
 TEXTS = {
     "prose": ["The fox saw a hen.", "It ran off.", "She too."],
     "code": ["x = [1, 2]", "f(a)[0]"],
     "other_scripts": ["Пришла весна."],  # not in the codec's alphabet: tier text
 }
+
+
+def open_and_reverify(corpus: str, overrides: Sequence[str] = (), **options: Any) -> ReverifyResult:
+    return verify.open_and_reverify(corpus, (*trusting(corpus), *overrides), **options)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +66,7 @@ def original(tmp_path_factory: pytest.TempPathFactory, codec: Path) -> Callable[
                 "out": str(tmp_path / "corpus"),
                 "codec": {"path": str(codec), "dtype": "float32"},
                 "verification": {"target_precision": 0.0, "control_share": 0.5, **verification},
+                "tiers": {"cheap_text": False},
                 "placement": {"verify_batch": 4},
             }
         )

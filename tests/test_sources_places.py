@@ -1,4 +1,5 @@
-"""Sources in places other than disks and S3, against real servers: HTTP, SFTP, a GCS emulator, Azurite."""
+"""Sources in places other than disks and S3, against real servers: HTTP, SFTP, a GCS emulator, Azurite, a stand-in
+for the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import asyncio
 import functools
 import http.server
 import json
+import os
+import re
 import shutil
 import socket
 import subprocess
@@ -22,11 +25,14 @@ import pytest
 
 from palimpsest.config import SourceConfig
 from palimpsest.errors import UsageError
+from palimpsest.operations.doctor import OK, PROBLEM, storage_of
 from palimpsest.sources.documents import Document
 from palimpsest.sources.inventory import Inventory
 from palimpsest.sources.listing import expand, list_sources
 from palimpsest.sources.remote_place import RemoteError, canonical
 from palimpsest.sources.tables import plan_units, read_unit
+from tests.hub_server import REPOSITORY, hub
+from tests.paths import PYTHONPATH
 
 CONFIG = SourceConfig(unit_bytes=300)
 LINES = "".join(json.dumps({"text": f"text {n}"}) + "\n" for n in range(40)).encode()
@@ -213,6 +219,43 @@ def azure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[str
 
 def test_containers_of_azure(azure: tuple[str, Write]) -> None:
     check_a_place_that_lists(*azure)
+
+
+def check_the_hub(folder: Path) -> None:
+    """Listing and reading, in a process whose HF_ENDPOINT is the stand-in: huggingface_hub reads it once."""
+    uri = f"hf://datasets/{REPOSITORY}"
+    check_a_place_that_lists(uri, lambda name, content: _write(folder, name, content))
+    (found,) = storage_of(f"{uri}/in/")
+    assert (found.state, found.detail) == (OK, "can be listed")
+    with pytest.raises(FileNotFoundError, match="owner/nowhere .repository not found"):
+        expand(["hf://datasets/owner/nowhere/in"], CONFIG)
+
+
+def test_data_sets_of_the_hub(tmp_path: Path) -> None:
+    code = (
+        f"from pathlib import Path; from tests.test_sources_places import check_the_hub; check_the_hub(Path({str(tmp_path)!r}))"
+    )
+    with hub(tmp_path) as address:
+        here = {**os.environ, "PYTHONPATH": PYTHONPATH, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path.parent / "hub")}
+        done = subprocess.run([sys.executable, "-c", code], env=here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_doctor_reaches_every_kind_of_place(web: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, folder = web
+    _write(folder, "a.jsonl", LINES)
+    monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING", raising=False)
+    for uri, state, detail in (
+        (f"{root}/a.jsonl", OK, "can be listed"),
+        (f"{root}/none.jsonl", PROBLEM, "nothing is there"),
+        (str(folder), OK, "can be listed"),
+        ("az://con/x", PROBLEM, "set AZURE_STORAGE_CONNECTION_STRING|needs a package"),
+        ("sftp://me:secret@host/x", PROBLEM, "holds credentials"),
+        ("ftp://host/x", PROBLEM, "ftp"),
+    ):
+        (found,) = storage_of(uri)
+        assert found.state == state and re.search(detail, found.detail) and "secret" not in found.detail, found
+        assert bool(found.advice) == (state == PROBLEM)
 
 
 def _wait_for(port: int) -> None:

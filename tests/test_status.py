@@ -75,6 +75,19 @@ def test_status_tells_age_quarantine_pending_units_and_the_last_runs(out: Path, 
     assert not status_of(str(out), max_age=timedelta(hours=40), now=later).too_old
 
 
+def test_status_lists_the_sources_as_the_job_did(job: JobFactory, tmp_path: Path) -> None:
+    """`a.log` and `b.log` tell no format by their names, and the link is followed only if asked."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "in" / "a.log").write_text("a document")
+    (tmp_path / "elsewhere" / "b.log").write_text("another")
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    ingest(job(tmp_path / "in", tmp_path / "out", "source.format=text", "source.follow_symlinks=true", "verification.share=0"))
+    (tmp_path / "elsewhere" / "c.log").write_text("a third")
+    lag = status_of(str(tmp_path / "out"), sources=[str(tmp_path / "in")]).lag
+    assert lag is not None and (lag.listed, lag.behind, lag.vanished) == (3, 1, 0)
+
+
 def test_runs_sort_by_when_they_began_and_say_it() -> None:
     before = datetime.now(UTC)
     names = [new_run_id() for _ in range(20)]

@@ -19,6 +19,7 @@ from palimpsest.codecs.token_storage.rows import refuse_other_codec, stored_toke
 from palimpsest.corpus.where import UnknownColumn
 from palimpsest.pages.layouts import layout_of_row
 from palimpsest.schemas import SHARD
+from palimpsest.storage.stable_json import Damaged
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -151,15 +152,29 @@ def documents_of(tables: Iterable[pa.Table]) -> Iterator[Document]:
         )
 
 
-RENDERED = ("text", "text_class", "image_px", "layout", "grid_w", "grid_h", "codec")
+MAX_PX = 4096
+"""Largest side of a page image that is drawn for a row of a corpus: such a row is untrusted."""
+RENDERED = ("page_id", "text", "text_class", "image_px", "layout", "grid_w", "grid_h", "codec")
 
 
 def render_row(row: Mapping[str, Any]) -> np.ndarray | None:
-    """The image of a stored page, rendered again from its text: uint8 `[px, px]`, or None in tier text."""
+    """The image of a stored page, rendered again from its text: uint8 `[px, px]`, or None in tier text.
+
+    Raises:
+        Damaged: the row has sizes that no page has, or a layout or font that this machine lacks.
+    """
     if row["image_px"] is None:
         return None
-    layout = layout_of_row(row, find_preset(row["codec"]).alphabet)
-    page = next(layout.paginate(row["text"], row["text_class"]))
+    name = f"page {ascii(row.get('page_id', ''))[:80]}"
+    if not 0 < row["image_px"] <= MAX_PX:
+        raise Damaged(f"{name}: an image of {row['image_px']:,} pixels a side; a corpus has at most {MAX_PX:,}")
+    try:
+        layout = layout_of_row(row, find_preset(row["codec"] or "").alphabet)
+    except ValueError as error:
+        raise Damaged(f"{name}: {error}") from error
+    page = next(layout.paginate(row["text"] or "", row["text_class"] or ""), None)
+    if page is None:
+        raise Damaged(f"{name} has an image and no text")
     return layout.render([row["text"]], [page.drawing], row["image_px"])[0]
 
 

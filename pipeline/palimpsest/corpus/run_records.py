@@ -12,7 +12,7 @@ import platform
 import sys
 import tomllib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,13 +20,27 @@ from importlib import metadata
 from typing import Any
 
 from palimpsest import config as configs
-from palimpsest.config import JobConfig
+from palimpsest.config import JobConfig, SourceConfig
+from palimpsest.errors import UsageError
 from palimpsest.storage.object_store import NoSuchObject, ObjectStore, StoreError
 from palimpsest.storage.stable_json import Damaged, read_json, to_bytes
 
 _log = logging.getLogger(__name__)
 PUBLISHED, NOTHING, FAILED = "published", "nothing", "failed"
 _PACKAGES = ("palimpsest", "ray", "torch", "transformers", "pyarrow", "numpy", "pillow", "tokenizers", "safetensors")
+
+
+_OUTSIDE: tuple[tuple[str, str, Callable[[str], bool]], ...] = (
+    ("codec", "path", lambda value: False),
+    ("layout", "cjk_font", lambda value: value in ("auto", "none")),
+    ("tiers", "predictor", lambda value: value in ("", "none") or value.lstrip().startswith("{")),
+    ("placement", "address", lambda value: value in ("local", "auto")),
+)
+"""Settings that lead out of a corpus: section, name, and the values that do not."""
+
+
+class UntrustedSetting(UsageError):
+    """A corpus names something outside of it that only the user may name."""
 
 
 def new_run_id() -> str:
@@ -87,23 +101,58 @@ class RunRecord:
     environment: dict[str, Any] = field(default_factory=dict)
     stats: dict[str, Any] = field(default_factory=dict)
 
-    def settings(self) -> dict[str, Any]:
-        """Its configuration, as far as a corpus may be trusted with it: `codec.trust_remote_code` is left out.
+    def settings(self, overrides: Iterable[str] = ()) -> dict[str, Any]:
+        """Its configuration, as far as a corpus may be trusted with it.
 
-        A corpus is untrusted input, and that setting runs code. Whoever wants it says so on the command line.
+        A corpus is untrusted input. `codec.trust_remote_code` is left out, because it runs code. Settings that open a file or an
+        address must be repeated by the user, or changed.
+
+        Args:
+            overrides: `key=value` of the command line.
 
         Raises:
+            UntrustedSetting: it names a path or an address that `overrides` do not name.
             Damaged: it is no TOML; the message names the object.
         """
-        key = f"runs/{self.run_id}/config.toml"
-        try:
-            table = tomllib.loads(self.config)
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
-            raise Damaged(f"{key} is no TOML: {str(error) or 'nested too deeply'}") from error
+        key, table = f"runs/{self.run_id}/config.toml", self._table()
+        named = {override.partition("=")[0].strip() for override in overrides}
+        for section, name, harmless in _OUTSIDE:
+            value = settings.get(name) if isinstance(settings := table.get(section), dict) else None
+            if value is not None and f"{section}.{name}" not in named and not harmless(str(value)):
+                raise UntrustedSetting(
+                    f"{key} of the corpus sets {section}.{name} = {ascii(value)[:200]}. A path or an address in a corpus is "
+                    f"not used. If you trust it, repeat it: --set {section}.{name}=…"
+                )
         codec = table.get("codec")
         if isinstance(codec, dict) and codec.pop("trust_remote_code", False):
             _log.warning("%s sets codec.trust_remote_code, which a corpus may not; it is off unless your command sets it", key)
         return table
+
+    def _table(self) -> dict[str, Any]:
+        try:
+            return tomllib.loads(self.config)
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            raise Damaged(f"runs/{self.run_id}/config.toml is no TOML: {str(error) or 'nested too deeply'}") from error
+
+    def source(self) -> SourceConfig:
+        """How it read its sources; the defaults where that is not recorded. Raises UsageError, Damaged."""
+        return self._parsed({name: table for name, table in self._table().items() if name == "source"}).source
+
+    def _parsed(self, table: Mapping[str, Any]) -> JobConfig:
+        try:
+            return configs.parse(table)
+        except configs.ConfigError as error:
+            raise UsageError(f"runs/{self.run_id}/config.toml of the corpus: {error}") from error
+
+    def job(self, overrides: Iterable[str] = (), kept: Callable[[str], bool] = lambda override: True) -> JobConfig:
+        """Its configuration with the overrides that are `kept`.
+
+        Raises:
+            UsageError: `settings` refuses it, or it is no configuration of a job; the message names the object.
+        """
+        table, overrides = self.settings(overrides), [override for override in overrides if kept(override)]
+        self._parsed(table)
+        return configs.parse(table, overrides)
 
     def seconds(self, name: str) -> float | None:
         """A number of `stats` that is above zero, else None: `seconds`, `total_seconds`, `pages_per_second`."""

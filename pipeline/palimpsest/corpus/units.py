@@ -16,14 +16,14 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict
 
 from palimpsest.corpus.shards import ShardRecord
-from palimpsest.storage.object_store import ObjectStore, check_key
+from palimpsest.storage.object_store import ObjectStore, StoreError, check_key
 from palimpsest.storage.stable_json import Damaged, decoded, read_json, to_bytes
 
 PREFIX = "_units/"
 Holds = Literal["pages", "samples"]
 
 
-class NotReconciled(RuntimeError):
+class NotReconciled(StoreError):
     """The input and output counts of a unit differ; the message shows the sums."""
 
 

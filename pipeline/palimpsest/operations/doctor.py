@@ -48,7 +48,7 @@ def examine(uris: Sequence[str] = (), folder: str | Path = ".") -> list[Check]:
     """
     checks = [*_python(), *_packages(), *_devices(), *_ray(), *_fonts(), *_codec(), *_memory(), *_disk(Path(folder))]
     for uri in uris:
-        checks += _storage(uri)
+        checks += storage_of(uri)
     return checks
 
 
@@ -172,15 +172,20 @@ def _disk(folder: Path) -> Iterator[Check]:
     yield Check(subject="disk", state=state, detail=f"{size(free)} free in {folder.absolute()}", advice=advice)
 
 
-def _storage(uri: str) -> Iterator[Check]:
+def storage_of(uri: str) -> Iterator[Check]:
     """List the first object at a URI, with the credentials that a job would use."""
     from palimpsest.errors import PalimpsestError
+    from palimpsest.sources.remote_place import PLACE, canonical, scheme_of
     from palimpsest.storage.opening import open_store
+    from palimpsest.storage.s3_client import redacted
 
     try:
-        first = next(iter(open_store(uri).list()), None)
+        first: object = next(PLACE.entries(canonical(uri)) if scheme_of(uri) else iter(open_store(uri).list()), None)
     except (PalimpsestError, ValueError, OSError) as error:
         advice = "check the address, the credentials and the permission to list"
-        yield Check(subject=uri, state=PROBLEM, detail=str(error).strip(), advice=advice)
+        yield Check(subject=redacted(uri), state=PROBLEM, detail=str(error).strip(), advice=advice)
+        return
+    if first is None and scheme_of(uri) in ("http", "https"):
+        yield Check(subject=uri, state=PROBLEM, detail="nothing is there", advice="HTTP cannot list: name a single object")
         return
     yield Check(subject=uri, state=OK, detail="can be listed" if first else "can be listed, and is empty")

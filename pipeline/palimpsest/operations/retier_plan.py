@@ -37,7 +37,7 @@ _COLUMNS = [
     *("page_id", "tier", "mode", "timestamp", "importance", "num_text_tokens", "num_context_tokens"),
     *("status", "reason", "tried", "precision", "codec", "codec_revision"),
 ]
-ALLOWED = ("tiers.", "placement.", "codec.trust_remote_code=", "codec.path=")
+ALLOWED = ("tiers.", "placement.", "codec.trust_remote_code=", "codec.path=", "layout.cjk_font=")
 
 
 @dataclass
@@ -94,18 +94,19 @@ def plan_retier(
     Args:
         corpus: its URI, for the workers.
         overrides: `key=value` over the configuration that the corpus's runs recorded; only of `tiers`, `placement` and the
-            location of the codec's checkpoint.
+            location of the codec's checkpoint and of the font.
         as_of: the clock, in place of `tiers.as_of`.
         sharpen: also move pages to a sharper tier if the policy would choose it.
 
     Raises:
         ConfigError: an override is of another section, or the policy refuses a setting.
+        UntrustedSetting: a run record names a path or an address that no override names.
     """
     for override in overrides:
         if not override.strip().startswith(ALLOWED):
             raise ConfigError(
-                f"--set {override!r}: re-tiering changes no other settings than tiers.*, placement.*, codec.path and "
-                "codec.trust_remote_code"
+                f"--set {override!r}: re-tiering changes no other settings than tiers.*, placement.*, and what a corpus may not "
+                "name: codec.path, codec.trust_remote_code and layout.cjk_font"
             )
     requested = [*overrides, *([f"tiers.as_of={json.dumps(as_of)}"] if as_of is not None else [])]
     plan = RetierPlan()
@@ -244,8 +245,9 @@ class _Cookbook:
         run = read_run(self.store, run_id)
         if not run.config:
             return None
-        maker = (run.stats["codec"], run.stats["codec_revision"]) if {"codec", "codec_revision"} <= run.stats.keys() else None
-        return parse(run.settings()), maker
+        codec, revision = run.stats.get("codec"), run.stats.get("codec_revision")
+        maker = (codec, revision) if isinstance(codec, str) and isinstance(revision, str) else None
+        return run.job(self.overrides, lambda override: override.strip().startswith("layout.")), maker
 
     def _makers(self, unit: CommitRecord) -> list[tuple[str, str]]:
         """Codec and revision of its tokens; none if all its pages are text."""

@@ -11,9 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from palimpsest.config import SourceConfig
 from palimpsest.corpus.format import open_corpus
 from palimpsest.corpus.manifest import Segment, Units, read_columns
-from palimpsest.corpus.run_records import began_at
+from palimpsest.corpus.run_records import began_at, read_run
 from palimpsest.corpus.shards import ShardRecord, read_shard
 from palimpsest.corpus.snapshots import PREFIX as SNAPSHOTS
 from palimpsest.corpus.snapshots import Snapshot, read_snapshot, snapshot_key, snapshot_numbers
@@ -176,7 +177,7 @@ class Status:
 def status_of(
     corpus: str, *, sources: Sequence[str] = (), max_age: timedelta | None = None, now: datetime | None = None
 ) -> Status:
-    """The status of a corpus, compared with its sources if they are given.
+    """The status of a corpus, compared with its sources if they are given, under the source settings of its newest run.
 
     Raises:
         ValueError: there is no corpus.
@@ -230,11 +231,19 @@ def _runs(store: ObjectStore) -> Iterator[dict[str, Any]]:
                 stats = read_json(store, f"runs/{run_id}/stats.json")
             except (NoSuchObject, Damaged) as error:
                 stats = {"outcome": "damaged", "reason": str(error)}
-            names = ("outcome", "reason", "command", "snapshot", "units_new", "pages_per_second", "seconds", "reasons", "changes")
-            run |= {"outcome": PUBLISHED_BEFORE} | {name: stats[name] for name in names if name in stats}
+            known = {name: stats[name] for name, kind in _SHOWN.items() if isinstance(stats.get(name), kind)}
+            run |= {"outcome": PUBLISHED_BEFORE} | known
         yield run
 
 
+_SHOWN: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("outcome", "reason", "command"), (str,)),
+    **dict.fromkeys(("snapshot", "units_new"), (int,)),
+    **dict.fromkeys(("reasons", "changes"), (dict,)),
+    "pages_per_second": (int, float),
+    "seconds": (int, float, dict),
+}
+"""What is shown of a run record, and of which types: a record is untrusted."""
 PUBLISHED_BEFORE = "published"  # meaning of a record without an outcome: older versions wrote one only after a publish
 
 
@@ -269,7 +278,8 @@ def _lag(corpus: str, store: ObjectStore, snapshot: Snapshot | None, sources: Se
     kinds: Counter[str] = Counter()
     moments: list[float] = []
     size = 0
-    with Inventory(sources, out=corpus) as inventory:
+    config = read_run(store, snapshot.run_id).source() if snapshot else SourceConfig()
+    with Inventory(sources, config, corpus) as inventory:
         listing = versions(inventory, ())
         fingerprint = ""  # the settings that made a page do not matter here
         for change in compare(

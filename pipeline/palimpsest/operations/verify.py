@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from palimpsest.codecs.token_storage import DamagedTokens, PackedTokens, find_storage, pack
 from palimpsest.codecs.token_storage.rows import refuse_other_codec, stored_tokens
-from palimpsest.config import JobConfig, parse
+from palimpsest.config import JobConfig
 from palimpsest.corpus.page import render_row
 from palimpsest.corpus.reader import published
 from palimpsest.corpus.run_records import read_run
@@ -54,9 +54,10 @@ def open_and_reverify(
 
     Raises:
         ValueError: there is no published corpus, an override is bad, or `reverify` refuses a setting.
+        UntrustedSetting: the corpus names a path or an address that no override names.
     """
     store, snapshot = published(corpus)
-    config: JobConfig = parse(read_run(store, snapshot.run_id).settings(), overrides)
+    config = read_run(store, snapshot.run_id).job(overrides)
     return reverify(store, snapshot, config, share, storages, watch)
 
 
@@ -175,7 +176,7 @@ class _Reader:
             return f"no tokens on a page of mode {mode!r}"
         try:
             stored_tokens(row, self.verify.codec.mode(mode), self.verify.codec)
-        except DamagedTokens as error:
+        except (DamagedTokens, ValueError) as error:  # also a token storage that does not exist
             return str(error)
         return None
 

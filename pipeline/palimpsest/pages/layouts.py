@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from palimpsest.config import LayoutConfig
+from palimpsest.config import LayoutConfig, parse
 from palimpsest.errors import UsageError
 from palimpsest.pages.document import DocumentLayout
 from palimpsest.pages.fonts import find_cjk
@@ -13,6 +13,7 @@ from palimpsest.pages.grid import Grid
 from palimpsest.pages.layout import Layout
 
 LAYOUTS = ("grid", "document")
+_DESCRIBED = {"font_size", "padding", "line_spacing", "newline", "font", "cjk"}
 
 
 def make_layout(settings: LayoutConfig) -> Layout:
@@ -39,12 +40,13 @@ def layout_of_row(row: Mapping[str, Any], alphabet: str) -> Layout:
     Raises:
         UsageError: for a layout of another version, or a font that this machine lacks.
     """
-    name, *described = row["layout"].split()
+    name, *described = (row["layout"] or "none").split(maxsplit=len(_DESCRIBED) + 1)
     if name == "grid":
-        return Grid(row["grid_w"], row["grid_h"], alphabet)
+        return Grid(row["grid_w"] or 0, row["grid_h"] or 0, alphabet)
     values = dict(part.partition("=")[::2] for part in described)
-    if name != "document" or not values.keys() >= {"font_size", "padding", "line_spacing", "newline", "font", "cjk"}:
-        raise UsageError(f"layout {row['layout']!r} of a page: this version knows {', '.join(LAYOUTS)}")
-    font_size, padding, line_spacing = (float(values[name]) for name in ("font_size", "padding", "line_spacing"))
+    if name != "document" or values.keys() != _DESCRIBED:
+        raise UsageError(f"layout {row['layout']!a:.200} of a page: this version knows {', '.join(LAYOUTS)}")
+    sizes = [f"layout.{name}={values[name]}" for name in ("font_size", "padding", "line_spacing")]
+    settings = parse({"layout": {"newline": values["newline"], "font": values["font"]}}, sizes).layout
     cjk = find_cjk("auto", values["cjk"]) if values["cjk"] != "none" else None
-    return DocumentLayout(font_size, padding, line_spacing, values["newline"], values["font"], cjk)
+    return DocumentLayout(settings.font_size, settings.padding, settings.line_spacing, settings.newline, settings.font, cjk)
