@@ -17,7 +17,7 @@ import time
 from palimpsest.config import JobConfig, load
 from palimpsest.lab.bench.tiers import fit_rungs
 from palimpsest.lab.training.codec_pages import SHARES, PageSampler
-from palimpsest.operations.run import identify
+from palimpsest.operations.resolving import identify
 from palimpsest.pages.grid import Grid
 from palimpsest.tiers.measured import SHIPPED, shipped
 

@@ -81,11 +81,12 @@ def test_one_teacher_forced_pass_agrees_with_step_by_step_decoding(zoo, name) ->
     prompts = [prompt(codec, mode, question) for question in (4, 0)]
     length = 5 if name == "unlimited-ocr" else 16  # within the window, where both see the same
     written = codec.generate(features, prompts, length)
+    some = [written[0], written[1][:2]]
+    inputs = codec.decoder_inputs(features, [[*ask, *ids] for ask, ids in zip(prompts, some, strict=True)])
     with torch.no_grad():
-        logits = codec.forward_logits(features, prompts, [written[0], written[1][:2]])
-    assert [len(rows) for rows in logits] == [len(written[0]) + 1, 3]
-    for rows, ids in zip(logits, written, strict=True):
-        assert rows[:-1].argmax(-1).tolist() == ids[: len(rows) - 1]
+        logits = codec.model(**inputs, use_cache=False).logits
+    for rows, ids in zip(logits, some, strict=True):
+        assert rows[-len(ids) - 1 : -1].argmax(-1).tolist() == ids
 
 
 @every_model

@@ -12,7 +12,8 @@ import pytest
 from palimpsest.codecs.adapter import load_codec
 from palimpsest.codecs.asking import Asking
 from palimpsest.codecs.presets import find_preset
-from palimpsest.config import JobConfig, fingerprint, parse
+from palimpsest.config import JobConfig, parse
+from palimpsest.flow.recipe import fingerprint
 from tests.codec_zoo import IMAGE, MERGED, ZOO, zoo
 
 __all__ = ["zoo"]  # the fixture

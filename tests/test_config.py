@@ -12,20 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palimpsest.cli.presets import commented, settings_page
-from palimpsest.config import (
-    ConfigError,
-    JobConfig,
-    fingerprint,
-    load,
-    parse,
-    preset_names,
-    presets_folder,
-    read_preset,
-    to_json,
-    to_toml,
-)
+from palimpsest.config import ConfigError, JobConfig, load, parse, to_json, to_toml
+from palimpsest.flow.recipe import fingerprint
 from palimpsest.operations.conversations.settings import MemoryConfig
-from palimpsest.settings import Settings
+from palimpsest.settings import Settings, preset_names, presets_folder, read_preset
 from tests.paths import ROOT
 
 CHANGED: dict[str, Any] = {

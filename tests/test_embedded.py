@@ -30,12 +30,12 @@ from palimpsest.codecs.embedded.vocabulary import (
     vocabulary_size,
 )
 from palimpsest.codecs.modes import MODES
-from palimpsest.config import presets_folder
 from palimpsest.lab.training.guidance import FREE, HEADS, places_to_look
 from palimpsest.lab.training.ideal_reading import looks_at_image, read_ideally
 from palimpsest.pages.characters import LATIN
 from palimpsest.pages.grid import Grid, lay_out
 from palimpsest.pages.normalise import normalise
+from palimpsest.settings import presets_folder
 
 TARGET = AddressedTarget()
 STARTS = torch.zeros(1, dtype=torch.int64)

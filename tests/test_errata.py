@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palimpsest.codecs.modes import MODES
-from palimpsest.config import ConfigError, JobConfig, fingerprint, parse
+from palimpsest.config import ConfigError, JobConfig, parse
+from palimpsest.flow.recipe import fingerprint
 from palimpsest.flow.stages.exact import LONGER, cheaper_as_text, with_errata
 from palimpsest.flow.stages.rate import RateControl
 from palimpsest.flow.stages.tables import table_of

@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 from palimpsest.cli.app import app
 from palimpsest.codecs.modes import MODES
 from palimpsest.codecs.token_storage import STORAGES
-from palimpsest.config import ConfigError, JobConfig, SourceConfig, load, presets_folder, to_json
+from palimpsest.config import ConfigError, JobConfig, SourceConfig, load, to_json
 from palimpsest.corpus.fsck import fsck
 from palimpsest.corpus.manifest import SCHEMA as MANIFEST
 from palimpsest.corpus.shards import read_shard, write_quarantine, write_shards
@@ -38,11 +38,13 @@ from palimpsest.flow.plan import document_ids, make_plan
 from palimpsest.flow.recipe import Recipe
 from palimpsest.operations.conversations.build import sample_fingerprint
 from palimpsest.operations.conversations.settings import MemoryConfig, with_clock
-from palimpsest.operations.run import identify, run
+from palimpsest.operations.resolving import identify
+from palimpsest.operations.run import run
 from palimpsest.pages.grid import Grid
 from palimpsest.pages.layout import page_id
 from palimpsest.pages.normalise import normalise
 from palimpsest.schemas import DOCUMENTS, IMAGES, PAGES, QUARANTINE, SHARD, TOKENS, VERDICTS
+from palimpsest.settings import presets_folder
 from palimpsest.sources.documents import Reason, document_id
 from palimpsest.sources.listing import expand
 from palimpsest.storage.local_store import LocalStore

@@ -40,7 +40,7 @@ def test_the_plan_shows_the_published_points_of_the_modes_in_use() -> None:
 def test_fit_measures_every_grid_and_mode_and_writes_the_file_that_policies_read(tmp_path, tiny_codec) -> None:
     """With the tiny codec, which reads nothing: the target is met by no point, and the file is one that policies take."""
     from palimpsest.config import parse
-    from palimpsest.operations.run import identify
+    from palimpsest.operations.resolving import identify
 
     sample, file = tmp_path / "sample.jsonl", tmp_path / "points.json"
     text = " ".join(f"word{number} of a sample" for number in range(2600))

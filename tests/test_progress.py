@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from palimpsest.cli import progress as shown
-from palimpsest.cli.progress import LiveLine, described, duration
+from palimpsest.cli.progress import LiveLine, described
 from palimpsest.config import to_toml
 from palimpsest.corpus.units import CommitRecord
 from palimpsest.flow.ledger import InFlight, SourceUnit
@@ -68,10 +68,6 @@ def test_pages_that_are_known_beforehand_are_no_estimate() -> None:
     progress = Progress(pages_total=40)
     progress.read(10)
     assert progress.share == 0.25 and described(progress).startswith("10 of 40 pages")
-
-
-def test_durations_are_for_people() -> None:
-    assert [duration(seconds) for seconds in (3.4, 89, 600, 7000)] == ["3 s", "89 s", "10 min", "1 h 57 min"]
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])

@@ -28,7 +28,7 @@ from palimpsest.flow.local_executor import LocalExecutor
 from palimpsest.flow.plan import make_plan, units_table
 from palimpsest.flow.stages import Encode, Paginate, Read, Render, Verify, Write
 from palimpsest.operations import verify
-from palimpsest.operations.run import prepare
+from palimpsest.operations.resolving import prepare
 from palimpsest.operations.verify import reverify
 from palimpsest.report.findings import ReverifyResult
 from palimpsest.storage.opening import open_store

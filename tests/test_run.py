@@ -16,7 +16,8 @@ from palimpsest.corpus.snapshots import Snapshot, iter_tables, latest, snapshot_
 from palimpsest.errors import RunFailed
 from palimpsest.flow.local_executor import LocalExecutor
 from palimpsest.operations.dry_run import plan_only
-from palimpsest.operations.run import RunResult, prepare, run
+from palimpsest.operations.resolving import prepare
+from palimpsest.operations.run import RunResult, run
 from palimpsest.pages.normalise import normalise
 from palimpsest.report.summary import summarise
 from palimpsest.schemas import QUARANTINE, SHARD

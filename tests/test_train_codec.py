@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from palimpsest.codecs.adapter import load_codec
-from palimpsest.codecs.checkpoint import pack_weights, read_weights
+from palimpsest.codecs.checkpoint import read_weights
 from palimpsest.codecs.embedded.architecture import PATCH_CHANNELS, TOKEN_DIM
 from palimpsest.codecs.embedded.cell_reader import DIRECTIONS, FILE, CellHead, CellReader, cell_places
 from palimpsest.codecs.embedded.target import AddressedTarget
@@ -25,6 +25,7 @@ from palimpsest.lab.training.codec_pages import PageSampler
 from palimpsest.lab.training.compress import principal_projection
 from palimpsest.lab.training.lessons import WRITING
 from palimpsest.lab.training.mark_places import mark_places, pages_of_every_mode, place_code, unread
+from palimpsest.lab.training.packed import pack_weights
 from palimpsest.lab.training.painting import Painter
 from palimpsest.lab.training.train_codec import BESIDE, TrainConfig, begin_with, learning_rate, load_config, train
 from palimpsest.lab.training.trainee import Trainee

@@ -1,6 +1,6 @@
-"""The settings of a job, and the fingerprint of those that change the bytes.
+"""The settings of a job.
 
-    [source] [layout] [codec] [tiers] [verification] [storage]     the corpus: part of the fingerprint
+    [source] [layout] [codec] [tiers] [verification] [storage]     the corpus: part of the fingerprint (flow/recipe.py)
     [limits] [placement] [ingest]                                  how it is made: not part of it
 
 so that a bigger cluster resumes the same run, and a changed layout never mixes with an old one. docs/settings.md lists them all.
@@ -9,14 +9,10 @@ so that a bigger cluster resumes the same run, and a changed layout never mixes 
 from __future__ import annotations
 
 import codecs
-import hashlib
-import json
 import re
 import string
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, overload
+from typing import Annotated, Any, Literal, overload
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -38,11 +34,10 @@ from palimpsest.settings import (
 from palimpsest.settings import Path as FileName
 from palimpsest.settings import Paths as FileNames
 
-__all__ = ["ConfigError", "JobConfig", "fingerprint", "load", "parse", "presets_folder", "to_json", "to_toml"]
+__all__ = ["ConfigError", "JobConfig", "load", "parse", "to_json", "to_toml"]
 
 MIB = 1 << 20
 Format = Literal["auto", "text", "jsonl", "parquet", "csv", "arrow"]
-FORMATS = get_args(Format)
 
 
 class SourceConfig(Settings):
@@ -371,86 +366,4 @@ def load(preset: str, overrides: Sequence[str] = (), kind: type[Any] = JobConfig
     Raises:
         ConfigError: for an unknown preset, with the choices; for bad TOML, with line and column.
     """
-    return parse(read_preset(preset)[0], overrides, kind)
-
-
-def read_preset(preset: str) -> tuple[dict[str, Any], str]:
-    """The tables of a preset and its text. Raises ConfigError like `load`.
-
-    Relative sources of a preset that comes with Palimpsest are in the folder of the presets.
-    """
-    path = Path(preset) if preset.endswith(".toml") else presets_folder() / f"{preset}.toml"
-    if not path.is_file():
-        raise ConfigError(f"preset {preset!r}: no such file; presets that come with Palimpsest: {', '.join(preset_names())}")
-    try:
-        text = path.read_text("utf-8")
-        table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"preset {path}: {error}") from error
-    if not preset.endswith(".toml") and "sources" in table:
-        table["sources"] = [str(presets_folder() / source) for source in table["sources"]]
-    return table, text
-
-
-def presets_folder() -> Path:
-    """Folder of the presets that come with Palimpsest."""
-    return Path(__file__).parent / "presets"
-
-
-def preset_names() -> list[str]:
-    """Names of the presets that come with Palimpsest."""
-    return sorted(path.stem for path in presets_folder().glob("*.toml"))
-
-
-ASKED = ("prompt", "chat_template", "system", "bos", "max_new_tokens", "dialect")
-"""Settings of `[codec]` that change how a decoder is asked; part of the fingerprint where they are set."""
-
-
-def fingerprint(config: JobConfig, layout: str, codec: str, revision: str) -> str:
-    """16 hexadecimal digits over everything that changes the bytes of a shard.
-
-    Args:
-        layout: fingerprint of the layout (rules, versions, fonts, grid).
-        codec, revision: of the loaded checkpoint.
-    """
-    what = to_json(config.replace(sources=(), out=""))
-    for how in ("limits", "placement", "ingest"):
-        del what[how]
-    for how in ("unit_bytes", "max_document_chars", "max_metadata_chars", *_UNFOLDING):
-        del what["source"][how]
-    for later, default in (("text_template", ""), ("carry", []), ("bad_metadata", "null")):  # settings younger than corpora
-        if what["source"][later] == default:
-            del what["source"][later]
-    asked = {name: value for name in ASKED if (value := getattr(config.codec, name)) is not None}
-    what["codec"] = {"id": codec, "revision": revision, "dtype": config.codec.dtype, "fast": config.codec.fast, **asked}
-    what["layout"] = {"fingerprint": layout, "max_escaped_share": config.layout.max_escaped_share}
-    del what["storage"]["row_group_bytes"]
-    what["tiers"] = tier_identity(config.tiers)
-    if config.verification.score == "auto":
-        del what["verification"]["score"]
-    canonical = json.dumps(what, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-_UNFOLDING = ("unfold_bytes", "unfold_factor", "unfold_rows", "zstd_window", "follow_symlinks")
-_TIER_SETTINGS = {
-    "fixed": ("mode",),
-    "age": ("as_of", "ages", "undated"),
-    "forget": ("as_of", "forget_after"),
-    "importance": ("hold_importance", "hold_steps", "pin_importance"),
-    "fidelity": ("predictor", "cheap_text"),
-}
-
-
-def tier_identity(tiers: TierConfig) -> dict[str, Any]:
-    """The settings that change what the policy does with a page; of policy "fixed" the mode."""
-    more: dict[str, Any] = {"exact": tiers.exact} if tiers.exact != "none" else {}
-    if tiers.cheap_text:  # without it, the identity that corpora had before short pages were kept as text
-        more["cheap_text"] = True
-    if tiers.policy == "fixed":
-        return {"mode": tiers.mode, **more}
-    names = {name.strip() for name in tiers.policy.split("+")}
-    if not names & {"age", "fixed"} and names != {"fidelity"}:
-        names.add("fixed")
-    settings = sorted({setting for name in names for setting in _TIER_SETTINGS.get(name, ())} | {"modes"})
-    return {"policy": sorted(names), **more, **{setting: getattr(tiers, setting) for setting in settings}}
+    return parse(base.read_preset(preset)[0], overrides, kind)

@@ -6,7 +6,8 @@ PalimpsestError         exit code 1: failed
     Stopped             the user or the machine's manager stopped the command; what was committed is kept
     AlreadyRunning      corpus/running.py: a run with other settings is at work on the corpus
     StoreError          storage/object_store.py: the store cannot be read or written
-UsageError              exit code 2: a setting, source or corpus that cannot be used; also a ValueError
+    InstallationError   a file of the package is missing or damaged
+UsageError              exit code 2: a setting, argument, source or corpus that cannot be used; also a ValueError
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ class PalimpsestError(Exception):
 
 
 class UsageError(PalimpsestError, ValueError):
-    """A setting, a source or a corpus cannot be used; the message names it, its value and the choices."""
+    """A setting, an argument, a source or a corpus cannot be used; the message names it, its value and the choices."""
 
     exit_code = 2
 
 
 class RunFailed(PalimpsestError, RuntimeError):
     """The run ended without a snapshot; what was committed stays, and the next run continues from there."""
+
+
+class InstallationError(PalimpsestError, RuntimeError):
+    """A file that comes with the package is missing or damaged; installing it again helps."""
 
 
 class Stopped(PalimpsestError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import pathlib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -217,3 +218,31 @@ def to_toml(config: Settings) -> str:
         if isinstance(table, dict)
     )
     return top + "".join(sections)
+
+
+def read_preset(preset: str) -> tuple[dict[str, Any], str]:
+    """The tables of a preset and its text. Raises ConfigError like `load`.
+
+    Relative sources of a preset that comes with Palimpsest are in the folder of the presets.
+    """
+    path = pathlib.Path(preset) if preset.endswith(".toml") else presets_folder() / f"{preset}.toml"
+    if not path.is_file():
+        raise ConfigError(f"preset {preset!r}: no such file; presets that come with Palimpsest: {', '.join(preset_names())}")
+    try:
+        text = path.read_text("utf-8")
+        table = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"preset {path}: {error}") from error
+    if not preset.endswith(".toml") and "sources" in table:
+        table["sources"] = [str(presets_folder() / source) for source in table["sources"]]
+    return table, text
+
+
+def presets_folder() -> pathlib.Path:
+    """Folder of the presets that come with Palimpsest."""
+    return pathlib.Path(__file__).parent / "presets"
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with Palimpsest."""
+    return sorted(path.stem for path in presets_folder().glob("*.toml"))

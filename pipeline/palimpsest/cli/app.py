@@ -9,22 +9,17 @@ from typer.core import TyperCommand
 
 from palimpsest import __version__, telemetry
 from palimpsest.cli import console
-from palimpsest.cli.bench_gpu import bench_gpu
-from palimpsest.cli.bench_memory import bench_memory
-from palimpsest.cli.bench_parts import (
+from palimpsest.cli.bench_quality import bench_fidelity, bench_memory, bench_public, bench_readers, bench_retier, bench_tiers
+from palimpsest.cli.bench_speed import (
     bench_encode,
-    bench_fidelity,
+    bench_gpu,
     bench_ingest,
     bench_loading,
-    bench_readers,
-    bench_recorded,
     bench_render,
     bench_run,
+    bench_scaling,
     bench_verify,
 )
-from palimpsest.cli.bench_public import bench_public
-from palimpsest.cli.bench_scaling import bench_scaling
-from palimpsest.cli.bench_tiers import bench_retier, bench_tiers
 from palimpsest.cli.conversations import conversations
 from palimpsest.cli.corpus import fsck, gc, inspect, report
 from palimpsest.cli.doctor import doctor
@@ -81,21 +76,8 @@ PANELS: dict[str, tuple[Any, ...]] = {
     "Lab": (train_codec,),
 }
 BENCHES = (
-    *(
-        bench_render,
-        bench_encode,
-        bench_verify,
-        bench_run,
-        bench_fidelity,
-        bench_readers,
-        bench_recorded,
-        bench_public,
-        bench_ingest,
-        bench_loading,
-        bench_tiers,
-        bench_scaling,
-    ),
-    *(bench_retier, bench_memory, bench_gpu),
+    *(bench_render, bench_encode, bench_verify, bench_run, bench_ingest, bench_loading, bench_scaling, bench_gpu),
+    *(bench_fidelity, bench_readers, bench_public, bench_tiers, bench_retier, bench_memory),
 )
 
 for panel, functions in PANELS.items():

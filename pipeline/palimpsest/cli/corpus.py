@@ -9,6 +9,7 @@ import typer
 
 from palimpsest.cli.console import FINDINGS, explained, line, out, print_json
 from palimpsest.cli.options import Corpus, Json
+from palimpsest.errors import UsageError
 
 
 def inspect(
@@ -32,7 +33,7 @@ def inspect(
 
     with explained():
         if image and not page_id:
-            raise ValueError(f"--image {str(image)!r} needs the id of a page")
+            raise UsageError(f"--image {str(image)!r} needs the id of a page")
         if picture:
             line(write_picture(corpus, page_id, picture))
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,3 +15,5 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Share = Annotated[float, typer.Option(help="Share of the pages, chosen by page id.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Fail where a field that was set occurs in no document.")]
+Write = Annotated[Path | None, typer.Option(help="Also write the result to this folder, as Markdown and JSON.")]
+Text = Annotated[Path | None, typer.Option(help="A file of text to use instead of invented prose.")]

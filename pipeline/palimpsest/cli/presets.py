@@ -25,8 +25,8 @@ def presets(
 
     palimpsest presets local > mine.toml
     """
-    from palimpsest.config import parse, preset_names, read_preset
-    from palimpsest.settings import to_json
+    from palimpsest.config import parse
+    from palimpsest.settings import preset_names, read_preset, to_json
 
     with explained():
         if reference:

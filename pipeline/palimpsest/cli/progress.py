@@ -13,6 +13,7 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColum
 from rich.progress import Progress as Bar
 
 from palimpsest.cli.console import Verbosity, err
+from palimpsest.report.tables import duration
 
 if TYPE_CHECKING:
     from palimpsest.operations.progress import Progress
@@ -116,14 +117,6 @@ def described(progress: Progress) -> str:
     if reached:
         parts.append(f"({', '.join(reached)})")
     return "  ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: 42 s, 7 min, 3 h 20 min."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class TrainingRows:

@@ -9,6 +9,7 @@ import typer
 
 from palimpsest.cli.console import explained, line, out, print_json
 from palimpsest.cli.options import Corpus, Json
+from palimpsest.errors import UsageError
 from palimpsest.report.tables import Rows
 
 
@@ -34,7 +35,7 @@ def quarantine(
         found = read_quarantine(store, snapshot)
         if reason and reason not in found.reasons:
             there = ", ".join(found.reasons) or "none: the quarantine is empty"
-            raise ValueError(f"--reason {reason!r}: no record has it; reasons in this corpus: {there}")
+            raise UsageError(f"--reason {reason!r}: no record has it; reasons in this corpus: {there}")
         matching = records(store, snapshot.units, reason, source)
         listed = [record for record in (islice(matching, limit) if limit else matching)]
     rows = [

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from palimpsest.cli.console import FAILED, err, explained, line, out, pairs, print_json
+from palimpsest.cli.console import err, explained, line, out, pairs, print_json
 
 Options = Annotated[list[str] | None, typer.Option()]
 
@@ -63,17 +63,13 @@ def submit(
             out.print(pairs("what would be sent", shown))
             line(f"\n{jobs.FILE}:\n{settings}")
             return
-        try:
-            client = jobs.connect(address)
-            outcome = jobs.submit(client, submission)
-            done = "attached to" if outcome.attached else "submitted"
-            err.print(f"{done} {outcome.submission_id} ({outcome.status})", markup=False, soft_wrap=True)
-            if follow:
-                followed = jobs.follow(client, outcome.submission_id, jobs.to_stderr)
-                outcome = replace(followed, attached=outcome.attached)
-        except jobs.SubmissionFailed as error:
-            err.print(f"failed: {error}", markup=False, soft_wrap=True, style="bold red")
-            raise typer.Exit(FAILED) from error
+        client = jobs.connect(address)
+        outcome = jobs.submit(client, submission)
+        done = "attached to" if outcome.attached else "submitted"
+        err.print(f"{done} {outcome.submission_id} ({outcome.status})", markup=False, soft_wrap=True)
+        if follow:
+            followed = jobs.follow(client, outcome.submission_id, jobs.to_stderr)
+            outcome = replace(followed, attached=outcome.attached)
     if as_json:
         print_json({**asdict(outcome), "address": address})
     else:

@@ -30,6 +30,7 @@ from palimpsest.codecs.image_encoder import Fast, ImageEncoder
 from palimpsest.codecs.modes import Mode, find_mode
 from palimpsest.codecs.presets import CodecPreset, find_preset, image_statistics
 from palimpsest.codecs.target import PlainTarget, TargetFormat, named_target, read_tokenizer
+from palimpsest.errors import UsageError
 
 
 class Codec:
@@ -95,7 +96,7 @@ class Codec:
         """
         if tokens.shape[1:] != (mode.num_vision_tokens, self.token_dim):
             own = f"[n, {mode.num_vision_tokens}, {self.token_dim}]"
-            raise ValueError(f"tokens are {list(tokens.shape)}, codec {self.id!r} in mode {mode.name!r} has {own}")
+            raise UsageError(f"tokens are {list(tokens.shape)}, codec {self.id!r} in mode {mode.name!r} has {own}")
         rows = tokens.to(self.device)
         base = self.model.base_model
         if self.family.newline:
@@ -157,7 +158,7 @@ class Codec:
     @cached_property
     def _reader(self) -> Any:
         if not self.preset.reader:
-            raise ValueError(f"verification.reader = 'cells': codec {self.id!r} has no cell reader; choose 'generative'")
+            raise UsageError(f"verification.reader = 'cells': codec {self.id!r} has no cell reader; choose 'generative'")
         module, _, name = self.preset.reader.partition(":")
         return getattr(import_module(module), name)(self.checkpoint.directory, self.model.dtype, self.device)
 
@@ -183,7 +184,7 @@ class Codec:
         """
         for number, (rows, prompt) in enumerate(zip(features, prompts, strict=True)):
             if (count := list(prompt).count(self.image_token_id)) != len(rows):
-                raise ValueError(f"prompt {number} holds {count} image ids for {len(rows)} visual tokens")
+                raise UsageError(f"prompt {number} holds {count} image ids for {len(rows)} visual tokens")
         width = max(map(len, prompts))
         ids = torch.tensor([[self._pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=self.device)
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.device)
@@ -227,23 +228,6 @@ class Codec:
             groups.setdefault(len(prompt), []).append(page)
         return list(groups.values())
 
-    def forward_logits(
-        self, features: list[Tensor], prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]
-    ) -> list[Tensor]:
-        """Logits after the prompt and after every written id, in one teacher-forced pass; gradients flow where they are enabled.
-
-        A pass without a cache counts everything before it as prompt: for decoders with reference sliding windows
-        (Unlimited-OCR) it equals step-by-step decoding only up to the window.
-
-        Returns:
-            one `[len(written_i) + 1, vocabulary]` per page.
-        """
-        whole = [[*prompt, *ids] for prompt, ids in zip(prompts, written, strict=True)]
-        inputs = self.decoder_inputs(features, whole)
-        longest = max(map(len, written)) + 1
-        logits = self.model(**inputs, use_cache=False, logits_to_keep=longest).logits
-        return [row[longest - len(ids) - 1 :] for row, ids in zip(logits, written, strict=True)]
-
     # what the checkpoint says about itself
 
     @torch.no_grad()
@@ -251,7 +235,7 @@ class Codec:
         """The one mode of an architecture that `families` does not know: one white page of its configured size is encoded."""
         px = getattr(self.config.vision_config, "image_size", None)
         if not isinstance(px, int):
-            raise ValueError(
+            raise UsageError(
                 f"model_type {self.config.model_type!r}: its image size cannot be found; add it to codecs/families.py"
             )
         rows = self.encoder.image_rows(np.full((1, px, px), 255, np.uint8))
@@ -316,4 +300,4 @@ def _eos_ids(model: PreTrainedModel) -> set[int]:
         eos = getattr(holder, "eos_token_id", None)
         if eos is not None:
             return {eos} if isinstance(eos, int) else set(eos)
-    raise ValueError(f"model_type {model.config.model_type!r}: no eos_token_id in generation_config.json or config.json")
+    raise UsageError(f"model_type {model.config.model_type!r}: no eos_token_id in generation_config.json or config.json")

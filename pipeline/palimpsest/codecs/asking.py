@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palimpsest.codecs.presets import CHECKPOINT, CodecPreset
+from palimpsest.errors import UsageError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -98,7 +99,7 @@ def read_template(directory: Path, setting: str) -> str:
         if isinstance(template, list):  # several by name
             template = next((one["template"] for one in template if one.get("name") == "default"), None)
         if template is not None and not isinstance(template, str):
-            raise ValueError(f"codec.chat_template = {setting!r}: {path} holds no text; set the template itself")
+            raise UsageError(f"codec.chat_template = {setting!r}: {path} holds no text; set the template itself")
         if template:
             return template
     return ""
@@ -120,12 +121,12 @@ def _rendered(
             text = _render(directory, template, [*messages, {"role": "user", "content": content}])
         except TypeError as error:
             if content is preset.prompt:
-                raise ValueError(f"codec.chat_template: it cannot be rendered: {error}") from error
+                raise UsageError(f"codec.chat_template: it cannot be rendered: {error}") from error
             continue
         found = _split(_ids(tokenizer, text), text, tokenizer, brackets)
         if found:
             return found
-    raise ValueError(
+    raise UsageError(
         "codec.chat_template: the rendered prompt has no place for the image; set codec.chat_template or codec.prompt"
     )
 
@@ -154,12 +155,12 @@ def _render(directory: Path, template: str, messages: list[dict[str, Any]]) -> s
     try:
         from jinja2 import TemplateError
     except ImportError as error:
-        raise ValueError("codec.chat_template needs jinja2: pip install jinja2, or set codec.chat_template = ''") from error
+        raise UsageError("codec.chat_template needs jinja2: pip install jinja2, or set codec.chat_template = ''") from error
     special = _special_tokens(directory)
     try:
         rendered, _ = render_jinja_template([messages], chat_template=template, add_generation_prompt=True, **special)
     except (TemplateError, ImportError, ValueError, AttributeError, KeyError) as error:
-        raise ValueError(
+        raise UsageError(
             f"codec.chat_template: it cannot be rendered here ({type(error).__name__}: {error}); set your own "
             "template, or '' for the plain prompt"
         ) from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,19 +27,17 @@ from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConf
 
 from palimpsest.codecs.families import FAMILIES
 from palimpsest.codecs.presets import CodecPreset
+from palimpsest.errors import UsageError
 
 Parts = Literal["encoder", "decoder", "both"]
 PARTS: tuple[Parts, ...] = ("encoder", "decoder", "both")
-SCALE, COLUMN, ROW, ZEROS = ".int8_scale", ".beside_column", ".beside_row", ".zeros"  # of the tensors that `pack_weights` adds
-COARSE = 0.015  # of a matrix's norm; rounding to int8 costs 0.008 where no number is much larger than the others
-PARTING_ROUNDS = 4  # of taking out a product and rounding the rest; they settle in three
-ROWS_OF_A_MATRIX = 32  # what has fewer is a position or a constant, and stays as it is
+SCALE, COLUMN, ROW, ZEROS = ".int8_scale", ".beside_column", ".beside_row", ".zeros"  # of a packed checkpoint's tensors
 REVISION = "revision.json"
 SHOWN = 12  # weight names in an error
 _TALKATIVE = ("modeling_utils", "configuration_utils", "distributed.tensor_parallel")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UsageError):
     """A checkpoint is absent, not the pinned one, or does not hold every weight that is needed."""
 
 
@@ -177,7 +175,7 @@ def _file_hash(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def is_packed(directory: Path) -> bool:
-    """Whether `pack_weights` made the weight files of `directory`."""
+    """Whether the weight files of `directory` are packed (`palimpsest.lab.training.packed`)."""
     for path in directory.glob("model*.safetensors"):
         with safe_open(path, "pt") as stored:
             if any(name.endswith(SCALE) for name in stored.keys()):  # noqa: SIM118 - no mapping
@@ -185,50 +183,8 @@ def is_packed(directory: Path) -> bool:
     return False
 
 
-def pack_weights(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights as they ship: matrices as int8 with one float32 scale per row beside them, all else as bfloat16.
-
-    Where a few large numbers make the steps too coarse for the rest of a row, the product of a column and a row is taken out
-    first and kept beside the integers; where that does not help, a matrix stays bfloat16. One of nothing but zeros is kept as
-    its shape.
-    """
-    packed: dict[str, torch.Tensor] = {}
-    for name, value in weights.items():
-        if value.ndim < 2 or value.shape[0] < ROWS_OF_A_MATRIX:
-            packed[name] = value.to(torch.bfloat16).contiguous()
-            continue
-        rows = value.float().flatten(1)
-        if not rows.any():
-            packed[name + ZEROS] = torch.tensor(value.shape)
-            continue
-        column, row = torch.zeros(len(rows), 1), torch.zeros(1, rows.shape[1])
-        steps, scale = _rounded(rows)
-        if _missed(rows, steps * scale) > COARSE:
-            for _ in range(PARTING_ROUNDS):
-                left, size, right = torch.linalg.svd(rows - steps * scale, full_matrices=False)
-                column, row = (left[:, :1] * size[0]).bfloat16().float(), right[:1].bfloat16().float()
-                steps, scale = _rounded(rows - column @ row)
-        if _missed(rows, steps * scale + column @ row) > COARSE:
-            packed[name] = value.to(torch.bfloat16).contiguous()
-            continue
-        packed[name] = steps.to(torch.int8).view(value.shape)
-        packed[name + SCALE] = scale.view(-1, *[1] * (value.ndim - 1))
-        if column.any():
-            packed[name + COLUMN], packed[name + ROW] = column.bfloat16(), row.bfloat16()
-    return packed
-
-
-def _rounded(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    scale = (rows.abs().amax(1, keepdim=True) / 127).clamp(min=1e-12)
-    return (rows / scale).round(), scale
-
-
-def _missed(rows: torch.Tensor, kept: torch.Tensor) -> float:
-    return float((rows - kept).norm() / rows.norm())
-
-
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file by name, those of `pack_weights` unpacked to float32."""
+    """The tensors of a safetensors file by name, packed ones unpacked to float32."""
     found: dict[str, torch.Tensor] = {}
     stored = load_file(path)
     for name, value in stored.items():

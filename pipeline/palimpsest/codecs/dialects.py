@@ -19,6 +19,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from palimpsest.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Construct:
@@ -190,5 +192,5 @@ def find_dialect(name: str) -> Dialect:
         ValueError: for an unknown name, with the choices.
     """
     if name not in DIALECTS:
-        raise ValueError(f"codec.dialect = {name!r}: choose one of {', '.join(DIALECTS)}")
+        raise UsageError(f"codec.dialect = {name!r}: choose one of {', '.join(DIALECTS)}")
     return DIALECTS[name]

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from palimpsest.codecs.modes import MODES, Mode
+from palimpsest.errors import UsageError
 
 Arguments = dict[str, Any]
 
@@ -147,7 +148,7 @@ def family_of(config: PreTrainedConfig) -> Family:
         ValueError: for an unknown architecture whose decoder reads more of the image than its visual tokens.
     """
     if deeper_layers(config) and config.model_type not in FAMILIES:
-        raise ValueError(
+        raise UsageError(
             f"model_type {config.model_type!r}: its decoder also reads deeper features of the image (deepstack), and where is "
             f"unknown; choose one of {', '.join(FAMILIES)}"
         )

@@ -15,6 +15,7 @@ from palimpsest.codecs.families import Family, deeper_layers
 from palimpsest.codecs.fast.deepencoder import DeepEncoder, unfit
 from palimpsest.codecs.fast.runner import FastEncoder, probe_page
 from palimpsest.codecs.modes import Mode
+from palimpsest.errors import UsageError
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class ImageEncoder:
         self, codec_id: str, model: Any, family: Family, statistics: tuple[Sequence[float], Sequence[float]], fast: Fast
     ) -> None:
         if fast not in get_args(Fast):
-            raise ValueError(f"codec.fast = {fast!r}: choose one of {', '.join(get_args(Fast))}")
+            raise UsageError(f"codec.fast = {fast!r}: choose one of {', '.join(get_args(Fast))}")
         self.codec_id, self.model, self.family, self.statistics, self.fast = codec_id, model, family, statistics, fast
         self.token_dim: int = model.config.get_text_config().hidden_size * (1 + deeper_layers(model.config))
 
@@ -58,7 +59,7 @@ class ImageEncoder:
             ValueError: for another dtype or size, or a mode in which the model gives another number of tokens.
         """
         if images.dtype != np.uint8 or images.shape[1:] != (mode.px, mode.px):
-            raise ValueError(
+            raise UsageError(
                 f"images are {images.dtype} {list(images.shape)}, mode {mode.name!r} takes uint8 [n, {mode.px}, {mode.px}]"
             )
         if not len(images):
@@ -133,10 +134,10 @@ class ImageEncoder:
 
     def _give_up(self, reason: str) -> None:
         if self.fast == "on":
-            raise ValueError(f"codec.fast = 'on': codec {self.codec_id!r} cannot take the fast encoder: {reason}")
+            raise UsageError(f"codec.fast = 'on': codec {self.codec_id!r} cannot take the fast encoder: {reason}")
         self._plain_reason = reason
         _log.info("codec %s encodes with transformers: %s", self.codec_id, reason)
 
     def _expect(self, count: int, promised: int, unit: str, mode: Mode) -> None:
         if count != promised:
-            raise ValueError(f"codec {self.codec_id!r} gives {count} {unit} in mode {mode.name!r}, which promises {promised}")
+            raise UsageError(f"codec {self.codec_id!r} gives {count} {unit} in mode {mode.name!r}, which promises {promised}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from palimpsest.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Mode:
@@ -42,5 +44,5 @@ def find_mode(name: str, modes: Iterable[Mode] = MODES.values()) -> Mode:
     """
     named = {mode.name: mode for mode in modes}
     if name not in named:
-        raise ValueError(f"mode {name!r}: choose one of {', '.join(named)}")
+        raise UsageError(f"mode {name!r}: choose one of {', '.join(named)}")
     return named[name]

@@ -10,6 +10,7 @@ from typing import Literal
 
 from palimpsest.codecs.dialects import find_dialect
 from palimpsest.codecs.modes import MODES, Mode
+from palimpsest.errors import UsageError
 
 HALF = (0.5, 0.5, 0.5)
 CHECKPOINT = "checkpoint"  # as a chat template: the checkpoint's own
@@ -73,11 +74,11 @@ class CodecPreset:
 
     def __post_init__(self) -> None:
         if self.prompt.count("<image>") != 1:
-            raise ValueError(
+            raise UsageError(
                 f'codec.prompt = {self.prompt!r}: it must hold "<image>" exactly once, for example "<image>\\nFree OCR."'
             )
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise ValueError(f"codec.max_new_tokens = {self.max_new_tokens}: at least 1")
+            raise UsageError(f"codec.max_new_tokens = {self.max_new_tokens}: at least 1")
         find_dialect(self.dialect)
 
 
@@ -151,7 +152,7 @@ def find_preset(name: str) -> CodecPreset:
         ValueError: for an unknown name, with the choices.
     """
     if name not in PRESETS:
-        raise ValueError(f"codec.name {name!r}: choose one of {', '.join(PRESETS)}")
+        raise UsageError(f"codec.name {name!r}: choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
 
 

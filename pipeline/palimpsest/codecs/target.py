@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from palimpsest.codecs.modes import Mode
+from palimpsest.errors import UsageError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -75,7 +76,7 @@ def read_tokenizer(directory: Path) -> Tokenizer:
 
     path = directory / "tokenizer.json"
     if not path.is_file():
-        raise ValueError(f"{path} is missing: this checkpoint cannot read or write text; download the tokenizer with the weights")
+        raise UsageError(f"{path} is missing: this checkpoint cannot read or write text; download the tokenizer with the weights")
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_padding()
     tokenizer.no_truncation()

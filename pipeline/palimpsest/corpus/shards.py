@@ -11,7 +11,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, ClassVar, cast
+from typing import BinaryIO, ClassVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ConfigDict
 
+from palimpsest.errors import UsageError
 from palimpsest.schemas import QUARANTINE, QUARANTINE_BYTES, SHARD, conform
 from palimpsest.storage.object_store import ObjectStore, check_key
 from palimpsest.storage.stable_json import Damaged
@@ -52,10 +53,6 @@ class ShardRecord:
     def __post_init__(self) -> None:
         check_key(self.key)
 
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> ShardRecord:
-        return cls(**record)
-
 
 def new_attempt() -> str:
     """A unique name for one try at a unit: objects of a crashed or beaten try are never overwritten, only left behind."""
@@ -79,9 +76,9 @@ def write_shards(
     """
     table = conform(table, SHARD, "shard")
     if table["tier"].null_count:
-        raise ValueError(f"unit {unit_id}: {table['tier'].null_count} of its {table.num_rows} rows have no tier")
+        raise UsageError(f"unit {unit_id}: {table['tier'].null_count} of its {table.num_rows} rows have no tier")
     if pc.count_distinct(table["page_id"], mode="all").as_py() != table.num_rows:
-        raise ValueError(f"unit {unit_id}: a page_id appears twice among its {table.num_rows} rows")
+        raise UsageError(f"unit {unit_id}: a page_id appears twice among its {table.num_rows} rows")
     table = table.sort_by([(name, "ascending") for name in ("tier", "doc_id", "page_number", "page_id")])
     records: list[ShardRecord] = []
     for tier in pc.unique(table["tier"]).to_pylist():
@@ -107,7 +104,7 @@ def write_shard(
     table = conform(table, SHARD, "shard")
     tiers = pc.unique(table["tier"]).to_pylist()
     if len(tiers) != 1 or not tiers[0]:
-        raise ValueError(f"unit {unit_id}, shard {number}: the rows of a shard have one tier, these have {tiers}")
+        raise UsageError(f"unit {unit_id}, shard {number}: the rows of a shard have one tier, these have {tiers}")
     return _write(store, table, f"data/{tiers[0]}/{unit_id}-{attempt}-{number}.parquet", tiers[0], row_group_bytes)
 
 
@@ -123,10 +120,10 @@ def write_quarantine(store: ObjectStore, table: pa.Table, *, unit_id: str, attem
         return None
     units = pc.unique(table["unit_id"]).to_pylist()
     if units != [unit_id]:
-        raise ValueError(f"quarantine of unit {unit_id} holds rows of {units}")
+        raise UsageError(f"quarantine of unit {unit_id} holds rows of {units}")
     longest = pc.max(pc.binary_length(table["record"])).as_py() or 0
     if longest > QUARANTINE_BYTES:
-        raise ValueError(f"quarantine of unit {unit_id}: a record keeps {longest} bytes, at most {QUARANTINE_BYTES} are kept")
+        raise UsageError(f"quarantine of unit {unit_id}: a record keeps {longest} bytes, at most {QUARANTINE_BYTES} are kept")
     table = table.sort_by([(name, "ascending") for name in ("source_uri", "source_id", "doc_id", "reason", "detail", "record")])
     return _write(store, table, f"quarantine/{unit_id}-{attempt}.parquet", QUARANTINE_TIER, ROW_GROUP_BYTES)
 

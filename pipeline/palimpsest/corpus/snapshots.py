@@ -282,11 +282,6 @@ def read_snapshot(store: ObjectStore, number: int) -> Snapshot:
     return snapshot
 
 
-def shard_uris(store: ObjectStore, snapshot: Snapshot) -> list[str]:
-    """The URIs that any Parquet reader (DuckDB, pyarrow, …) opens to read this version."""
-    return [store.uri(shard.key) for unit in snapshot.units for shard in unit.shards]
-
-
 def iter_tables(
     store: ObjectStore,
     snapshot: Snapshot,

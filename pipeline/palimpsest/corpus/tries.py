@@ -9,11 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
 
 from palimpsest.storage.object_store import ObjectStore
-from palimpsest.storage.stable_json import read_json, to_bytes
+from palimpsest.storage.stable_json import to_bytes
 
 PREFIX = "_ingest/tries/"
 
@@ -34,9 +32,3 @@ def note_try(
 def count_tries(store: ObjectStore) -> Counter[str]:
     """The number of failed tries of each version of each object, by `try_id`, from one listing."""
     return Counter(info.key.removeprefix(PREFIX).partition("/")[0] for info in store.list(PREFIX))
-
-
-def read_tries(store: ObjectStore) -> Iterator[dict[str, Any]]:
-    """All notes: run_id, source_uri, version, reason, detail."""
-    for info in store.list(PREFIX):
-        yield read_json(store, info.key)

@@ -64,12 +64,6 @@ class Counts:
         """Text tokens per context token of all pages; None without context tokens."""
         return self.text_tokens / self.context_tokens if self.context_tokens else None
 
-    @property
-    def visual_ratio(self) -> float | None:
-        """Text tokens per context token of the pages kept as visual tokens."""
-        spent = self.context_tokens - self.tokens_as_text
-        return (self.text_tokens - self.tokens_as_text) / spent if spent else None
-
     def __add__(self, other: Counts) -> Counts:
         return Counts(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
 

@@ -14,14 +14,14 @@ from __future__ import annotations
 import os
 import pickle
 import resource
-import select
 import signal
-import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, BinaryIO
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
 
 import pyarrow as pa
 
@@ -34,7 +34,6 @@ from palimpsest.sources.units import Unit
 DEATHS = 2  # children that a document must kill before it is quarantined
 PATIENCE = 600.0  # seconds for one answer of a child, and for its start
 _SLICES = 8
-_LENGTH = struct.Struct("<Q")
 
 
 class ChildDied(Exception):
@@ -51,6 +50,7 @@ class Child:
     def __init__(self, payload: bytes) -> None:
         self.payload = payload
         self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
 
     def call(self, argument: Any) -> Iterator[Any]:
         """The results of the callable for `argument`: the items of an iterator, or a single value.
@@ -59,55 +59,57 @@ class Child:
             ChildDied: the process ended, ran out of memory or did not answer for PATIENCE seconds.
             Exception: the exception that the callable raised.
         """
-        process, answered = self._started(), False
+        answered = False
         try:
-            _send(_pipe(process.stdin), argument)
+            self._send(argument)
             while True:
-                kind, value = self._answer(process)
+                kind, value = self._answer()
                 answered = kind != "item"
                 if kind == "item":
                     yield value
                 elif kind == "end":
                     return
                 else:
-                    raise value
-        except (BrokenPipeError, EOFError):
-            raise ChildDied(self._ended()) from None
+                    raise ChildDied(value) if kind == "memory" else value
         finally:
-            if not answered:  # nobody reads the rest, and the next call must not mistake it for its own answer
+            if not answered or kind == "memory":  # nobody reads the rest, and the next call must not take it for its own answer
                 self.close()
 
     def close(self) -> None:
         """End the process, if there is one."""
-        process, self._process = self._process, None
-        if process:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                with suppress(OSError):
-                    _pipe(pipe).close()
+        if self._process and self._connection:
+            self._process.kill()
+            self._process.wait()
+            self._connection.close()
+        self._process = self._connection = None
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
+    def _started(self) -> Connection:
+        if self._connection is None:
+            self._connection, theirs = Pipe()
             # -c and not -m: the module must be the one that the parent imports, or its exceptions are other classes
-            command = [sys.executable, "-c", "from palimpsest.flow.isolation import serve; serve()"]
+            command = [sys.executable, "-c", f"from palimpsest.flow.isolation import serve; serve({theirs.fileno()})"]
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0)
-            try:
-                _send_frame(_pipe(self._process.stdin), self.payload)
-            except BrokenPipeError:
-                raise ChildDied(self._ended()) from None
-        return self._process
+            with theirs:
+                self._process = subprocess.Popen(
+                    command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=2, env=environment
+                )
+            self._connection.send_bytes(self.payload)
+        return self._connection
 
-    def _answer(self, process: subprocess.Popen[bytes]) -> tuple[str, Any]:
-        ready, _, _ = select.select([_pipe(process.stdout)], [], [], PATIENCE)
-        if not ready:
-            self.close()
-            raise ChildDied(f"gave no answer for {PATIENCE:.0f} s")
-        answer: tuple[str, Any] = _receive(_pipe(process.stdout))
-        if answer[0] == "memory":
-            self.close()
-            raise ChildDied(answer[1])
+    def _send(self, argument: Any) -> None:
+        try:
+            self._started().send(argument)
+        except OSError:
+            raise ChildDied(self._ended()) from None
+
+    def _answer(self) -> tuple[str, Any]:
+        connection = self._started()
+        try:
+            if not connection.poll(PATIENCE):
+                raise ChildDied(f"gave no answer for {PATIENCE:.0f} s")
+            answer: tuple[str, Any] = connection.recv()
+        except (OSError, EOFError):
+            raise ChildDied(self._ended()) from None
         return answer
 
     def _ended(self) -> str:
@@ -271,18 +273,16 @@ def slices(unit: Unit, config: SourceConfig) -> list[Unit]:
 # The child's side
 
 
-def serve() -> None:
-    """Answer calls from stdin until it ends. Output that the stage prints goes to stderr."""
+def serve(descriptor: int) -> None:
+    """Answer calls from the parent's connection until it ends."""
     _die_with_parent()
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    requests = sys.stdin.buffer
+    connection = Connection(descriptor)
     bound = _bound_memory()
-    parts = pickle.loads(_frame(requests))
+    parts = pickle.loads(connection.recv_bytes())
     work: Callable[[Any], Any] | None = None
     while True:
         try:
-            argument = _receive(requests)
+            argument = connection.recv()
         except EOFError:
             return
         try:
@@ -291,13 +291,13 @@ def serve() -> None:
                 work = target if arguments is None else target(*arguments)
             results = work(argument)
             for item in [results] if isinstance(results, pa.Table) else results:
-                _send(answers, ("item", item))
-            _send(answers, ("end", None))
+                connection.send(("item", item))
+            connection.send(("end", None))
         except MemoryError:
-            _send(answers, ("memory", f"asked for more than {bound >> 20} MiB of memory"))
+            connection.send(("memory", f"asked for more than {bound >> 20} MiB of memory"))
             return
         except Exception as error:
-            _send(answers, ("error", _portable(error)))
+            connection.send(("error", _portable(error)))
 
 
 def _portable(error: Exception) -> Exception:
@@ -334,39 +334,3 @@ def _free_memory() -> int:
     with suppress(OSError, ValueError), open(group + "max") as most, open(group + "current") as now:  # "max": no bound
         free.append(int(most.read()) - int(now.read()))
     return max(0, min(free))
-
-
-def _pipe(pipe: Any) -> BinaryIO:
-    assert pipe is not None
-    return pipe
-
-
-def _send(pipe: BinaryIO, value: Any) -> None:
-    _send_frame(pipe, pickle.dumps(value, protocol=5))
-
-
-def _send_frame(pipe: BinaryIO, data: bytes) -> None:
-    for part in (memoryview(_LENGTH.pack(len(data))), memoryview(data)):
-        while part:
-            part = part[pipe.write(part) :]
-    pipe.flush()
-
-
-def _receive(pipe: BinaryIO) -> Any:
-    return pickle.loads(_frame(pipe))
-
-
-def _frame(pipe: BinaryIO) -> bytes:
-    """One message. Raises EOFError if the other side is gone."""
-    (length,) = _LENGTH.unpack(_exactly(pipe, _LENGTH.size))
-    return _exactly(pipe, length)
-
-
-def _exactly(pipe: BinaryIO, length: int) -> bytes:
-    data = bytearray()
-    while len(data) < length:
-        part = pipe.read(length - len(data))
-        if not part:
-            raise EOFError
-        data += part
-    return bytes(data)

@@ -17,6 +17,7 @@ from palimpsest.corpus.duplicates import later_copies, stored_documents
 from palimpsest.corpus.repair import committed
 from palimpsest.corpus.snapshots import Snapshot, document_owners
 from palimpsest.corpus.units import CommitRecord, unit_id
+from palimpsest.errors import UsageError
 from palimpsest.schemas import UNITS, conform
 from palimpsest.sources.documents import Document
 from palimpsest.sources.listing import expand
@@ -248,7 +249,7 @@ def _published(
             known[position] = None
     bereft = sorted({record.source_uri for record in others if not staying.issuperset(record.defers_to)})
     if bereft:
-        raise ValueError(
+        raise UsageError(
             f"sources: {', '.join(bereft[:3])}{' and others' if len(bereft) > 3 else ''} left out documents that a source of "
             f"this run held in its last version; name {'it' if len(bereft) == 1 else 'them'} among the sources too"
         )

@@ -9,7 +9,7 @@ from palimpsest.corpus.running import check_running
 from palimpsest.corpus.snapshots import latest
 from palimpsest.flow.plan import source_uri
 from palimpsest.operations.findings import check_fields
-from palimpsest.operations.run import located, prepare
+from palimpsest.operations.resolving import located, prepare
 from palimpsest.sources.listing import list_sources
 from palimpsest.sources.tables import plan_units
 from palimpsest.storage.object_store import ObjectStore

@@ -12,6 +12,7 @@ from typing import cast
 
 from palimpsest.config import SourceConfig
 from palimpsest.corpus.units import CommitRecord, Counts
+from palimpsest.errors import UsageError
 from palimpsest.sources.columns import missing_column
 from palimpsest.sources.documents import Unusable
 from palimpsest.sources.fields import partitions, text_fields
@@ -116,4 +117,4 @@ def check_fields(objects: Iterable[SourceObject], config: SourceConfig) -> None:
         said = f"{item.uri} has {columns.count(doubled[0])} columns {doubled[0]!r}" if doubled else ""
         problem = problem or said or missing_column(columns, item.uri, config)
     if problem:
-        raise ValueError(f"{problem}. Nothing was done")
+        raise UsageError(f"{problem}. Nothing was done")

@@ -22,7 +22,7 @@ from palimpsest.corpus.running import at_work
 from palimpsest.corpus.snapshots import Snapshot, latest
 from palimpsest.corpus.tries import count_tries, try_id
 from palimpsest.corpus.units import Counts
-from palimpsest.errors import RunFailed
+from palimpsest.errors import RunFailed, UsageError
 from palimpsest.flow.executor import LazyExecutor
 from palimpsest.flow.ledger import UnreadSource, refuse_quarantine
 from palimpsest.flow.recipe import Recipe
@@ -31,7 +31,8 @@ from palimpsest.operations.findings import SetAside, absent_fields, check_fields
 from palimpsest.operations.ingest_batch import Batcher, Blocked, Outcome
 from palimpsest.operations.ingest_cache import Memory, VersionWriter
 from palimpsest.operations.progress import Progress
-from palimpsest.operations.run import Work, identify, located, prepare, refuse_absent
+from palimpsest.operations.resolving import identify, located, prepare
+from palimpsest.operations.run import Work, refuse_absent
 from palimpsest.sources.inventory import Inventory, versions
 from palimpsest.sources.objects import Listed
 from palimpsest.storage.object_store import ObjectStore
@@ -242,7 +243,7 @@ class _Ingestion:
         published = sum(self.kinds[kind] for kind in ("unchanged", "other_settings", "rewritten", "vanished"))
         if not len(self.inventory) and not self.kinds["vanished"]:
             named = ", ".join(self.config.sources)
-            raise ValueError(f"sources: {named}: nothing is there, and nothing of it is published; name what holds the objects")
+            raise UsageError(f"sources: {named}: nothing is there, and nothing of it is published; name what holds the objects")
         if self.vanished and len(self.vanished) > ingest.drop_share * published:
             raise RunFailed(
                 f"{len(self.vanished)} of {published} published objects are no longer listed, more than ingest.drop_share = "

@@ -22,12 +22,14 @@ from palimpsest.corpus.run_records import PUBLISHED, new_run_id, record_configur
 from palimpsest.corpus.shards import ShardRecord, new_attempt, read_shard, write_quarantine
 from palimpsest.corpus.snapshots import Snapshot, latest, publish
 from palimpsest.corpus.units import CommitRecord, commit_unit, is_committed, read_unit
+from palimpsest.errors import UsageError
 from palimpsest.flow.executor import started
 from palimpsest.flow.ledger import EventLog, InFlight, Ledger, Subscriber, UnreadSource, WorkerFailed
 from palimpsest.flow.recipe import Recipe
 from palimpsest.operations.progress import Progress
+from palimpsest.operations.resolving import identify
 from palimpsest.operations.retier_plan import RetierPlan, UnitPlan, plan_retier, shards_of
-from palimpsest.operations.run import Work, identify
+from palimpsest.operations.run import Work
 from palimpsest.schemas import RowKind
 from palimpsest.storage.object_store import ObjectStore
 from palimpsest.storage.opening import open_store
@@ -107,7 +109,7 @@ def retier(
     open_corpus(store, "pages")
     base = latest(store)
     if base is None:
-        raise ValueError(f"corpus {corpus!r} has no snapshot yet: run `palimpsest run … --out {corpus}` to its end")
+        raise UsageError(f"corpus {corpus!r} has no snapshot yet: run `palimpsest run … --out {corpus}` to its end")
     plan = plan_retier(store, base, corpus, overrides, as_of, sharpen=sharpen)
     run_id = new_run_id()
     work = _Work()
@@ -228,7 +230,7 @@ def _refuse_other_codec(made: JobConfig, recipe: Recipe) -> None:
     """
     now = identify(made)
     if now.fingerprint != recipe.fingerprint:
-        raise ValueError(
+        raise UsageError(
             f"units with fingerprint {recipe.fingerprint} were made with codec {recipe.codec} {recipe.revision}, and "
             f"codec.name = {made.codec.name!r} is now {now.codec} {now.revision}: install the version that made them, or run "
             "their sources again"

@@ -19,12 +19,12 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from palimpsest.config import ConfigError, JobConfig, fingerprint, parse, tier_identity
+from palimpsest.config import ConfigError, JobConfig, parse
 from palimpsest.corpus.run_records import read_run
 from palimpsest.corpus.shards import read_shard
 from palimpsest.corpus.snapshots import Snapshot, read_snapshot, snapshot_numbers
 from palimpsest.corpus.units import CommitRecord, unit_id
-from palimpsest.flow.recipe import Recipe
+from palimpsest.flow.recipe import Recipe, fingerprint, tier_identity
 from palimpsest.flow.stages.reread import FORGET, STAY_TEXT, Touched, facts_of
 from palimpsest.flow.stages.tables import TEXT_TIER
 from palimpsest.pages.layout import Layout

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from palimpsest.config import JobConfig, to_toml
+from palimpsest.errors import UsageError
+from palimpsest.flow.ray_jobs import SubmissionFailed, first_line, job_client
 from palimpsest.telemetry import JSON, VARIABLE
 
 COMMANDS = ("run", "ingest")
@@ -29,10 +31,6 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 POLL_SECONDS = 1.0
 LOST_SECONDS = 120.0  # longest wait for a dashboard that does not answer, and for a new cluster that is not ready for a job
 NOT_READY = "No available agent to submit job"  # Ray's message until a node's agent has reported to the dashboard
-
-
-class SubmissionFailed(RuntimeError):
-    """The cluster did not take the job, or could not be reached."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +71,7 @@ class Submission:
         """
         missing = [name for name in self.environment if name not in variables]
         if missing:
-            raise ValueError(f"--env {missing[0]}: not set here, so there is nothing to pass on")
+            raise UsageError(f"--env {missing[0]}: not set here, so there is nothing to pass on")
         passed = {name: variables[name] for name in self.environment}
         if self.json_logs:
             passed[VARIABLE] = JSON
@@ -149,22 +147,22 @@ def prepare(
         ValueError: the job cannot work on a cluster: it has no sources or output, relative paths, or its own Ray.
     """
     if command not in COMMANDS:
-        raise ValueError(f"--command {command!r}: choose one of {', '.join(COMMANDS)}")
+        raise UsageError(f"--command {command!r}: choose one of {', '.join(COMMANDS)}")
     if not config.sources:
-        raise ValueError("no sources: name them in the preset or with --source")
+        raise UsageError("no sources: name them in the preset or with --source")
     if not config.out:
-        raise ValueError("no output: name it in the preset or with --out")
+        raise UsageError("no output: name it in the preset or with --out")
     paths = {"sources": config.sources, "out": (config.out,), "codec.path": (config.codec.path,) if config.codec.path else ()}
     for setting, values in paths.items():
         for value in values:
             if "://" not in value and not os.path.isabs(value):
-                raise ValueError(
+                raise UsageError(
                     f"{setting}: {value!r} is relative, and the job runs in another folder on another machine: give a URI, or an "
                     f"absolute path that every node has"
                 )
     for name in environment:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise ValueError(f"--env {name.partition('=')[0]!r}: give the name of a variable only; its value is taken from here")
+            raise UsageError(f"--env {name.partition('=')[0]!r}: give the name of a variable only; its value is taken from here")
     if config.placement.address == "local":
         config = config.replace(placement=config.placement.replace(address="auto"))
     return Submission(
@@ -183,21 +181,16 @@ def connect(address: str) -> Client:
     """A client of the cluster whose dashboard is at `address` (http:// or https://).
 
     Raises:
-        ValueError: the address is of another kind, or an environment variable would silently replace it.
+        UsageError: the address is of another kind, or an environment variable would silently replace it.
         SubmissionFailed: the dashboard does not answer, or refuses the token.
     """
     if not re.match(r"https?://[^/]+", address):
-        raise ValueError(f"--address {address!r}: the address of a Ray dashboard, for example {DEFAULT_ADDRESS}")
+        raise UsageError(f"--address {address!r}: the address of a Ray dashboard, for example {DEFAULT_ADDRESS}")
     for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):  # Ray prefers these to its argument
         if os.environ.get(name, address).rstrip("/") != address.rstrip("/"):
-            raise ValueError(f"--address {address!r}, but {name} is set to {os.environ[name]!r}, which Ray prefers: unset it")
-    from palimpsest.flow.ray_jobs import CannotConnect, job_client
-
-    try:
-        client: Client = job_client(address)
-        return client
-    except CannotConnect as error:
-        raise SubmissionFailed(f"{address}: {_first_line(error)}") from error
+            raise UsageError(f"--address {address!r}, but {name} is set to {os.environ[name]!r}, which Ray prefers: unset it")
+    client: Client = job_client(address)
+    return client
 
 
 def submit(client: Client, submission: Submission) -> Outcome:
@@ -225,7 +218,7 @@ def submit(client: Client, submission: Submission) -> Outcome:
             existing = _info(client, submission.id)
             if existing is not None:  # somebody was quicker
                 return replace(existing, attached=True)
-            raise SubmissionFailed(f"the cluster did not take {submission.id}: {_first_line(error)}") from error
+            raise SubmissionFailed(f"the cluster did not take {submission.id}: {first_line(error)}") from error
     return Outcome(submission_id=submission.id, attached=False, status="PENDING")
 
 
@@ -290,7 +283,7 @@ def _info(client: Client, submission_id: str) -> Outcome | None:
     except Exception as error:  # RuntimeError with the status in its text; the HTTP library's own
         if "404" in str(error) or "does not exist" in str(error):
             return None
-        raise SubmissionFailed(f"asking for {submission_id}: {_first_line(error)}") from error
+        raise SubmissionFailed(f"asking for {submission_id}: {first_line(error)}") from error
     return Outcome(
         submission_id=submission_id,
         attached=False,
@@ -298,10 +291,6 @@ def _info(client: Client, submission_id: str) -> Outcome | None:
         exit_code=info.driver_exit_code,
         message=info.message or "",
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def to_stderr(text: str) -> None:

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from palimpsest.errors import UsageError
 from palimpsest.pages.characters import (
     BLANK,
     END,
@@ -66,7 +67,7 @@ class Atlas:
         self.grid, self.px = grid, px
         self.width, self.height = px // grid.columns, px // grid.rows
         if not grid.is_drawable(px):
-            raise ValueError(f"grid {grid} at {px} px leaves cells of {self.width}x{self.height} px; at least 3x6 are needed")
+            raise UsageError(f"grid {grid} at {px} px leaves cells of {self.width}x{self.height} px; at least 3x6 are needed")
         size = min((self.width + 0.15) / _ADVANCE, (self.height + 0.5) / _LINE_HEIGHT)
         self._font = ImageFont.truetype(BytesIO(font_bytes("DejaVuSansMono.ttf")), size, layout_engine=ImageFont.Layout.BASIC)
         ascent, descent = self._font.getmetrics()

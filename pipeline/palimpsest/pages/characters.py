@@ -13,6 +13,7 @@ from functools import cache
 
 import numpy as np
 
+from palimpsest.errors import UsageError
 from palimpsest.pages.fonts import font_bytes
 
 ESCAPE, NARROW, WIDE = 0, 1, 2
@@ -42,7 +43,7 @@ def cell_widths(alphabet: str = "unicode") -> np.ndarray:
             read the page does not know it.
     """
     if alphabet not in ALPHABETS:
-        raise ValueError(f"alphabet {alphabet!r}: choose one of {', '.join(ALPHABETS)}")
+        raise UsageError(f"alphabet {alphabet!r}: choose one of {', '.join(ALPHABETS)}")
     table = np.frombuffer(zlib.decompress(font_bytes("cell_widths.z")), np.uint8)
     assert table.shape == (65536,), table.shape
     characters = ALPHABETS[alphabet]

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from palimpsest.errors import UsageError
+from palimpsest.errors import InstallationError, UsageError
 
 
 class Font(NamedTuple):
@@ -44,15 +44,15 @@ def font_bytes(name: str) -> bytes:
     """A file of `FONTS`, its content checked against the recorded hash.
 
     Raises:
-        RuntimeError: when the file is missing or not the recorded one.
+        InstallationError: when the file is missing or not the recorded one.
     """
     try:
         data = _FOLDER.joinpath(name).read_bytes()
     except OSError as error:
-        raise RuntimeError(f"font {name} cannot be read ({error}); reinstall the package") from error
+        raise InstallationError(f"font {name} cannot be read ({error}); reinstall the package") from error
     found = hashlib.sha256(data).hexdigest()
     if found != FONTS[name].sha256:
-        raise RuntimeError(f"font {name}: sha256 {found} is not the recorded {FONTS[name].sha256}; reinstall the package")
+        raise InstallationError(f"font {name}: sha256 {found} is not the recorded {FONTS[name].sha256}; reinstall the package")
     return data
 
 

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from palimpsest.errors import UsageError
 from palimpsest.pages.characters import (
     BLANK,
     END,
@@ -66,7 +67,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         if not (16 <= self.columns <= 256 and 8 <= self.rows <= 128):
-            raise ValueError(f"grid {self.columns}x{self.rows}: columns must be 16..256 and rows 8..128")
+            raise UsageError(f"grid {self.columns}x{self.rows}: columns must be 16..256 and rows 8..128")
         cell_widths(self.alphabet)
 
     @property
@@ -78,7 +79,7 @@ class Grid:
         """`"80x40"` -> `Grid(80, 40)`."""
         match = re.fullmatch(r"(\d+)x(\d+)", text)
         if not match:
-            raise ValueError(f"grid {text!r}: expected COLUMNSxROWS, for example 80x40")
+            raise UsageError(f"grid {text!r}: expected COLUMNSxROWS, for example 80x40")
         return cls(int(match[1]), int(match[2]), alphabet)
 
     def __str__(self) -> str:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from palimpsest.corpus.shards import open_shard
 from palimpsest.corpus.snapshots import Snapshot
+from palimpsest.errors import UsageError
 from palimpsest.schemas import SHARD
 from palimpsest.storage.object_store import ObjectStore
 from palimpsest.storage.stable_json import Damaged
@@ -28,7 +29,7 @@ SHOWN = [name for name in SHARD.names if name not in ("tokens", "token_scales")]
 _SHORT = 3  # equal characters between two differences that are shown as part of them
 
 
-class NoSuchPage(ValueError):
+class NoSuchPage(UsageError):
     """No page of the snapshot, or more than one, has this id; the message shows what there is."""
 
 
@@ -55,12 +56,6 @@ class PageView:
         """Text tokens per context token, 1 for a page kept as text; None for one without text."""
         spent = self.row["num_context_tokens"]
         return self.row["num_text_tokens"] / spent if spent else None
-
-    @property
-    def token_grid(self) -> int | None:
-        """Visual tokens per side of the image, where they form a square."""
-        side = int(np.sqrt(self.row["num_vision_tokens"] or 0))
-        return side if side and side * side == self.row["num_vision_tokens"] else None
 
 
 def page_view(store: ObjectStore, snapshot: Snapshot, page_id: str, render_page: RenderPage) -> PageView:
@@ -108,7 +103,7 @@ def view(row: dict[str, Any], render_page: RenderPage) -> PageView:
     """
     image = render_page(row)
     if image is not None and (image.dtype != np.uint8 or image.ndim != 2 or image.shape[0] != image.shape[1]):
-        raise ValueError(f"the image of page {row['page_id']} is {image.dtype} {list(image.shape)}, expected uint8 [px, px]")
+        raise UsageError(f"the image of page {row['page_id']} is {image.dtype} {list(image.shape)}, expected uint8 [px, px]")
     text, decoded = row["text"] or "", row["decoded_text"]
     if decoded is None and row["exact"]:
         decoded = text

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from palimpsest.corpus.page import render_row
+from palimpsest.errors import UsageError
 from palimpsest.report.committed import newest
 
 
@@ -48,7 +49,7 @@ def inspect_page(corpus: str, page_id: str, image: Path | None) -> Shown:
     view = page_view(*newest(corpus), page_id, render_row)
     if image is not None:
         if view.image is None:
-            raise ValueError(f"page {page_id} is in tier text and has no image")
+            raise UsageError(f"page {page_id} is in tier text and has no image")
         Image.fromarray(view.image).save(image)
     differences = [asdict(span) for span in view.spans if span.tag != "equal"]
     return Shown(page_panel(view), {**view.row, "decoded": view.decoded, "ratio": view.ratio, "differences": differences})
@@ -68,7 +69,7 @@ def write_picture(corpus: str, page_id: str | None, out: Path) -> str:
     if page_id is None:
         worst = summarise(store, snapshot).exhibits.worst_pages
         if not worst:
-            raise ValueError(f"corpus {corpus!r}: no page was decoded")
+            raise UsageError(f"corpus {corpus!r}: no page was decoded")
         page_id = worst[0].page_id
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(picture(page_view(store, snapshot, page_id, render_row)))

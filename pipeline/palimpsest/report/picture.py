@@ -8,6 +8,7 @@ from importlib import resources
 
 from PIL import Image, ImageDraw, ImageFont
 
+from palimpsest.errors import UsageError
 from palimpsest.report.inspect_page import PageView, readable
 from palimpsest.report.printable import printable
 from palimpsest.report.tables import ratio, share
@@ -26,7 +27,7 @@ def picture(view: PageView) -> bytes:
         ValueError: for another page.
     """
     if view.image is None or view.decoded is None:
-        raise ValueError(f"page {view.row['page_id']} has no image, or was never decoded")
+        raise UsageError(f"page {view.row['page_id']} has no image, or was never decoded")
     font, small = _font(15), _font(14)
     width = SIDE + 3 * GAP + round(font.getlength("x") * COLUMNS)
     canvas = Image.new("RGB", (width, SIDE + 3 * GAP), PAPER)

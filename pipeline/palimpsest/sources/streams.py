@@ -107,12 +107,6 @@ def compression_of(uri: str, head: bytes) -> str:
     return found or ("" if named and _is_text(head[:MAGIC_BYTES]) else named)
 
 
-def is_compressed(item: SourceObject) -> bool:
-    """Whether an object is compressed, by its first bytes. Raises Unusable as `opened`."""
-    with opened(item) as file:
-        return bool(compression_of(item.uri, file.read(MAGIC_BYTES)))
-
-
 def _is_text(head: bytes) -> bool:
     """Whether these first bytes are printable ASCII, as those of JSON, CSV and most prose are, and no damaged header."""
     return len(head) > 3 and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head)

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from palimpsest.errors import UsageError
 from palimpsest.storage.object_store import ObjectStore
 from palimpsest.storage.s3_client import redacted
 
@@ -30,7 +31,7 @@ def open_store(uri: str | Path) -> ObjectStore:
                 path = url2pathname(parts.path)
             if not path or (separator and parts.netloc not in ("", "localhost")):
                 shown = redacted(str(uri))
-                raise ValueError(f"store {shown!r} names no local path; write file:///an/absolute/path or a plain path")
+                raise UsageError(f"store {shown!r} names no local path; write file:///an/absolute/path or a plain path")
             return LocalStore(path)
         case "s3":
             from palimpsest.storage.s3_store import S3Store
@@ -38,4 +39,4 @@ def open_store(uri: str | Path) -> ObjectStore:
             return S3Store(str(uri))
         case _:
             supported = ", ".join(["a plain path", *(f"{name}://" for name in SCHEMES)])
-            raise ValueError(f"store {redacted(str(uri))!r} has the scheme {scheme!r}; supported: {supported}")
+            raise UsageError(f"store {redacted(str(uri))!r} has the scheme {scheme!r}; supported: {supported}")

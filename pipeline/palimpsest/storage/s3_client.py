@@ -20,6 +20,8 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
+from palimpsest.errors import UsageError
+
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 60.0  # without a single byte
 ATTEMPTS = 8  # of a request, and of a body; AWS_MAX_ATTEMPTS (or max_attempts of the profile) changes it
@@ -54,7 +56,7 @@ class S3Error(OSError):
     code: str = ""
 
 
-class UnusableSettings(ValueError):
+class UnusableSettings(UsageError):
     """There are no AWS credentials, or the AWS settings contradict themselves."""
 
 
@@ -66,9 +68,9 @@ def parse_uri(uri: str) -> tuple[str, str]:
     """
     bucket, _, key = uri.partition("://")[2].partition("/")
     if "@" in bucket or (":" in bucket and "@" in key):  # a secret may hold slashes
-        raise ValueError(f"{redacted(uri)!r} holds credentials; give them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
+        raise UsageError(f"{redacted(uri)!r} holds credentials; give them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", bucket):
-        raise ValueError(f"{redacted(uri)!r} names no bucket; give s3://bucket/key")
+        raise UsageError(f"{redacted(uri)!r} names no bucket; give s3://bucket/key")
     return bucket, key
 
 
@@ -166,7 +168,7 @@ def explained(action: str, uri: str) -> Iterator[None]:
     ) as error:
         raise UnusableSettings(f"cannot {action} {uri}: {redacted(str(error))}; set AWS credentials") from error
     except boto.ParamValidationError as error:
-        raise ValueError(f"cannot {action} {uri}: {str(error).strip()}") from error
+        raise UsageError(f"cannot {action} {uri}: {str(error).strip()}") from error
     except (boto.BotoCoreError, ResponseParserError, HTTPError) as error:
         raise error_of(f"cannot {action} {uri}: {_of_the_network(error)} ({_LATER})", type(error).__name__) from error
 

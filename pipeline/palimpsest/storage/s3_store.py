@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from palimpsest.errors import UsageError
 from palimpsest.storage import s3_client as s3
 from palimpsest.storage.object_store import Body, NoSuchObject, ObjectInfo, StoreError, Unavailable, check_key, is_key
 from palimpsest.storage.s3_stream import S3Stream
@@ -38,7 +39,7 @@ class S3Store:
         try:
             prefix = prefix and check_key(prefix)
         except ValueError as error:
-            raise ValueError(f"store {uri!r}: {error}") from None
+            raise UsageError(f"store {uri!r}: {error}") from None
         self._root = f"{prefix}/" if prefix else ""
 
     def __repr__(self) -> str:

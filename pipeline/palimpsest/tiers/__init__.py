@@ -9,7 +9,6 @@
     forget.py        drops the text of very old pages; only if the policy names it
     fidelity.py      rate control: the cheapest mode whose verdict meets the target
     predictor.py     predicts the precision of a page in each mode, from cheap features of its text
-    fit.py           makes an entry of a rungs file from measured verdicts
     measured.py      rungs files: the modes of a codec that are worth using, and the predictor
     published.py     operating points of codecs whose weights are not here, as others published them
     operating_points/  the files that come with Palimpsest: measured ones, named after the codec's revision, and published ones

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from palimpsest.codecs.modes import Mode
 from palimpsest.config import ConfigError, JobConfig
+from palimpsest.errors import UsageError
 from palimpsest.pages.layout import Layout
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Ladder:
         for mode in self.known:
             if mode.name == tier:
                 return float(mode.num_context_tokens)
-        raise ValueError(f"tier {tier!r} is none of {TEXT}, {', '.join(mode.name for mode in self.known)}")
+        raise UsageError(f"tier {tier!r} is none of {TEXT}, {', '.join(mode.name for mode in self.known)}")
 
     def _choices(self) -> str:
         return ", ".join(mode.name for mode in reversed(self.modes))

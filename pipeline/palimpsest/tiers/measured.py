@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest.config import ConfigError, TierConfig
-from palimpsest.tiers.fit import rungs_file
 from palimpsest.tiers.ladder import FIGURE, Ladder
-from palimpsest.tiers.predictor import broken, read_entries
+from palimpsest.tiers.predictor import broken, read_entries, rungs_file
 
 SHIPPED = Path(__file__).parent / "operating_points"
 NONE = "none"

@@ -128,5 +128,10 @@ def read_entries(text: str) -> list[dict[str, Any]]:
         raise broken(error) from error
 
 
+def rungs_file(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A rungs file of several entries."""
+    return {"format": FORMAT, "features": list(FEATURES), "grids": list(entries)}
+
+
 def broken(error: Exception) -> ConfigError:
     return ConfigError(f"tiers.predictor: no rungs file of format {FORMAT} (palimpsest bench tiers --fit): {error!r}")

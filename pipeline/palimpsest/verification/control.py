@@ -12,6 +12,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from palimpsest.errors import UsageError
 from palimpsest.verification.reading import DraftedPage, Watch
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def is_sampled(page_id: str, share: float) -> bool:
         ValueError: the share is outside [0, 1].
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"blank-page share is {share}; it must lie in [0, 1]")
+        raise UsageError(f"blank-page share is {share}; it must lie in [0, 1]")
     number = int.from_bytes(
         blake2b(page_id.encode("utf-8", "surrogatepass"), digest_size=8, person=b"blank page").digest(), "big"
     )
@@ -48,7 +49,7 @@ def blanked(page: DraftedPage, blank_features: Tensor, watches: tuple[Watch, ...
         ValueError: the blank page has another number of tokens or another width.
     """
     if blank_features.shape != page.features.shape:
-        raise ValueError(
+        raise UsageError(
             f"the blank page has tokens {tuple(blank_features.shape)}, the page {tuple(page.features.shape)}; "
             "encode the blank page in the page's own mode"
         )

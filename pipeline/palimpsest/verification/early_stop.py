@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from palimpsest.errors import UsageError
 from palimpsest.verification.reading import Cut
 
 
@@ -87,7 +88,7 @@ class EarlyStop:
         self, reference: str, target_precision: float, prefix_text: Callable[[Sequence[int]], str], *, stride: int = 16
     ) -> None:
         if not 0 < target_precision <= 1:
-            raise ValueError(f"target_precision is {target_precision}; it must lie in (0, 1]")
+            raise UsageError(f"target_precision is {target_precision}; it must lie in (0, 1]")
         self._bound = PrecisionBound(reference)
         self._target, self._prefix_text, self._stride = target_precision, prefix_text, stride
         self._seen_ids = 0

@@ -15,18 +15,7 @@ import numpy as np
 from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
-# Letters of other scripts that common fonts (DejaVu among them) draw like a Latin letter, one character to one character; a
-# subset of the confusables of Unicode Technical Standard 39. Kept to pairs that are alike at page resolution.
-_LOOKALIKES = (
-    ("АВЕЅІЈКМНОРСТХУԌԚԜҮ", "ABESIJKMHOPCTXYGQWY"),  # Cyrillic capitals
-    ("аеѕіјорсухһԁԛԝѵү", "aesijopcyxhdqwvy"),  # Cyrillic small letters
-    ("ΑΒΕΖΗΙΚΜΝΟΡΤΥΧϹͿ", "ABEZHIKMNOPTYXCJ"),  # Greek capitals
-    ("ονϲϳι", "ovcji"),  # Greek small letters
-    ("ЁЇёїӐӑӒӓӔӕӖӗӰӱ", "ËÏëïĂăÄäÆæĔĕŸÿ"),  # the same with marks
-    ("‐‑‒–−", "-----"),  # hyphens, figure and en dash, minus
-    ("‘’ʼ‚“”", "''',\"\""),  # quotation marks
-)
-_SKELETON = str.maketrans({odd: plain for odds, plains in _LOOKALIKES for odd, plain in zip(odds, plains, strict=True)})
+from palimpsest.errors import UsageError
 
 # A word is a run of non-space characters; Han and kana are written without spaces, there every character is one word.
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -39,20 +28,6 @@ def precision(references: Sequence[str], decoded: Sequence[str]) -> np.ndarray:
     """Character precision 1 − Lev(r, d) / max(|r|, |d|), float64 `[n]`; the complement of `edit_dist` in Fox's evaluation."""
     _same_length(references, decoded)
     return np.asarray(process.cpdist(references, decoded, scorer=Levenshtein.normalized_similarity, dtype=np.float64))
-
-
-def confusable_precision(references: Sequence[str], decoded: Sequence[str]) -> np.ndarray:
-    """Character precision on skeletons: look-alike letters of Cyrillic, Greek and Latin count as the same.
-
-    Pixels cannot distinguish them, so the difference to `precision` is the part that no reader of the image could get right. It
-    is never below `precision`, because folding maps characters one to one.
-    """
-    return precision([skeleton(text) for text in references], [skeleton(text) for text in decoded])
-
-
-def skeleton(text: str) -> str:
-    """The text with look-alike letters replaced by the Latin ones, of the same length."""
-    return text.translate(_SKELETON)
 
 
 def word_precision(references: Sequence[str], decoded: Sequence[str]) -> np.ndarray:
@@ -128,4 +103,4 @@ def _over_words(references: Sequence[str], decoded: Sequence[str], share: Callab
 
 def _same_length(references: Sequence[str], decoded: Sequence[str]) -> None:
     if len(references) != len(decoded):
-        raise ValueError(f"{len(references)} references but {len(decoded)} decoded texts; there must be one for each")
+        raise UsageError(f"{len(references)} references but {len(decoded)} decoded texts; there must be one for each")

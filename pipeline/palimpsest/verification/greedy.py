@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from palimpsest.errors import UsageError
 from palimpsest.verification.drafting import Drafter
 from palimpsest.verification.masks import Masks
 from palimpsest.verification.reading import Cut, Decoded, DraftedPage, Stop
@@ -343,8 +344,8 @@ def _ends(lengths: np.ndarray, counts: Sequence[int], width: int) -> np.ndarray:
 def _check(page: DraftedPage, number: int, decoder: Decoder) -> None:
     images, tokens = list(page.prompt_ids).count(decoder.image_token_id), page.features.shape[0]
     if images != tokens:
-        raise ValueError(f"page {number}: the prompt has {images} image ids for {tokens} visual tokens; they must be equal")
+        raise UsageError(f"page {number}: the prompt has {images} image ids for {tokens} visual tokens; they must be equal")
     if decoder.image_token_id in page.draft_ids:
-        raise ValueError(f"page {number}: the draft contains the image id {decoder.image_token_id}; a reference text has none")
+        raise UsageError(f"page {number}: the draft contains the image id {decoder.image_token_id}; a reference text has none")
     if page.limit < 1:
-        raise ValueError(f"page {number}: max_new_tokens is {page.limit}; it must be at least 1")
+        raise UsageError(f"page {number}: max_new_tokens is {page.limit}; it must be at least 1")

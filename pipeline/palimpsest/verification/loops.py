@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from palimpsest.errors import UsageError
 from palimpsest.verification.reading import Cut
 
 
@@ -45,7 +46,7 @@ class LoopWatch:
         """Raises ValueError for a setting below its least meaningful value."""
         for name, value, least in (("min_repeats", min_repeats, 2), ("min_tokens", min_tokens, 2), ("max_period", max_period, 1)):
             if value < least:
-                raise ValueError(f"{name} is {value}; it must be at least {least}")
+                raise UsageError(f"{name} is {value}; it must be at least {least}")
         self._reference = np.asarray(reference, np.int64)
         self._min_repeats, self._min_tokens, self._max_period = min_repeats, min_tokens, max_period
         self._stretches = Stretches(max_period)

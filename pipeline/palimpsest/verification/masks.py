@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from palimpsest.errors import UsageError
 from palimpsest.verification.packing import Packed, install
 
 LAYER_TYPES = ("full_attention", "sliding_attention", "reference_sliding_attention")
@@ -29,10 +30,10 @@ class Masks:
         unknown = sorted(self.types.difference(LAYER_TYPES))
         if unknown:
             name = type(model).__name__
-            raise ValueError(f"layer_types of {name} contain {unknown}; drafted decoding can mask {list(LAYER_TYPES)} only")
+            raise UsageError(f"layer_types of {name} contain {unknown}; drafted decoding can mask {list(LAYER_TYPES)} only")
         attention = config._attn_implementation
         if attention not in ATTENTION:
-            raise ValueError(
+            raise UsageError(
                 f"attn_implementation is {attention!r}; drafted decoding needs masks: choose one of {list(ATTENTION)}"
             )
         self.window = getattr(config, "sliding_window", None)

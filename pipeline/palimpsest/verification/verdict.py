@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from palimpsest.codecs.dialects import DIALECTS, Dialect, Folded
+from palimpsest.errors import UsageError
 from palimpsest.verification import fidelity
 from palimpsest.verification.reading import Decoded
 
 Status = Literal["verified", "below_target", "unfinished"]
 Score = Literal["raw", "folded", "set"]
-SCORES = {"raw": "precision", "folded": "folded_precision", "set": "set_precision"}
 """The column that is compared with the target, by score."""
 
 
@@ -78,10 +78,10 @@ def judge(
         ValueError: the target is outside [0, 1], or the lists have different lengths.
     """
     if not 0 <= target_precision <= 1:
-        raise ValueError(f"target_precision is {target_precision}; it must lie in [0, 1]")
+        raise UsageError(f"target_precision is {target_precision}; it must lie in [0, 1]")
     blanks = [None] * len(references) if blank_texts is None else blank_texts
     if not len(references) == len(texts) == len(decoded) == len(blanks):
-        raise ValueError(
+        raise UsageError(
             f"{len(references)} references, {len(texts)} texts, {len(decoded)} decoded pages and {len(blanks)} blank texts; "
             "there must be one for each page"
         )

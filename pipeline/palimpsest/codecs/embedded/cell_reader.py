@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from palimpsest.codecs.embedded.vocabulary import FIRST_CELL, SYMBOLS
+from palimpsest.errors import UsageError
 from palimpsest.pages.characters import END
 from palimpsest.pages.grid import Grid
 
@@ -119,7 +120,7 @@ def load_reader(path: Path, dtype: torch.dtype, device: str | torch.device) -> C
 
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
-        raise ValueError(f"verification.reader = 'cells': the checkpoint in {path} has no {FILE}; choose 'generative'")
+        raise UsageError(f"verification.reader = 'cells': the checkpoint in {path} has no {FILE}; choose 'generative'")
     weights = read_weights(file)
     reader = CellReader(weights["spread.weight"].shape[0])
     reader.load_state_dict({"temperature": torch.ones(1), **weights})  # older files have none

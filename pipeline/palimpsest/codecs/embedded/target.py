@@ -29,6 +29,7 @@ from palimpsest.codecs.embedded.vocabulary import (
     first_token_ids,
 )
 from palimpsest.codecs.modes import MODES, Mode
+from palimpsest.errors import UsageError
 from palimpsest.pages.characters import BLANK
 from palimpsest.pages.grid import Grid, lay_out, read_back
 
@@ -78,7 +79,7 @@ class AddressedTarget:
         grid = Grid(columns, rows, ALPHABET)
         pages = list(lay_out(text, grid))
         if len(pages) > 1:
-            raise ValueError(f"the text takes {len(pages)} pages of {columns}x{rows} cells, a target is one page")
+            raise UsageError(f"the text takes {len(pages)} pages of {columns}x{rows} cells, a target is one page")
         return page_ids(pages[0].cells, grid, mode.name).tolist() if pages else [EOS]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -93,5 +94,5 @@ class AddressedTarget:
         """
         name = f"{columns}x{rows}"
         if name not in GRIDS:
-            raise ValueError(f"layout.grid {name}: the embedded codec reads {', '.join(GRIDS)}")
+            raise UsageError(f"layout.grid {name}: the embedded codec reads {', '.join(GRIDS)}")
         return [BOS, *[IMAGE] * mode.num_context_tokens, FIRST_GRID + GRIDS.index(name)]

@@ -15,6 +15,7 @@ from math import ceil
 import numpy as np
 
 from palimpsest.codecs.modes import MODES
+from palimpsest.errors import UsageError
 from palimpsest.pages.characters import END, ESC, LATIN, MARK_BASE, NEWLINE, PAD, RUN, TAB
 
 BOS, EOS, PADDING, IMAGE = 0, 1, 2, 3
@@ -61,7 +62,7 @@ def cell_ids(cells: np.ndarray) -> np.ndarray:
     ids = id_of_cell()[np.where(marks, cells - MARK_BASE + 0x10000, np.minimum(cells, 0xFFFF))]
     if (ids < 0).any():
         code = int(cells[ids < 0][0])
-        raise ValueError(f"U+{code:04X} is not in the alphabet of the embedded codec; lay the text out with alphabet 'latin'")
+        raise UsageError(f"U+{code:04X} is not in the alphabet of the embedded codec; lay the text out with alphabet 'latin'")
     return ids
 
 

@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from palimpsest.errors import UsageError
+
 LOG2E = 1.4426950408889634
 LEAST_TILE = 16  # what the matrix units multiply at least
 
@@ -131,11 +133,11 @@ def grid_attention(q: Tensor, k: Tensor, v: Tensor, table_h: Tensor, table_w: Te
     pages, heads, count, dim = q.shape
     side = len(table_h)
     if dim < LEAST_TILE or dim & (dim - 1) or side * side != count:
-        raise ValueError(
+        raise UsageError(
             f"grid_attention takes heads of 16, 32, 64, … features over a square grid, not {dim} over {count} places"
         )
     if any(part.stride(-1) != 1 for part in (q, k, v)):
-        raise ValueError("grid_attention takes q, k and v whose features lie side by side")
+        raise UsageError("grid_attention takes q, k and v whose features lie side by side")
     tile = max(LEAST_TILE, triton.next_power_of_2(side))
     table_h, table_w = table_h.contiguous(), table_w.contiguous()
     rows, columns = q.new_empty(pages, heads, side, count), q.new_empty(pages, heads, count, side)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from palimpsest.config import ASKED, JobConfig
+from palimpsest.config import JobConfig
 from palimpsest.flow.allocator import keep_freed_memory
 from palimpsest.flow.batching import Batches
+from palimpsest.flow.recipe import ASKED
 
 if TYPE_CHECKING:
     from palimpsest.codecs.adapter import Codec

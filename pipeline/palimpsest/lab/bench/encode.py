@@ -1,11 +1,11 @@
-"""How fast pages become visual tokens, by mode and batch size, and what rendering them costs beside it."""
+"""How fast pages become visual tokens, by mode and batch size, compared with the cost of rendering them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,8 +14,12 @@ from palimpsest.config import JobConfig
 from palimpsest.flow.allocator import keep_freed_memory
 from palimpsest.lab.bench.machine import machine
 from palimpsest.lab.bench.texts import bench_pages
-from palimpsest.operations.run import prepare
+from palimpsest.operations.resolving import prepare
 from palimpsest.pages.layout import Layout
+
+if TYPE_CHECKING:
+    from palimpsest.codecs.adapter import Codec
+    from palimpsest.codecs.modes import Mode
 
 
 def bench_encode(
@@ -54,13 +58,12 @@ def bench_encode(
         torch.set_num_threads(config.placement.threads_per_worker)
     described = machine()
     codec = load_codec(config.codec.name, config.codec.path, **codec_options(config), parts="encoder")
-    plain = load_codec(config.codec.name, config.codec.path, **{**codec_options(config), "fast": "off"}, parts="encoder")
     texts = [page_text for page_text, _ in bench_pages(max(batches), layout, text)]
     rows = []
     for mode in [codec.mode(name) for name in modes] or codec.modes:
-        flop = _flop_per_page(plain, mode)
+        flop = _flop_per_page(codec, mode)
         for batch in batches:
-            render_seconds, encode_seconds, plain_seconds = _turns(codec, plain, mode, layout, texts[:batch], seconds)
+            render_seconds, encode_seconds, plain_seconds = _turns(codec, mode, layout, texts[:batch], seconds)
             rate = batch / encode_seconds
             rows.append(
                 {
@@ -89,7 +92,7 @@ def bench_encode(
     }
 
 
-def _turns(codec: Any, plain: Any, mode: Any, layout: Layout, texts: Sequence[str], seconds: float) -> tuple[float, float, float]:
+def _turns(codec: Codec, mode: Mode, layout: Layout, texts: Sequence[str], seconds: float) -> tuple[float, float, float]:
     """Mean seconds of rendering and encoding one batch, and of transformers' encoder; the three take turns after a warm-up."""
     spent, turns = np.zeros(3), 0
     for turn in range(1_000_000):
@@ -97,8 +100,8 @@ def _turns(codec: Any, plain: Any, mode: Any, layout: Layout, texts: Sequence[st
         drawings = [next(layout.paginate(text, "prose")).drawing for text in texts]
         images = layout.render(texts, drawings, mode.px)
         marks.append(time.perf_counter())
-        for encoder in (codec, plain):
-            encoder.encode(images, mode).cpu()
+        for encode in (codec.encode, codec.encoder.plain_tokens):
+            encode(images, mode).cpu()
             marks.append(time.perf_counter())
         if turn:
             spent, turns = spent + np.diff(marks), turns + 1
@@ -108,10 +111,10 @@ def _turns(codec: Any, plain: Any, mode: Any, layout: Layout, texts: Sequence[st
     return render_seconds, encode_seconds, plain_seconds
 
 
-def _flop_per_page(codec: Any, mode: Any) -> float:
+def _flop_per_page(codec: Codec, mode: Mode) -> float:
     """Floating-point operations of the encoder's products and attentions for one page, as PyTorch counts them."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
-        codec.encode(np.full((1, mode.px, mode.px), 255, np.uint8), mode)
+        codec.encoder.plain_tokens(np.full((1, mode.px, mode.px), 255, np.uint8), mode)
     return float(counter.get_total_flops())

@@ -17,7 +17,7 @@ import pyarrow as pa
 from palimpsest.config import JobConfig
 from palimpsest.flow.stages import Encode, Paginate, Render, Verify
 from palimpsest.lab.bench.machine import machine
-from palimpsest.operations.run import prepare
+from palimpsest.operations.resolving import prepare
 from palimpsest.schemas import DOCUMENTS, conform
 from palimpsest.sources.documents import document_id
 

@@ -1,4 +1,4 @@
-"""Verifying in `bench gpu`: drafted decoding beside `generate`, at several shares of planted errors."""
+"""Verifying in `bench gpu`: drafted decoding compared with `generate`, at several shares of planted errors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from functools import partial
 from typing import Any
 
+from palimpsest.lab.bench.drafted import EncodedPages, compared
 from palimpsest.lab.bench.gpu_encode import noise
 from palimpsest.lab.bench.planting import ERROR_SHARES, plant_errors
 from palimpsest.lab.bench.sections import Bench, Value
@@ -16,7 +17,7 @@ LEAST_TOKENS = 96  # fewer per page would compare little but prefills
 
 
 def verify(bench: Bench) -> dict[str, Any]:
-    """Drafted decoding beside `generate`: the same pages, errors planted in what the decoder itself writes."""
+    """Drafted decoding compared with `generate`: the same pages, errors planted in what the decoder itself writes."""
     from palimpsest.lab.full_size import chain, prompt
 
     codec, count = bench.codec, 3 if bench.tiny else PAGES
@@ -27,19 +28,21 @@ def verify(bench: Bench) -> dict[str, Any]:
     def plain(some: int) -> tuple[float, list[list[int]]]:
         bench.sync()
         start = time.perf_counter()
-        return _since(start, codec.generate(features[:some], prompts[:some], length))
+        return _since(start, EncodedPages(codec, features[:some], prompts[:some], length).generate())
 
     pages, (plain_seconds, greedy) = bench.fitting(count, plain, "generate, pages,")
     expected = [chain(codec, ids, length) for ids in prompts[:pages]]
-    as_planned = sum(ids == wanted for ids, wanted in zip(greedy, expected, strict=True))
+    as_planned = sum(ids == planned for ids, planned in zip(greedy, expected, strict=True))
     facts = {"verify_tokens_per_page": length, "generate_wrote_the_chain": f"{as_planned} of {pages}"}
     bench.keep(facts)
     choices, draw, rows = sorted({token for ids in greedy for token in ids}), random.Random(0), []
     drafts = {share: [plant_errors(ids, share, choices, draw) for ids in greedy] for share in ERROR_SHARES}
+    reader = EncodedPages(codec, features[:pages], prompts[:pages], length)
     for revise in (True, False):
         for share in sorted(ERROR_SHARES, key=lambda share: share != 0.03):  # the goal's first, for when time runs out
-            seconds, read = _drafted(bench, features[:pages], prompts[:pages], drafts[share], length, revise)
-            rows.append(_verify_row(share, revise, read, greedy, seconds, plain_seconds))
+            seconds, read = bench.timed(partial(reader.draft, drafts[share], revise=revise), 0.0 if bench.tiny else 0.5)
+            row = compared(read, greedy, seconds, plain_seconds)
+            rows.append({"planted_errors": f"{share:.0%}", "corrections": revise, **row})
             rows.sort(key=lambda row: (float(row["planted_errors"].strip("%")), not row["corrections"]))
             bench.keep({"verify": rows})
     return {"verify": rows, **facts}
@@ -60,39 +63,6 @@ def _affordable(bench: Bench, features: list[Any], prompts: list[Any]) -> int:
     if length < TOKENS:
         bench.notes.append(f"generate takes {each * 1e3:.0f} ms a token: compared over {length} tokens a page, not {TOKENS}")
     return length
-
-
-def _drafted(
-    bench: Bench, features: list[Any], prompts: list[Any], drafts: list[Any], length: int, revise: bool
-) -> tuple[float, list[Any]]:
-    from palimpsest.verification.greedy import decode
-    from palimpsest.verification.reading import DraftedPage
-
-    batch = [
-        DraftedPage(features=f, prompt_ids=p, draft_ids=d, max_new_tokens=length)
-        for f, p, d in zip(features, prompts, drafts, strict=True)
-    ]
-    work = partial(decode, bench.codec, batch, revise=revise)
-    return bench.timed(work, 0.0 if bench.tiny else 0.5)
-
-
-def _verify_row(
-    share: float, revise: bool, read: list[Any], greedy: list[list[int]], seconds: float, plain_seconds: float
-) -> dict[str, Any]:
-    pages = len(greedy)
-    return {
-        "planted_errors": f"{share:.0%}",
-        "corrections": revise,
-        "pages": pages,
-        "identical": sum(list(page.ids) == ids for page, ids in zip(read, greedy, strict=True)),
-        "near_ties": sum(page.near_ties for page in read),
-        "disagreements_per_page": sum(page.disagreements for page in read) / pages,
-        "passes_per_page": sum(page.passes for page in read) / pages,
-        "most_passes": max(page.passes for page in read),
-        "pages_per_second": pages / seconds,
-        "generate_pages_per_second": pages / plain_seconds,
-        "ratio": plain_seconds / seconds,
-    }
 
 
 def _features(bench: Bench, mode: Any, count: int) -> list[Any]:

@@ -29,7 +29,7 @@ from palimpsest.corpus.shards import ShardRecord
 from palimpsest.corpus.snapshots import Snapshot, latest, publish, snapshot_key
 from palimpsest.corpus.units import CommitRecord, Counts, unit_id
 from palimpsest.operations.ingest import ingest
-from palimpsest.operations.run import identify, located
+from palimpsest.operations.resolving import identify, located
 from palimpsest.sources.inventory import Inventory, versions
 from palimpsest.storage.local_store import LocalStore
 from palimpsest.storage.object_store import ObjectStore

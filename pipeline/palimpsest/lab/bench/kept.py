@@ -23,7 +23,7 @@ from palimpsest.lab.bench.planting import Fact
 from palimpsest.operations.conversations.bank import Bank, Studio
 from palimpsest.operations.conversations.compose import Candidate, compose
 from palimpsest.operations.conversations.transcript import Transcript, TranscriptPage
-from palimpsest.operations.run import identify
+from palimpsest.operations.resolving import identify
 from palimpsest.tiers.ladder import TEXT
 from palimpsest.tiers.policy import PageFacts, Policy, Reading, find_policy
 from palimpsest.verification.errata import Erratum, Exact, apply, cost_of, find_errata

@@ -28,7 +28,7 @@ from palimpsest.lab.bench.texts import bench_text
 from palimpsest.operations.conversations.bank import Studio
 from palimpsest.operations.conversations.transcript import transcribe
 from palimpsest.operations.conversations.turns import Conversation, Turn
-from palimpsest.operations.run import prepare
+from palimpsest.operations.resolving import prepare
 from palimpsest.pages.normalise import normalise
 
 AS_OF = datetime(2026, 1, 1, tzinfo=UTC)

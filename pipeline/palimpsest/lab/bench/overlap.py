@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+from palimpsest.lab.bench.drafted import EncodedPages
 from palimpsest.lab.bench.planting import plant_errors
 
 ERRORS = 0.03
@@ -35,7 +36,7 @@ def overlapped(bench: Any) -> dict[str, Any]:
         """Everything once in this thread: whatever is compiled or captured is, before others use the device."""
         draw, what = _page_source(mode.px, step, bench)
         wanted, drafts, prompts = _drafts(bench, mode, step, length)
-        _verified(codec, _encoded(codec, draw(), mode), prompts, drafts, length)
+        EncodedPages(codec, _encoded(codec, draw(), mode), prompts, length).draft(drafts)
         bench.sync()
         return draw, what, wanted, drafts, prompts
 
@@ -44,7 +45,7 @@ def overlapped(bench: Any) -> dict[str, Any]:
         codec.device,
         (lambda _: draw(), 1),
         (lambda images: _encoded(codec, images, mode), 1),
-        (lambda features: _verified(codec, features, prompts, drafts, length), VERIFIERS if bench.gpu else 1),
+        (lambda features: EncodedPages(codec, features, prompts, length).draft(drafts), VERIFIERS if bench.gpu else 1),
     )
     row: dict[str, Any] = {
         "mode": mode.name,
@@ -146,17 +147,6 @@ def _encoded(codec: Any, images: Any, mode: Any) -> list[Any]:
     return features
 
 
-def _verified(codec: Any, features: list[Any], prompts: list[Any], drafts: list[Any], length: int) -> list[Any]:
-    from palimpsest.verification.greedy import decode
-    from palimpsest.verification.reading import DraftedPage
-
-    pages = [
-        DraftedPage(features=f, prompt_ids=p, draft_ids=d, max_new_tokens=length)
-        for f, p, d in zip(features, prompts, drafts, strict=True)
-    ]
-    return decode(codec, pages)
-
-
 def _drafts(bench: Any, mode: Any, count: int, length: int) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
     """What the decoder is going to write, the drafts, and the prompts."""
     from palimpsest.lab.full_size import chain, prompt
@@ -193,7 +183,7 @@ def _apart(bench: Any, draw: Any, codec: Any, mode: Any, prompts: Any, drafts: A
     alone = {
         "render": bench.timed(draw, seconds)[0],
         "encode": bench.timed(lambda: codec.encode(images, mode), seconds)[0],
-        "verify": bench.timed(lambda: _verified(codec, features, prompts, drafts, length), seconds)[0],
+        "verify": bench.timed(lambda: EncodedPages(codec, features, prompts, length).draft(drafts), seconds)[0],
     }
     return {f"{name}_alone_pages_per_second": len(images) / spent for name, spent in alone.items()}
 

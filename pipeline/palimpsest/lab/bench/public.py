@@ -16,24 +16,25 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from palimpsest.codecs.modes import MODES
-from palimpsest.codecs.text_tokens import count_tokens
+from palimpsest.codecs.dialects import Dialect, find_dialect
 from palimpsest.config import JobConfig
 from palimpsest.flow.stages import Encode, Paginate, Render, Verify
 from palimpsest.lab.bench.machine import machine
+from palimpsest.lab.bench.recorded import PASS_COST, recorded_rows, scores
+from palimpsest.lab.bench.texts import json_lines
 from palimpsest.operations.conversations.formats import messages_of
 from palimpsest.operations.conversations.speakers import speakers_of
-from palimpsest.operations.run import prepare
+from palimpsest.operations.resolving import prepare
 from palimpsest.pages.normalise import normalise
 from palimpsest.schemas import DOCUMENTS, conform
 from palimpsest.sources.documents import document_id
-from palimpsest.verification import fidelity
 from palimpsest.verification.errata import apply, cost_of, find_errata, is_identifier
 
 DIFFERS = (
     "Ours reads pages on its own grid, laid out for it; recorded outputs come from a document model that reads typeset or "
     "scanned pages, writes Markdown and drops running heads. Text tokens are DeepSeek's; context tokens count newline and "
-    "separator rows; a tiled mode has no ratio. Each document has its own pages, so that its last page may be part empty."
+    "separator rows; a tiled mode has no ratio. Each document has its own pages, so that its last page may be part empty. "
+    "Recorded outputs are cut where verification would cut them; `folded` is under the dialect."
 )
 
 
@@ -85,71 +86,72 @@ class Reader:
         return ReadDocument(written, read, corrected, identifiers, *tokens.tolist())
 
 
-def bench_public(config: JobConfig, folder: Path, settings: Iterable[tuple[str, str]], max_documents: int = 0) -> dict[str, Any]:
+def bench_public(
+    config: JobConfig,
+    folder: Path,
+    settings: Iterable[tuple[str, str]],
+    max_documents: int = 0,
+    dialect: str = "document",
+    replay: Sequence[str] = (),
+) -> dict[str, Any]:
     """One row for each set, system and setting.
 
     Args:
-        settings: (grid, mode) of ours.
+        settings: (grid, mode) of ours; without any, only recorded outputs are scored.
         max_documents: of each set; 0 takes all.
+        dialect: under which folded precision is measured.
+        replay: sets of recorded outputs whose passes are counted too.
 
     Raises:
-        ValueError: the folder has none of the files.
+        ValueError: the folder has none of the files, or no recorded outputs of a set to replay.
     """
-    texts = {path.stem: [line["text"] for line in _lines(path, max_documents)] for path in sorted(folder.glob("fox*.jsonl"))}
-    sessions = [line["text"] for line in _lines(folder / "gist_sessions.jsonl", max_documents)]
+    undone = find_dialect(dialect)
+    texts = {path.stem: [line["text"] for line in json_lines(path, max_documents)] for path in sorted(folder.glob("fox*.jsonl"))}
+    sessions = [line["text"] for line in json_lines(folder / "gist_sessions.jsonl", max_documents)]
     talks = [talk for path in sorted(folder.glob("locomo*.json")) for talk in json.loads(path.read_text("utf-8"))]
-    recorded = sorted(folder.glob("*_on_*.jsonl"))
-    if not (texts or sessions or talks or recorded):
+    files = sorted(folder.glob("*_on_*.jsonl"))
+    if not (texts or sessions or talks or files):
         raise ValueError(f"{folder}: none of fox*.jsonl, *_on_*.jsonl, locomo*.json, gist_sessions.jsonl")
-    rows = [row for path in recorded for row in _recorded(path, max_documents)]
-    memory = []
+    sets = {path.stem.partition("_on_")[2] for path in files}
+    for name in replay:
+        if name not in sets:
+            raise ValueError(f"--replay {name}: {folder} has recorded outputs on {', '.join(sorted(sets)) or 'no set'}")
+    rows, recorded, gist, locomo = [], [], [], []
+    for path in files:
+        scored, details = recorded_rows(path, max_documents, undone, replay)
+        rows += scored
+        recorded += details
     for grid, mode in settings:
-        reader = Reader(config, grid, mode)
+        reader, setting = Reader(config, grid, mode), f"{grid} {mode}"
         for name, documents in texts.items():
-            rows += _ours(name, f"{grid} {mode}", [reader.read(text) for text in documents])
-        memory += _gist(folder, f"{grid} {mode}", [reader.read(text) for text in sessions])
-        memory += [row for talk in talks[: max_documents or None] for row in _locomo(talk, f"{grid} {mode}", reader)]
-    return {"differs": DIFFERS, "rows": rows, "memory": memory, "config": config.model_dump(mode="json"), "machine": machine()}
-
-
-def scores(references: Sequence[str], outputs: Sequence[str]) -> dict[str, float]:
-    """Means over documents, in the metrics of the Fox script and by characters."""
-    folded = [[" ".join(text.split()) for text in texts] for texts in (references, outputs)]
+            rows += _ours(name, setting, [reader.read(text) for text in documents], undone)
+        gist += _gist(folder, setting, [reader.read(text) for text in sessions])
+        locomo += [row for talk in talks[: max_documents or None] for row in _locomo(talk, setting, reader)]
     return {
-        "set_precision": round(float(fidelity.fox_precision(references, outputs).mean()), 4),
-        "set_recall": round(float(fidelity.fox_precision(outputs, references).mean()), 4),
-        "characters": round(float(fidelity.precision(references, outputs).mean()), 4),
-        "folded": round(float(fidelity.precision(*folded).mean()), 4),
-        "exact": round(float(fidelity.exact(references, outputs).mean()), 4),
+        "dialect": dialect,
+        "pass_cost": PASS_COST,
+        "rows": rows,
+        "recorded": recorded,
+        "gist": gist,
+        "locomo": locomo,
+        "notes": [DIFFERS],
+        "config": config.model_dump(mode="json"),
+        "machine": machine(),
     }
 
 
-def _ours(name: str, setting: str, read: Sequence[ReadDocument]) -> list[dict[str, Any]]:
-    texts = [found.text for found in read]
-    text, plain = sum(found.text_tokens for found in read), sum(found.context_tokens for found in read)
-    errata = sum(found.errata_tokens for found in read)
+def _ours(name: str, setting: str, read: Sequence[ReadDocument], dialect: Dialect) -> list[dict[str, Any]]:
+    texts = [document.text for document in read]
+    text, plain = sum(document.text_tokens for document in read), sum(document.context_tokens for document in read)
+    errata = sum(document.errata_tokens for document in read)
     return [
         {"set": name, "system": f"palimpsest {setting}", "errata": exact, "documents": len(read), "ratio": round(text / cost, 2)}
-        | scores(texts, outputs)
+        | scores(texts, outputs, dialect)
         for exact, cost, outputs in (
-            ("none", plain, [found.read for found in read]),
-            ("all", plain + errata, [found.corrected for found in read]),
+            ("none", plain, [document.read for document in read]),
+            ("all", plain + errata, [document.corrected for document in read]),
         )
     ]
-
-
-def _recorded(path: Path, limit: int) -> list[dict[str, Any]]:
-    system, _, name = path.stem.partition("_on_")
-    lines = _lines(path, limit)
-    references = [line["reference"] for line in lines]
-    tokens = sum(count_tokens(references))
-    rows = []
-    for mode in (key for key in lines[0] if key not in ("id", "kind", "reference")):
-        spent = MODES[mode].num_context_tokens * len(lines) if mode in MODES else 0
-        row = {"set": name, "system": f"{system} {mode}", "errata": "none", "documents": len(lines)}
-        row |= {"ratio": round(tokens / spent, 2) if spent else None}
-        rows.append(row | scores(references, [line[mode] for line in lines]))
-    return rows
 
 
 def _gist(folder: Path, setting: str, read: Sequence[ReadDocument]) -> list[dict[str, Any]]:
@@ -160,10 +162,10 @@ def _gist(folder: Path, setting: str, read: Sequence[ReadDocument]) -> list[dict
     probes = [probe for probe in probes if probe["session"] < len(read) and probe["gold"] in read[probe["session"]].text]
     rows = []
     for exact, name, cost in _ways():
-        outputs = [getattr(found, name) for found in read]
-        wanted = [Counter(word for word in found.text.split() if is_identifier(word)) for found in read]
-        kept = sum((words & Counter(text.split())).total() for words, text in zip(wanted, outputs, strict=True))
-        every = sum(words.total() for words in wanted)
+        outputs = [getattr(document, name) for document in read]
+        expected = [Counter(word for word in document.text.split() if is_identifier(word)) for document in read]
+        kept = sum((words & Counter(text.split())).total() for words, text in zip(expected, outputs, strict=True))
+        every = sum(words.total() for words in expected)
         rows.append(
             {
                 "set": "gist sessions", "system": f"palimpsest {setting}", "errata": exact, "ratio": _ratio(read, cost),
@@ -177,8 +179,8 @@ def _gist(folder: Path, setting: str, read: Sequence[ReadDocument]) -> list[dict
 def _locomo(talk: dict[str, Any], setting: str, reader: Reader) -> list[dict[str, Any]]:
     """Gold evidence turns that are read back word for word; the whole conversation shares its pages."""
     messages = messages_of(talk, "")
-    said = speakers_of(messages, {})
-    text = "".join(f"{name}: {message['text']}\n" for message, (_, name) in zip(messages, said, strict=True))
+    speakers = speakers_of(messages, {})
+    text = "".join(f"{name}: {message['text']}\n" for message, (_, name) in zip(messages, speakers, strict=True))
     turns = {message["dia_id"]: normalise(message["text"]) for message in messages}
     gold = sorted({turn for question in talk.get("qa", ()) for turn in question.get("evidence", ()) if turn in turns})
     read = reader.read(text)
@@ -197,12 +199,5 @@ def _ways() -> tuple[tuple[str, str, str | None], ...]:
 
 
 def _ratio(read: Sequence[ReadDocument], errata: str | None) -> float:
-    spent = sum(found.context_tokens + (getattr(found, errata) if errata else 0) for found in read)
-    return round(sum(found.text_tokens for found in read) / spent, 2)
-
-
-def _lines(path: Path, limit: int) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    lines = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
-    return lines[: limit or None]
+    spent = sum(document.context_tokens + (getattr(document, errata) if errata else 0) for document in read)
+    return round(sum(document.text_tokens for document in read) / spent, 2)

@@ -1,89 +1,95 @@
-"""What a real model wrote for rendered pages: its precision by score, and the passes that verifying it would have taken.
+"""Recorded outputs of other systems for `bench public`: their scores, and the passes that verifying them would have taken.
 
-The folder holds JSON lines, `deepseek_ocr_on_*.jsonl`: per page `reference` (the text that was drawn) and, under the name of each
-mode, what the model wrote. The outputs are measured as verification would have read them: cut at the length limit.
+`NAME_on_SET.jsonl` has one document a line: `reference` (the text that was drawn) and, under the name of each mode, the output.
+Outputs are measured as verification would have read them: cut at the length limit.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
-from palimpsest.codecs.dialects import Dialect, find_dialect
+from palimpsest.codecs.dialects import Dialect
+from palimpsest.codecs.modes import MODES
 from palimpsest.codecs.text_tokens import count_tokens, tokenizer
-from palimpsest.lab.bench.machine import machine
+from palimpsest.lab.bench.texts import json_lines
+from palimpsest.verification import fidelity
 
-MODES = ("tiny", "small", "base", "raw")
 PASS_COST = 128  # drafted tokens that a pass costs on a GPU
 
 
-def bench_recorded(folder: str | Path, dialect: str = "document", replay: str = "from_text") -> dict[str, Any]:
-    """Scores of every file of recorded outputs in `folder`.
+def recorded_rows(
+    path: Path, limit: int, dialect: Dialect, replay: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Scores of each mode, in the columns of `bench public`, and what else is known of the outputs.
 
     Args:
-        dialect: under which folded precision is measured.
-        replay: the kind of pages (the end of a file's name) that are also decoded, by a decoder that writes the recordings; ""
-            for none. It takes some minutes.
+        limit: documents of the file; 0 takes all.
+        replay: sets that are also decoded, by a decoder that writes the recordings. It takes some minutes.
 
     Raises:
-        ValueError: for a folder without such files, or a record without a reference.
+        ValueError: for a record without a reference.
     """
-    files = sorted(Path(folder).glob("deepseek_ocr_on_*.jsonl"))
-    if not files:
-        raise ValueError(f"{folder}: no deepseek_ocr_on_*.jsonl; the file form is in the documentation of this command")
-    rows = []
-    for path in files:
-        records = list(_records(path))
-        for mode in MODES:
-            pages = [(record["reference"], record[mode]) for record in records if isinstance(record.get(mode), str)]
-            if pages:
-                rows.append(
-                    {"pages_of": path.stem, "mode": mode, **_row(pages, find_dialect(dialect), path.stem.endswith(replay or " "))}
-                )
-    return {"machine": machine(), "dialect": dialect, "pass_cost": PASS_COST, "recorded": rows}
+    system, _, name = path.stem.partition("_on_")
+    lines = json_lines(path, limit)
+    for number, line in enumerate(lines, 1):
+        if not isinstance(line.get("reference"), str):
+            raise ValueError(f"{path}: record {number} has no text 'reference'")
+    scored, details = [], []
+    for mode in dict.fromkeys(key for line in lines for key in line if key not in ("id", "kind", "reference")):
+        pages = [(line["reference"], line[mode]) for line in lines if isinstance(line.get(mode), str)]
+        if not pages:
+            continue
+        row = {"set": name, "system": f"{system} {mode}"}
+        scores_, detail = _scored(pages, mode, dialect, name in replay)
+        scored.append(row | scores_)
+        details.append(row | detail)
+    return scored, details
 
 
-def _records(path: Path) -> Iterable[dict[str, Any]]:
-    for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
-        if line.strip():
-            record = json.loads(line)
-            if not isinstance(record.get("reference"), str):
-                raise ValueError(f"{path}:{number}: no text 'reference'")
-            yield record
-
-
-def _row(pages: Sequence[tuple[str, str]], dialect: Dialect, replay: bool) -> dict[str, Any]:
-    from palimpsest.verification import fidelity
-
-    drafts = [_ids(reference) for reference, _ in pages]
-    outputs = [_ids(written) for _, written in pages]
-    limits = [len(draft) * 5 // 4 + 32 for draft in drafts]  # DraftedPage.limit
-    references = [reference for reference, _ in pages]
-    texts = [
-        written if len(ids) <= limit else tokenizer().decode(ids[:limit])
-        for (_, written), ids, limit in zip(pages, outputs, limits, strict=True)
-    ]
+def scores(references: Sequence[str], outputs: Sequence[str], dialect: Dialect) -> dict[str, float]:
+    """Means over documents, in the metrics of the Fox script and by characters."""
     folded = [dialect.fold(text).text for text in references]
-    plain = [dialect.fold(dialect.undo(text, reference)).text for text, reference in zip(texts, references, strict=True)]
-    errors = [Levenshtein.distance(*pair) for pair in zip(folded, plain, strict=True)]
-    row = {
-        "pages": len(pages),
+    plain = [dialect.fold(dialect.undo(text, reference)).text for text, reference in zip(outputs, references, strict=True)]
+    return {
+        "set_precision": round(float(fidelity.fox_precision(references, outputs).mean()), 4),
+        "set_recall": round(float(fidelity.fox_precision(outputs, references).mean()), 4),
+        "characters": round(float(fidelity.precision(references, outputs).mean()), 4),
+        "folded": round(float(fidelity.precision(folded, plain).mean()), 4),
+        "exact": round(float(fidelity.exact(references, outputs).mean()), 4),
+    }
+
+
+def _scored(pages: Sequence[tuple[str, str]], mode: str, dialect: Dialect, replay: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    references, written = [list(texts) for texts in zip(*pages, strict=True)]
+    drafts, outputs = [_ids(text) for text in references], [_ids(text) for text in written]
+    limits = [len(draft) * 5 // 4 + 32 for draft in drafts]  # DraftedPage.limit
+    texts = [
+        text if len(ids) <= limit else tokenizer().decode(ids[:limit])
+        for text, ids, limit in zip(written, outputs, limits, strict=True)
+    ]
+    spent = MODES[mode].num_context_tokens * len(pages) if mode in MODES else 0
+    errors = [
+        Levenshtein.distance(dialect.fold(reference).text, dialect.fold(dialect.undo(text, reference)).text)
+        for text, reference in zip(texts, references, strict=True)
+    ]
+    row = {"errata": "none", "documents": len(pages), "ratio": round(sum(count_tokens(references)) / spent, 2) if spent else None}
+    detail = {
         "text_tokens": float(np.mean(count_tokens([" ".join(reference.split()) for reference in references]))),
-        "precision": float(fidelity.precision(references, texts).mean()),
-        "folded_precision": float(fidelity.precision(folded, plain).mean()),
-        "set_precision": float(fidelity.fox_precision(references, texts).mean()),
         "unfinished": sum(len(ids) > limit for ids, limit in zip(outputs, limits, strict=True)),
         "letter_errors": float(np.mean(errors)),
+        "passes": None,
+        "most_passes": None,
+        "bar_passes": None,
     }
     if replay:
-        passes = _passes(references, drafts, [written for _, written in pages], outputs, dialect)
-        row |= {"passes": float(np.mean(passes)), "most_passes": max(passes), "bar_passes": 1.5 * float(np.mean(errors)) + 1}
-    return row
+        passes = _passes(references, drafts, written, outputs, dialect)
+        detail |= {"passes": float(np.mean(passes)), "most_passes": max(passes), "bar_passes": 1.5 * float(np.mean(errors)) + 1}
+    return row | scores(references, texts, dialect), detail
 
 
 def _passes(

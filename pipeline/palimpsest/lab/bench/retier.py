@@ -19,8 +19,9 @@ from palimpsest import config as configs
 from palimpsest.config import JobConfig
 from palimpsest.lab.bench.machine import machine
 from palimpsest.lab.bench.texts import bench_pages
+from palimpsest.operations.resolving import prepare
 from palimpsest.operations.retier import retier
-from palimpsest.operations.run import prepare, run
+from palimpsest.operations.run import run
 from palimpsest.operations.status import list_versions
 
 BAR = 1.3

@@ -27,7 +27,8 @@ from palimpsest.flow.recipe import Recipe
 from palimpsest.flow.stages import Encode, Paginate, Read, Render, Verify
 from palimpsest.lab.bench.machine import machine
 from palimpsest.lab.bench.texts import bench_pages
-from palimpsest.operations.run import prepare, run
+from palimpsest.operations.resolving import prepare
+from palimpsest.operations.run import run
 from palimpsest.sources.listing import expand
 from palimpsest.sources.tables import plan_units
 

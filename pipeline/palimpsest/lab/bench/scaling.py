@@ -29,7 +29,8 @@ from palimpsest.lab.bench.ingest import _record
 from palimpsest.lab.bench.texts import bench_text
 from palimpsest.lab.forecast.scaling import Scale, before_and_after, limiting, limits, most_gpus, pages_per_second
 from palimpsest.lab.forecast.simulation import simulate
-from palimpsest.operations.run import identify, run
+from palimpsest.operations.resolving import identify
+from palimpsest.operations.run import run
 from palimpsest.schemas import DOCUMENTS, PAGE_COUNTS, VERDICTS, WRITTEN, conform
 from palimpsest.sources.listing import expand
 from palimpsest.sources.objects import SourceObject
@@ -263,8 +264,8 @@ def _tokens(rows: int, mode: Any, storage: str, dim: int = 512) -> dict[str, pa.
     }
 
 
-def plot(result: dict[str, Any], path: Path) -> None:
-    """Pages per second against GPUs: each limit's line, the model, and the simulation."""
+def plot(result: dict[str, Any], page: Path) -> list[Path]:
+    """Pages per second against GPUs: each limit's line, the model, and the simulation; a PNG next to the file `page`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -277,4 +278,6 @@ def plot(result: dict[str, Any], path: Path) -> None:
     axes.plot(gpus, [row["simulated_pages_per_second"] for row in rows], "o", color="black", label="simulated")
     axes.set(xscale="log", yscale="log", xlabel="GPUs", ylabel="pages/s", title="Where the cluster stops growing")
     axes.legend(fontsize=8)
+    path = page.with_suffix(".png")
     figure.savefig(path, dpi=120)
+    return [path]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from functools import cache
 from itertools import accumulate, islice
 from pathlib import Path
+from typing import Any
 
 from palimpsest.pages.layout import LaidOutPage, Layout
 from palimpsest.pages.normalise import normalise
@@ -69,3 +71,11 @@ def _vocabulary() -> tuple[list[str], list[float]]:
         syllables = 1 + (len(made) > 60) + (len(made) > 1_500) * draw.randint(0, 2)
         made["".join(draw.choice(_ONSETS) + draw.choice(_VOWELS) + draw.choice(_CODAS) for _ in range(syllables))] = None
     return list(made), list(accumulate(1 / (rank + 3) for rank in range(VOCABULARY)))
+
+
+def json_lines(path: Path, limit: int = 0) -> list[dict[str, Any]]:
+    """The first `limit` objects of a JSON Lines file, 0 for all; none where there is no file."""
+    if not path.is_file():
+        return []
+    lines = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
+    return lines[: limit or None]

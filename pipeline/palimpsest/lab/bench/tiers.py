@@ -27,14 +27,14 @@ from palimpsest.config import ConfigError, JobConfig
 from palimpsest.flow.recipe import Recipe
 from palimpsest.flow.stages import Encode, Paginate, RateControl, Render, Verify
 from palimpsest.flow.stages.tables import with_columns
+from palimpsest.lab.bench.fit_rungs import MIN_PAGES, fit_grid
 from palimpsest.lab.bench.machine import machine
-from palimpsest.operations.run import prepare
+from palimpsest.operations.resolving import prepare
 from palimpsest.schemas import DOCUMENTS, conform
 from palimpsest.sources.documents import document_id
-from palimpsest.tiers.fit import MIN_PAGES, fit_grid, rungs_file
 from palimpsest.tiers.ladder import TEXT
 from palimpsest.tiers.policy import PageFacts, Policy, Reading, find_policy
-from palimpsest.tiers.predictor import FORMAT, Predictor, page_features, read_entries, read_predictor
+from palimpsest.tiers.predictor import FORMAT, Predictor, page_features, read_entries, read_predictor, rungs_file
 
 REALLY = 32  # pages that go through the stage
 

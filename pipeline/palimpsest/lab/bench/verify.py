@@ -1,4 +1,4 @@
-"""Drafted exact decoding beside plain `generate`, on the same pages in the same run.
+"""Drafted exact decoding compared with plain `generate`, on the same pages in the same run.
 
 How much faster drafting is depends on how often the decoder disagrees with its draft. So besides the pages' own texts, the
 decoder's own greedy output with errors planted in it is tried: that is meaningful for any weights, random ones included.
@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from palimpsest import config as configs
 from palimpsest.config import JobConfig
 from palimpsest.flow.allocator import keep_freed_memory
+from palimpsest.lab.bench.drafted import EncodedPages, compared
 from palimpsest.lab.bench.machine import machine
 from palimpsest.lab.bench.planting import ERROR_SHARES, plant_errors
 from palimpsest.lab.bench.texts import bench_pages
-from palimpsest.operations.run import prepare
+from palimpsest.operations.resolving import prepare
 
 if TYPE_CHECKING:
     from palimpsest.codecs.adapter import Codec
@@ -72,21 +73,28 @@ def bench_verify(
     if config.placement.threads_per_worker:
         torch.set_num_threads(config.placement.threads_per_worker)
     codec = load_codec(config.codec.name, config.codec.path, **codec_options(config), parts="both")
-    reader = _Reader(codec, config, max_new_tokens)
     made = bench_pages(pages, prepared.layout, text, seed)
     mode, size = codec.mode(config.tiers.mode), prepared.layout.size or (0, 0)
     drawings = [page.drawing for _, page in made]
-    reader.see(prepared.layout.render([page_text for page_text, _ in made], drawings, mode.px), mode, size)
+    images = prepared.layout.render([page_text for page_text, _ in made], drawings, mode.px)
+    reader = EncodedPages(codec, _features(codec, config, images, mode), [codec.prompt_ids(mode, size)] * pages, max_new_tokens)
+    draft_batch = 1 if codec.device.type == "cpu" else config.placement.verify_batch
+    generate, draft = partial(reader.generate, config.placement.verify_batch), partial(reader.draft, batch=draft_batch)
     own = [codec.encode_text(page_text, mode, size) for page_text, _ in made]
-    greedy = reader.generate()  # also the warm-up
-    reader.draft(greedy)
+    greedy = generate()  # also the warm-up
+    draft(greedy)
     draw, choices = random.Random(seed), sorted({token for ids in own for token in ids} - codec.eos_ids)
     drafts: dict[tuple[str, float | None], list[list[int]]] = {("the page's text", None): own}
     drafts |= {("greedy output", share): [plant_errors(ids, share, choices, draw) for ids in greedy] for share in error_shares}
-    plain_seconds, drafted = _race(reader, list(drafts.values()), turns)
+    plain_seconds, drafted = _race(generate, draft, list(drafts.values()), turns)
     rows = [
-        _row(draft, share, greedy, read, plain_seconds, seconds)
-        for (draft, share), (seconds, read) in zip(drafts, drafted, strict=True)
+        {
+            "draft": name,
+            "planted_errors": None if share is None else f"{share:.0%}",
+            **compared(read, greedy, seconds, plain_seconds),
+            "passes_are_1_plus_disagreements": sum(page.passes == 1 + page.disagreements for page in read),
+        }
+        for (name, share), (seconds, read) in zip(drafts, drafted, strict=True)
     ]
     return {
         "codec": f"{codec.id} {codec.revision}",
@@ -96,7 +104,7 @@ def bench_verify(
         "mode": mode.name,
         "pages": pages,
         "generate_batch": config.placement.verify_batch,
-        "draft_batch": reader.draft_batch,
+        "draft_batch": draft_batch,
         "max_new_tokens": max_new_tokens,
         "greedy_tokens_per_page": sum(map(len, greedy)) / pages,
         "generate_pages_per_second": pages / plain_seconds,
@@ -115,56 +123,30 @@ def bench_verify(
     }
 
 
-class _Reader:
-    """Pages, and the two ways of reading them."""
+def _features(codec: Codec, config: JobConfig, images: Any, mode: Any) -> list[Any]:
+    """Features of page images `[n, px, px]`, through the token storage like any other."""
+    from palimpsest.codecs.token_storage import pack, unpack
 
-    def __init__(self, codec: Codec, config: JobConfig, max_new_tokens: int) -> None:
-        self.codec, self.config, self.limit = codec, config, max_new_tokens
-        self.features: list[Any] = []
-        self.prompts: list[list[int]] = []
-        self.draft_batch = 1 if codec.device.type == "cpu" else config.placement.verify_batch
-
-    def see(self, images: Any, mode: Any, size: tuple[int, int]) -> None:
-        """Encode page images `[n, px, px]`, through the token storage like any other."""
-        from palimpsest.codecs.token_storage import pack, unpack
-
-        storage, step = self.config.storage.tokens, self.config.placement.encode_batch
-        for start in range(0, len(images), step):
-            packed = pack(storage, self.codec.encode(images[start : start + step], mode))
-            tokens = unpack(storage, packed, mode.num_vision_tokens, self.codec.token_dim)
-            self.features += self.codec.features(tokens, mode)
-        self.prompts = [self.codec.prompt_ids(mode, size)] * len(images)
-
-    def generate(self) -> list[list[int]]:
-        """Plain greedy decoding."""
-        some_pages = self._slices(self.config.placement.verify_batch)
-        batches = (self.codec.generate(self.features[some], self.prompts[some], self.limit) for some in some_pages)
-        return [ids for batch in batches for ids in batch]
-
-    def draft(self, drafts: Sequence[Sequence[int]]) -> list[Decoded]:
-        """Drafted decoding."""
-        from palimpsest.verification.greedy import decode
-        from palimpsest.verification.reading import DraftedPage
-
-        read: list[Decoded] = []
-        for some in self._slices(self.draft_batch):
-            inputs = zip(self.features[some], self.prompts[some], drafts[some], strict=True)
-            batch = [DraftedPage(features=f, prompt_ids=p, draft_ids=d, max_new_tokens=self.limit) for f, p, d in inputs]
-            read += decode(self.codec, batch)
-        return read
-
-    def _slices(self, step: int) -> list[slice]:
-        return [slice(start, start + step) for start in range(0, len(self.features), step)]
+    features: list[Any] = []
+    for start in range(0, len(images), config.placement.encode_batch):
+        packed = pack(config.storage.tokens, codec.encode(images[start : start + config.placement.encode_batch], mode))
+        features += codec.features(unpack(config.storage.tokens, packed, mode.num_vision_tokens, codec.token_dim), mode)
+    return features
 
 
-def _race(reader: _Reader, drafts: Sequence[list[list[int]]], turns: int) -> tuple[float, list[tuple[float, list[Decoded]]]]:
+def _race(
+    generate: Callable[[], Any],
+    draft: Callable[[list[list[int]]], list[Decoded]],
+    drafts: Sequence[list[list[int]]],
+    turns: int,
+) -> tuple[float, list[tuple[float, list[Decoded]]]]:
     """Fewest seconds of plain decoding, and of drafted decoding with what it read, one for each set of drafts."""
     plain: list[float] = []
     drafted: list[list[tuple[float, list[Decoded]]]] = [[] for _ in drafts]
     for _ in range(turns):
-        plain.append(_timed(reader.generate)[0])
-        for timed, draft in zip(drafted, drafts, strict=True):
-            timed.append(_timed(partial(reader.draft, draft)))
+        plain.append(_timed(generate)[0])
+        for timed, ids in zip(drafted, drafts, strict=True):
+            timed.append(_timed(partial(draft, ids)))
     return min(plain), [min(timed, key=lambda pair: pair[0]) for timed in drafted]
 
 
@@ -172,21 +154,3 @@ def _timed(work: Callable[[], Value]) -> tuple[float, Value]:
     start = time.perf_counter()
     value = work()  # ends with ids on the CPU, so a GPU has finished too
     return time.perf_counter() - start, value
-
-
-def _row(
-    draft: str, share: float | None, greedy: list[list[int]], read: list[Decoded], plain_seconds: float, seconds: float
-) -> dict[str, Any]:
-    pages = len(read)
-    return {
-        "draft": draft,
-        "planted_errors": None if share is None else f"{share:.0%}",
-        "identical": sum(list(page.ids) == ids for page, ids in zip(read, greedy, strict=True)),
-        "near_ties": sum(page.near_ties for page in read),
-        "disagreements_per_page": sum(page.disagreements for page in read) / pages,
-        "passes_per_page": sum(page.passes for page in read) / pages,
-        "passes_are_1_plus_disagreements": sum(page.passes == 1 + page.disagreements for page in read),
-        "pages_per_second": pages / seconds,
-        "generate_pages_per_second": pages / plain_seconds,
-        "ratio": plain_seconds / seconds,
-    }

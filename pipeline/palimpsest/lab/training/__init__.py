@@ -8,6 +8,6 @@ ideal_reading.py what it would write if it looked there
 lessons.py       what of it learns to read, and what to write
 trainee.py       the model with its heads, and their losses
 train_codec.py   the training loop: resumable, bf16, compiled; evaluation.py how far it is
-export_codec.py  a training state -> the checkpoint that ships
+export_codec.py  a training state -> the checkpoint that ships; packed.py makes its weights smaller
 curves.py        its curves
 """

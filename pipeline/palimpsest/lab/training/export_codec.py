@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from palimpsest.codecs.checkpoint import pack_weights, read_weights
+from palimpsest.codecs.checkpoint import read_weights
 from palimpsest.codecs.embedded.cell_reader import FILE
 from palimpsest.codecs.embedded.vocabulary import (
     FIRST_CELL,
@@ -25,6 +25,7 @@ from palimpsest.codecs.embedded.vocabulary import (
     vocabulary_size,
 )
 from palimpsest.codecs.modes import MODES
+from palimpsest.lab.training.packed import pack_weights
 from palimpsest.lab.training.trainee import Trainee
 
 

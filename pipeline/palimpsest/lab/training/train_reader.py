@@ -23,10 +23,10 @@ from safetensors.torch import save_file
 
 from palimpsest import config as configs
 from palimpsest.codecs.adapter import load_codec
-from palimpsest.codecs.checkpoint import pack_weights
 from palimpsest.codecs.embedded.cell_reader import DIRECTIONS, FILE, CellReader, load_reader
 from palimpsest.lab.training.codec_pages import BALANCED, PageSampler
 from palimpsest.lab.training.frozen_pages import FrozenPages
+from palimpsest.lab.training.packed import pack_weights
 from palimpsest.lab.training.reader_errors import Errors, measure, temperature, worse
 from palimpsest.settings import Count, Settings
 

@@ -29,7 +29,8 @@ from palimpsest.operations.conversations.settings import MemoryConfig, latest_da
 from palimpsest.operations.conversations.turns import Refused, check_messages, read_conversations
 from palimpsest.operations.conversations.writer import UnitWriter
 from palimpsest.operations.findings import Metadata, SetAside, absent_fields, judge
-from palimpsest.operations.run import Work, located, prepare, refuse_absent
+from palimpsest.operations.resolving import located, prepare
+from palimpsest.operations.run import Work, refuse_absent
 from palimpsest.sources.documents import Reason
 from palimpsest.sources.formats import format_of
 from palimpsest.sources.jsonl import JsonlSource

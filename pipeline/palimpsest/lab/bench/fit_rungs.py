@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from palimpsest.tiers.predictor import FEATURES, FORMAT, log_error
+from palimpsest.tiers.predictor import FEATURES, log_error
 
 RIDGE = 1e-2
 MIN_PAGES = 2 * len(FEATURES)
@@ -109,8 +109,3 @@ def fit_grid(
         "weights": np.round(weights, 6).tolist(),
         "covariance": np.round(covariance, 6).tolist(),
     }
-
-
-def rungs_file(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A rungs file of several entries."""
-    return {"format": FORMAT, "features": list(FEATURES), "grids": list(entries)}
