@@ -44,7 +44,7 @@ def stripes(row: dict[str, Any]) -> np.ndarray | None:
 def test_a_page_is_found_by_its_id_or_the_beginning_of_it(mixed: Built) -> None:
     view = page_view(*mixed, "p2", stripes)
     assert view.row["page_id"] == "p2" and view.decoded == "012345678x" and "tokens" not in view.row
-    assert view.image is not None and view.image.shape == (512, 512)
+    assert view.image is not None and view.image.shape == (512, 512) and view.token_grid == 8
     assert view.ratio == pytest.approx(200 / 73)
     assert [(span.tag, span.reference, span.decoded) for span in view.spans] == [
         ("equal", "012345678", "012345678"),
@@ -54,7 +54,7 @@ def test_a_page_is_found_by_its_id_or_the_beginning_of_it(mixed: Built) -> None:
     assert exact.decoded == exact.text and all(span.tag == "equal" for span in exact.spans)
     assert page_view(*mixed, "u", stripes).decoded is None
     kept = page_view(*mixed, "t", stripes)
-    assert (kept.image, kept.ratio, kept.spans) == (None, 1.0, ())
+    assert (kept.image, kept.ratio, kept.token_grid, kept.spans) == (None, 1.0, None, ())
     with pytest.raises(NoSuchPage, match=r"'p' is the beginning of several: p1, p2, p3"):
         page_view(*mixed, "p", stripes)
     with pytest.raises(NoSuchPage, match=r"'zz'.*snapshot 1 has 7 pages"):

@@ -57,6 +57,12 @@ class PageView:
         spent = self.row["num_context_tokens"]
         return self.row["num_text_tokens"] / spent if spent else None
 
+    @property
+    def token_grid(self) -> int | None:
+        """Visual tokens per side of the image, where they form a square. The report's template reads it."""
+        side = int(np.sqrt(self.row["num_vision_tokens"] or 0))
+        return side if side and side * side == self.row["num_vision_tokens"] else None
+
 
 def page_view(store: ObjectStore, snapshot: Snapshot, page_id: str, render_page: RenderPage) -> PageView:
     """The page with this id, or with the only id that begins like this.
