@@ -35,6 +35,7 @@ def page(
         **{"fingerprint": "f" * 16, "text_class": kind, "decoder_passes": 1 if read is None else 3, "exact": decoded == text},
         "precision": float(fidelity.precision([text], [decoded])[0]),
         "word_precision": float(fidelity.word_precision([text], [decoded])[0]),
+        "set_precision": float(fidelity.fox_precision([text], [decoded])[0]),
         "decoded_text": read,
         "status": "verified" if read is None else "below_target",
     }

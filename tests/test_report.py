@@ -226,6 +226,21 @@ def test_the_terminal_shows_the_figures_and_the_difference(mixed: Built) -> None
         assert expected in shown
 
 
+def test_misread_words_that_are_kept_are_counted_and_shown(tmp_path: Path) -> None:
+    errata = [{"position": 4, "read": "<b>7f3b", "written": "7f3a"}]
+    store, snapshot = corpus(tmp_path / "c", [page("p1", "the 7f3a", "the <b>7f3b", errata=errata), page("p2", "plain")])
+    summary = summarise(store, snapshot)
+    group = summary.groups[0]
+    assert (group.errata_pages, group.errata_words) == (1, 1) and 5 < group.errata_tokens < 25
+    assert group.set_precision == pytest.approx(0.75)
+    html = report_html(store, snapshot, stripes, summary=summary)
+    check_harmless(html)
+    assert "misread words kept as text" in html and "[errata: &lt;b&gt;7f3b → 7f3a]" in html and "75.00%" in html
+    console = Console(width=200, record=True)
+    console.print(summary_table(summary))
+    assert "1 misread words kept with 1 pages" in console.export_text()
+
+
 def test_every_quarantined_source_is_in_the_report_below_its_reason(tmp_path: Path) -> None:
     broken = [{"source_uri": f"in/{n:03}.jsonl", "reason": "invalid_json", "detail": f"line {n}"} for n in range(60)]
     html = report_html(*corpus(tmp_path, [page("p", "read")], broken), stripes)

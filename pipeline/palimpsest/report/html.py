@@ -24,6 +24,7 @@ from palimpsest.report.rate_control import rate_control
 from palimpsest.report.summary import Summary, summarise
 from palimpsest.report.tables import NONE, duration, share
 from palimpsest.storage.object_store import ObjectStore
+from palimpsest.verification.errata import as_text, of_row
 from palimpsest.verification.fidelity import Span
 
 TEXT_LIMIT = 6000  # characters of a page that the gallery shows
@@ -95,6 +96,9 @@ def cards(summary: Summary, run: RunRecord) -> list[tuple[str, str, str]]:
     if summary.shard_bytes_per_text_token:
         plain = f"of text; the text alone takes {summary.text_bytes_per_text_token or 0:.1f}"
         out.append(("bytes per token", f"{summary.shard_bytes_per_text_token:.1f}", plain))
+    if v.errata_pages:
+        cost = f"{v.errata_tokens:,} context tokens, on {v.errata_pages:,} of {v.pages:,} visual pages"
+        out.append(("misread words kept as text", f"{v.errata_words:,}", cost))
     speed, wall = run.seconds("pages_per_second"), run.seconds("total_seconds") or run.seconds("seconds")
     if speed and wall:
         out.append(("pages per second", f"{speed:,.2f}", f"{duration(wall)} in all, last run"))
@@ -198,7 +202,10 @@ def _environment() -> Environment:
         flat=_flat,
     )
     jinja.globals.update(
-        first_difference=first_difference, marked=marked, differences=lambda view: sum(span.tag != "equal" for span in view.spans)
+        first_difference=first_difference,
+        marked=marked,
+        errata_of=lambda view: as_text(of_row(view.row["errata"])).strip(),
+        differences=lambda view: sum(span.tag != "equal" for span in view.spans),
     )
     return jinja
 

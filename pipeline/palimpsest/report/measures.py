@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from palimpsest.verification.errata import cost_of, of_row
+
 STEPS = 10_000  # precision is counted to 1/STEPS, for quantiles and the bootstrap; means are exact
 DRAWS = 1_000
 _SUMMED = ("num_text_tokens", "num_context_tokens", "num_vision_tokens", "payload_bytes", "text_bytes")
@@ -41,7 +43,8 @@ class Group:
         paper_ratio: text tokens per visual token, those rows left out.
         precision: over the pages that were decoded.
         bounds: pages cut by early stopping, whose precision is an upper bound.
-        exact_share, word_precision, decoder_passes: means over the pages that have them.
+        exact_share, word_precision, set_precision, decoder_passes: means over the pages that have them.
+        errata_pages, errata_words, errata_tokens: pages with misread words that are kept beside them, and what these cost.
         blank_pages: the control sample; on it, `blank_precision` is a mean, and `blank_gain` that of precision − blank precision.
         payload_bytes: visual tokens and their scales as stored, before Parquet.
         text_bytes: the text in UTF-8.
@@ -62,10 +65,14 @@ class Group:
     bounds: int
     exact_share: float | None
     word_precision: float | None
+    set_precision: float | None
     decoder_passes: float | None
     blank_pages: int
     blank_precision: float | None
     blank_gain: float | None
+    errata_pages: int
+    errata_words: int
+    errata_tokens: int
 
 
 @dataclass
@@ -105,12 +112,16 @@ class Measures:
             self.counts[name] += pc.sum(pages[name]).as_py() or 0
         judged = pages.filter(pc.is_valid(pages["precision"]))
         self.counts["bounds"] += pc.sum(pc.equal(judged["reason"], "early_stop")).as_py() or 0
-        for name in ("precision", "word_precision", "exact", "decoder_passes"):
+        for name in ("precision", "word_precision", "set_precision", "exact", "decoder_passes"):
             self._average(name, _floats(judged[name].drop_null()))
         control = judged.filter(pc.is_valid(judged["blank_precision"]))
         blank = _floats(control["blank_precision"])
         self._average("blank", blank)
         self._average("blank_gain", _floats(control["precision"]) - blank)
+        for errata in pages["errata"].drop_null().to_pylist():
+            self.counts["errata_pages"] += 1
+            self.counts["errata_words"] += len(errata)
+            self.counts["errata_tokens"] += cost_of(of_row(errata))
         steps, pages_at = np.unique(np.rint(_floats(judged["precision"]) * STEPS), return_counts=True)
         self.histogram.update(dict(zip(steps.astype(int).tolist(), pages_at.tolist(), strict=True)))
 
@@ -135,10 +146,14 @@ class Measures:
             bounds=self.counts["bounds"],
             exact_share=self.means["exact"].value,
             word_precision=self.means["word_precision"].value,
+            set_precision=self.means["set_precision"].value,
             decoder_passes=self.means["decoder_passes"].value,
             blank_pages=self.means["blank"].n,
             blank_precision=self.means["blank"].value,
             blank_gain=self.means["blank_gain"].value,
+            errata_pages=self.counts["errata_pages"],
+            errata_words=self.counts["errata_words"],
+            errata_tokens=self.counts["errata_tokens"],
         )
 
     def spread(self) -> Spread | None:

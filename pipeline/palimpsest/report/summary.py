@@ -30,7 +30,7 @@ _MEASURED = [
     *("page_id", "text", "text_class", "tier", "mode", "status", "reason", "tried", "text_tokenizer"),
     *("num_text_tokens", "num_context_tokens", "num_vision_tokens", "token_dim"),
     *("codec", "codec_revision", "fingerprint", "token_dtype"),
-    *("precision", "word_precision", "exact", "decoder_passes", "blank_precision"),
+    *("precision", "word_precision", "set_precision", "exact", "decoder_passes", "blank_precision", "errata"),
 ]
 _MAKERS = ("codec", "codec_revision", "fingerprint", "token_dtype")
 

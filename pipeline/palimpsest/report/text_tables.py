@@ -107,6 +107,10 @@ def _counts(summary: Summary) -> Pairs:
     if summary.exhibits.worst_pages:
         worst = summary.exhibits.worst_pages[0]
         lines["worst page"] = f"{worst.page_id} ({worst.text_class}, {worst.mode}): {share(worst.precision)}"
+    if v.errata_pages:
+        lines["errata"] = (
+            f"{v.errata_words:,} misread words kept with {v.errata_pages:,} pages, {v.errata_tokens:,} context tokens"
+        )
     rate = rate_control(summary.modes, summary.trials)
     if rate:
         spent = f"{rate.context_tokens:,} context tokens, {share(rate.of_best_fixed)} of {rate.best_fixed} for all pages"
