@@ -1,9 +1,9 @@
 """The cell reader: the embedded codec's second decoder, which reads all cells of a page at once, from its visual tokens alone.
 
 The layout says where every cell lies. Each visual token is unpacked into its 4x4 patches, and a cell is read from the
-patches around its centre and from where among them the centre lies. It has no memory of what was read before, so it cannot
-guess: what it reads was in the tokens. It is also what teaches the encoder (`training/train_codec.py`), together with a head of
-the same form on the patches before the compressor.
+patches around its centre, from where among them the centre lies, and from the size of the cells. It has no memory of what was
+read before, so it cannot guess: what it reads was in the tokens. It is also what teaches the encoder (`training/train_codec.py`),
+together with a head of the same form on the patches before the compressor.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ PATCHES = 4
 DIRECTIONS = ((0, 0), (-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))  # (rows, columns) to a patch beside
 FILE = "cell_reader.safetensors"
 _END = SYMBOLS.index(END)
+WAVES, PITCH = 64, 32  # numbers that describe where a cell's centre lies in its patch, and how large the cells are
 _TRUST = 8.0  # nats: no single cell decides where a page ends
 
 
@@ -31,23 +32,28 @@ class CellHead(nn.Module):
     """Patch features `[N, P * P, C]` -> logits `[N, Q, len(SYMBOLS)]` of the cells at `index`.
 
     A cell is read from four patches: the one that holds its centre, and those beside it towards which the centre lies, because a
-    cell on the border of two patches is half in each. The first layer is linear in the patches and in the place, so it runs once
-    per patch and once per place, not once per cell.
+    cell on the border of two patches is half in each. The first layer is linear in the patches and in the position, so it runs
+    once per patch and once per position, not once per cell. The size of the cells scales and shifts its output: one reader
+    serves all grids, and the same strokes lie differently in small cells (decision 0041).
     """
 
     def __init__(self, channels: int, hidden: int = 256) -> None:
         super().__init__()
         self.what = nn.Linear(channels, hidden)
         self.beside = nn.Linear(channels, (len(DIRECTIONS) - 1) * hidden, bias=False)
-        self.where = nn.Linear(64, hidden, bias=False)
+        self.where = nn.Linear(WAVES, hidden, bias=False)
+        self.scale = nn.Linear(PITCH, hidden, bias=False)
+        self.shift = nn.Linear(PITCH, hidden, bias=False)
         self.layers = nn.Sequential(nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, len(SYMBOLS)))
-        nn.init.zeros_(self.beside.weight)
+        for layer in (self.beside, self.scale, self.shift):
+            nn.init.zeros_(layer.weight)
 
     def forward(self, features: Tensor, index: Tensor, waves: Tensor) -> Tensor:
         count, cells = len(features), len(index)
         seen = torch.cat([self.what(features), self.beside(features)], -1).view(count, -1, self.what.out_features)
-        beheld = seen.index_select(1, index.flatten()).view(count, cells, index.shape[1], -1).sum(2)
-        return self.layers(beheld + self.where(waves))
+        gathered = seen.index_select(1, index.flatten()).view(count, cells, index.shape[1], -1).sum(2)
+        centre, pitch = waves.split((WAVES, PITCH), -1)
+        return self.layers((gathered + self.where(centre)) * (1 + self.scale(pitch)) + self.shift(pitch))
 
 
 class CellReader(nn.Module):
@@ -123,11 +129,12 @@ def load_reader(path: Path, dtype: torch.dtype, device: str | torch.device) -> C
         raise UsageError(f"verification.reader = 'cells': the checkpoint in {path} has no {FILE}; choose 'generative'")
     weights = read_weights(file)
     reader = CellReader(weights["spread.weight"].shape[0])
-    reader.load_state_dict({"temperature": torch.ones(1), **weights})  # older files have none
+    added = {"temperature": torch.ones(1)} | {f"head.{name}.weight": torch.zeros(384, PITCH) for name in ("scale", "shift")}
+    reader.load_state_dict(added | weights)  # older files lack these
     return reader.to(device, dtype).eval().requires_grad_(False)
 
 
-def _waves(x: Tensor, count: int = 32) -> Tensor:
+def _waves(x: Tensor, count: int = WAVES // 2) -> Tensor:
     angles = x[..., None] * torch.exp(torch.linspace(0.0, math.log(64.0), count // 2, device=x.device)) * math.pi
     return torch.cat([angles.sin(), angles.cos()], -1)
 
@@ -137,7 +144,8 @@ def cell_places(grid: Grid, side: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         int64 `[Q, 4]`, `patch * 9 + direction` for the patch that holds a cell's centre and the three nearest beside it (the
-        patch itself again at the edge of the page), and waves of the centre's place in its patch, `[Q, 64]`.
+        patch itself again at the edge of the page), and `[Q, WAVES + PITCH]`: waves of the centre's position in its patch, and
+        of the cell's height and width in patches.
     """
     patches = side * PATCHES
     y = ((torch.arange(grid.rows) + 0.5) * patches / grid.rows)[:, None].expand(grid.rows, grid.columns).reshape(-1)
@@ -149,4 +157,6 @@ def cell_places(grid: Grid, side: int) -> tuple[Tensor, Tensor]:
         patch = (row + dy).clamp(0, patches - 1) * patches + (column + dx).clamp(0, patches - 1)
         direction = torch.tensor([[DIRECTIONS.index((a, b)) for b in (-1, 0, 1)] for a in (-1, 0, 1)])[dy + 1, dx + 1]
         found.append(patch * len(DIRECTIONS) + direction)
-    return torch.stack(found, 1), torch.cat([_waves(y - y.floor()), _waves(x - x.floor())], -1)
+    pitch = torch.tensor([patches / grid.rows, patches / grid.columns]) / 4
+    described = _waves(pitch, PITCH // 2).flatten().expand(len(y), PITCH)
+    return torch.stack(found, 1), torch.cat([_waves(y - y.floor()), _waves(x - x.floor()), described], -1)

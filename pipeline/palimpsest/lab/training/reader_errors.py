@@ -5,7 +5,8 @@ A character that one page in a hundred has can be wrong every time without movin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -94,16 +95,26 @@ def compare(pool: FrozenPages, name: str, references: Sequence[str], read: Seque
     )
 
 
-def worse(before: Sequence[Errors], after: Sequence[Errors]) -> list[str]:
-    """One line for each class, grid and mode that `after` reads worse than `before` by more than CHARACTERS or WORDS."""
+def worse(before: Sequence[Errors], after: Sequence[Errors], offered: Collection[tuple[str, str]] | None = None) -> list[str]:
+    """One line for each class, grid and mode that `after` reads worse than `before`.
+
+    Worse is a share that is higher by more than CHARACTERS or WORDS and by more than two standard errors of the difference: of
+    a few pages, a single misread word would refuse weights that are better everywhere else.
+
+    Args:
+        offered: (grid, mode) that count; None takes all.
+    """
     lines = []
     for old, new in zip(before, after, strict=True):
         assert (old.grid, old.mode, old.text_class) == (new.grid, new.mode, new.text_class)
-        for unit, a, b, slack in (
-            ("characters", old.by_character, new.by_character, CHARACTERS),
-            ("words", old.by_word, new.by_word, WORDS),
+        if offered is not None and (old.grid, old.mode) not in offered:
+            continue
+        for unit, count, a, b, slack in (
+            ("characters", old.characters, old.by_character, new.by_character, CHARACTERS),
+            ("words", old.words, old.by_word, new.by_word, WORDS),
         ):
-            if b > a + slack:
+            chance = 2 * math.sqrt((a * (1 - min(a, 1)) + b * (1 - min(b, 1))) / max(1, count))
+            if b > a + max(slack, chance):
                 lines.append(f"{new.grid} {new.mode} {new.text_class}: {b:.3%} of the {unit} wrong, was {a:.3%}")
     return lines
 

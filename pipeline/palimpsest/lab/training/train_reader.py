@@ -46,6 +46,8 @@ class ReaderBlend(Settings):
     """Pages of a step."""
     kept: Count = 400
     """Pages whose tokens are kept."""
+    offered: bool = True
+    """Whether policies offer it: weights that read it worse are refused. The others are measured as well."""
 
 
 class ReaderConfig(Settings):
@@ -57,6 +59,8 @@ class ReaderConfig(Settings):
     """Folder of the state and the log."""
     start: str = ""
     """Folder of the checkpoint whose encoder is kept and whose reader learns; "" is the one that ships."""
+    reader: str = ""
+    """File of the reader's weights to begin with; "" takes those of the checkpoint."""
     seed: int = 0
     steps: Count = 100_000
     seconds: float = 0.0
@@ -122,7 +126,7 @@ def _loop(config: ReaderConfig, stopping: threading.Event, watch: Callable[[dict
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     codec = load_codec("embedded", config.start or None, parts="encoder")
-    reader = load_reader(codec.checkpoint.directory, torch.float32, "cpu").requires_grad_(True)
+    reader = load_reader(Path(config.reader or codec.checkpoint.directory), torch.float32, "cpu").requires_grad_(True)
     optimiser = torch.optim.AdamW(reader.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     step, spent = 0, 0.0
     if (out / "state.pt").is_file():
@@ -212,7 +216,8 @@ def export_reader(
     try:
         before = list(measure(load_reader(codec.checkpoint.directory, torch.bfloat16, "cpu"), pools))
         after = list(measure(load_reader(candidate, torch.bfloat16, "cpu"), pools))
-        found = worse(before, after)
+        offered = {(blend.grid, blend.mode) for blend in config.blends if blend.offered}
+        found = worse(before, after, offered)
         if found and not force:
             raise WorseWeights("the new weights read worse, nothing is written:\n" + "\n".join(found))
         candidate.replace(path / FILE)
