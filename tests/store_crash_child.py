@@ -9,11 +9,8 @@ The job is deterministic apart from the names of its tries, as the flow is.
 from __future__ import annotations
 
 import hashlib
-import os
 import random
-import signal
 import sys
-from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,9 +22,9 @@ from palimpsest.corpus.units import CommitRecord, Counts, commit_unit, is_commit
 from palimpsest.schemas import QUARANTINE, SHARD
 from palimpsest.storage.local_store import LocalStore
 from palimpsest.storage.object_store import ObjectStore
+from tests.crash_sweep import DISK, sweep
 
 FINGERPRINT = "f" * 16
-CHANGING = ("mkdir", "fsync", "link", "replace", "unlink")
 
 
 def page(doc: int, number: int, *, tier: str = "base", codec: str = "toy", payload: int = 48) -> dict[str, object]:
@@ -120,48 +117,10 @@ def job(root: Path, seed: int = 0, units: int = 2) -> Snapshot:
     return publish(store, f"run-{seed}", records)
 
 
-def die_before(step: int) -> None:
-    """Arm this process: SIGKILL to itself instead of its `step`-th call that changes the disk."""
-    steps = count()
-
-    def armed(call):
-        def one(*args, **kwargs):
-            if next(steps) == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return call(*args, **kwargs)
-
-        return one
-
-    for name in CHANGING:
-        setattr(os, name, armed(getattr(os, name)))
-
-
-def in_child(root: Path, step: int | None) -> int:
-    """Run the job in a child process; returns how it ended, as in `os.waitstatus_to_exitcode`."""
-    child = os.fork()
-    if child == 0:
-        if step is not None:
-            die_before(step)
-        job(root)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def sweep(root: Path) -> None:
-    """Print the number of steps that the job was killed at; the first one that it survives ends the sweep."""
-    for step in count():
-        ended = in_child(root / f"{step:03d}", step)
-        if ended == 0:
-            print(step)
-            return
-        if ended != -signal.SIGKILL or in_child(root / f"{step:03d}", None) != 0:
-            sys.exit(f"step {step}: the armed job ended with {ended}, or its rerun failed")
-
-
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["sweep", root]:
-            sweep(Path(root))
+            sweep(job, Path(root), DISK)
         case ["run", root, seed, units]:
             job(Path(root), int(seed), int(units))
         case _:

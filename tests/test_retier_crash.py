@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from palimpsest.corpus.fsck import fsck
 from palimpsest.corpus.snapshots import iter_rows, latest, read_snapshot
 from palimpsest.operations.run import run
@@ -28,9 +26,7 @@ def content(root: Path) -> tuple[Any, ...]:
     return rows, snapshot.totals, snapshot.number, [unit.unit_id for unit in snapshot.units]
 
 
-def test_a_retier_killed_at_any_step_and_run_again_ends_in_the_same_corpus(
-    job: JobFactory, tiny_codec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_retier_killed_at_any_step_and_run_again_ends_in_the_same_corpus(job: JobFactory, tiny_codec: Path, tmp_path: Path) -> None:
     shared = dated(1, 20 * DAY, seed=1)
     folder = write_documents(tmp_path / "in", [shared, dated(1, seed=2, importance=1.0), {"text": None}])
     write_documents(folder, [shared, {"text": "An undated page."}], "b.jsonl")

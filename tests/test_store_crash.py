@@ -16,11 +16,10 @@ from palimpsest.corpus.shards import read_shard
 from palimpsest.corpus.snapshots import Snapshot, iter_rows, latest, read_snapshot, snapshot_numbers
 from palimpsest.storage.local_store import LocalStore
 from palimpsest.storage.object_store import StoreError
-from tests import store_crash_child
 from tests.paths import PYTHONPATH
 from tests.store_crash_child import job
 
-CHILD = [sys.executable, store_crash_child.__file__]
+CHILD = [sys.executable, "-m", "tests.store_crash_child"]
 HERE = {"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}
 
 
