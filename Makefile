@@ -23,8 +23,7 @@ demo: $(VENV)/installed
 	$(BIN)/palimpsest report demo/corpus --out demo/report.html
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not cluster'
-	$(BIN)/python -m pytest -m cluster
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 chaos: install
 	$(BIN)/python -m tests.chaos $(CHAOS)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 
-from palimpsest.config import JobConfig, parse
+from palimpsest.config import JobConfig, PlacementConfig, parse
 from tests import s3_servers
 from tests.mixed_sources import write_mixed_sources
 from tests.s3_servers import S3Server
+from tests.wheels import Installed
 
 # No deadline: how long an example takes depends on what else runs on the machine.
 hypothesis.settings.register_profile("suite", deadline=None, max_examples=60)
@@ -23,14 +26,19 @@ hypothesis.settings.register_profile("thorough", deadline=None, max_examples=200
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 JobFactory = Callable[..., JobConfig]
-SLOW_FILES = (
-    "test_infra_terraform",
-    "test_infra_nightly",
+OBJECT_STORE = 80_000_000  # bytes, about as small as Ray allows
+FIRST = (
+    "ray",  # every file with a test that starts Ray
     "test_train_codec",
-    "test_chaos",
+    "test_infra_terraform",
     "test_retier",
+    "test_chaos",
+    "test_infra_nightly",
     "test_store_s3_faults",
-)
+)  # the slowest groups, so that no worker of pytest-xdist is left with a long tail
+OWN_RAY = ("test_cluster", "test_run_crash", "test_wheel", "test_cli", "test_run_s3")  # before those that share a Ray
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: models are tiny, and the workers share the cores
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,9 +46,63 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="record today's behaviour in tests/golden (test_golden.py)")
 
 
+@cache
+def group(file: Path) -> str:
+    """Tests of a group run one after the other in one process: those of a file, or of all files that start Ray."""
+    return "ray" if "pytest.mark.cluster" in file.read_text("utf-8") else file.stem
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slowest files come first, so that no worker of pytest-xdist is left with a long tail."""
-    items.sort(key=lambda item: item.path.stem not in SLOW_FILES)
+    """The slowest groups first."""
+
+    def index(name: str, names: tuple[str, ...]) -> int:
+        return names.index(name) if name in names else len(names)
+
+    items.sort(key=lambda item: (index(group(item.path), FIRST), index(item.path.stem, OWN_RAY)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For `pytest -n 3 --dist loadfile`. Its groups by mark (`--dist loadgroup`) do not work with pytest 9.2."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(config.rootpath / nodeid.partition("::")[0])
+
+    config.option.loadscopereorder = False  # it would start the files with the most tests first
+    return Scheduling(config, log)
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The built wheel in an environment of its own."""
+    return Installed(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def demo(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus of `palimpsest run demo`, through Ray, as the installed wheel makes it in a folder with a stranger's modules."""
+    folder = tmp_path_factory.mktemp("strange")
+    for name in ("pipeline", "jobs", "presets", "tests", "config", "settings"):
+        (folder / f"{name}.py").write_text("raise RuntimeError('a module of somebody else was imported')\n", "utf-8")
+    result = json.loads(installed.run(folder, "run", "demo", "--json").stdout)
+    counts = result["counts"]
+    assert counts["documents_in"] == counts["documents_committed"] + counts["documents_quarantined"] + counts["duplicates"]
+    assert counts["pages_in"] == counts["pages_committed"] == counts["rows"] > 15
+    assert result["reasons"] == {"invalid_json": 1, "missing_text": 1, "empty_text": 1} and counts["duplicates"] == 1
+    return folder / "demo" / "corpus"
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One Ray for all tests that can share it."""
+    from palimpsest.flow import ray_executor
+
+    with ray_executor.connected(PlacementConfig(object_store_bytes=OBJECT_STORE)):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,33 +6,22 @@ What loads a model runs in a process of its own, as for a user; what only looks 
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from palimpsest.cli.app import app
-from tests.paths import PYTHONPATH
+from tests.wheels import Installed
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.cluster
 
 
-def palimpsest(*arguments: str, code: int = 0) -> str:
-    """Run a command in a process of its own; returns stdout."""
-    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
-    command = [sys.executable, "-m", "palimpsest.cli", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=600)
-    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout if code in (0, 3) else done.stderr
-
-
 def in_process(*arguments: str, code: int = 0) -> str:
-    """As `palimpsest`, in this process; a bug would come out as the exception that it is."""
+    """A command in this process; a bug would come out as the exception that it is."""
     done = CliRunner().invoke(app, list(arguments))
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
@@ -40,31 +29,20 @@ def in_process(*arguments: str, code: int = 0) -> str:
     return done.stdout if code in (0, 3) else done.stderr
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("demo") / "corpus"
-    result = json.loads(palimpsest("run", "demo", "--out", str(path), "--json"))
-    counts = result["counts"]
-    assert counts["documents_in"] == counts["documents_committed"] + counts["documents_quarantined"] + counts["duplicates"]
-    assert counts["pages_in"] == counts["pages_committed"] == counts["rows"] > 15
-    assert result["reasons"] == {"invalid_json": 1, "missing_text": 1, "empty_text": 1} and counts["duplicates"] == 1
-    return path
+def test_a_second_run_does_nothing_and_says_so(demo: Path, installed: Installed) -> None:
+    assert "Nothing to do" in installed.run(demo.parent.parent, "run", "demo").stdout
 
 
-def test_a_second_run_does_nothing_and_says_so(corpus: Path) -> None:
-    assert "Nothing to do" in palimpsest("run", "demo", "--out", str(corpus))
-
-
-def test_a_dry_run_plans_and_writes_nothing(tmp_path: Path) -> None:
-    plan = json.loads(palimpsest("run", "demo", "--out", str(tmp_path / "corpus"), "--dry-run", "--json"))
+def test_a_dry_run_plans_and_writes_nothing(tmp_path: Path, installed: Installed) -> None:
+    plan = json.loads(installed.run(tmp_path, "run", "demo", "--dry-run", "--json").stdout)
     assert plan["to process"] == plan["units"] == 5 and plan["published already"] == 0
-    assert not (tmp_path / "corpus").exists()
+    assert not (tmp_path / "demo").exists()
 
 
-def test_fsck_finds_nothing_and_then_a_flipped_byte(corpus: Path, tmp_path: Path) -> None:
-    assert "0 errors" in in_process("fsck", str(corpus))
+def test_fsck_finds_nothing_and_then_a_flipped_byte(demo: Path, tmp_path: Path) -> None:
+    assert "0 errors" in in_process("fsck", str(demo))
     broken = tmp_path / "broken"
-    subprocess.run(["cp", "-r", str(corpus), str(broken)], check=True)
+    subprocess.run(["cp", "-r", str(demo), str(broken)], check=True)
     shard = next((broken / "data" / "tiny").glob("*.parquet"))
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 255
@@ -73,31 +51,31 @@ def test_fsck_finds_nothing_and_then_a_flipped_byte(corpus: Path, tmp_path: Path
     assert any(shard.name in finding["key"] and finding["severity"] == "error" for finding in findings)
 
 
-def test_inspect_shows_the_corpus_and_a_page(corpus: Path, tmp_path: Path) -> None:
-    summary = json.loads(in_process("inspect", str(corpus), "--json"))
+def test_inspect_shows_the_corpus_and_a_page(demo: Path, tmp_path: Path) -> None:
+    summary = json.loads(in_process("inspect", str(demo), "--json"))
     assert summary["pages"] > 15
-    assert "prose" in in_process("inspect", str(corpus))
-    page = first_page(corpus)
-    in_process("inspect", str(corpus), page, "--image", str(tmp_path / "page.png"))
+    assert "prose" in in_process("inspect", str(demo))
+    page = first_page(demo)
+    in_process("inspect", str(demo), page, "--image", str(tmp_path / "page.png"))
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
-    assert "none of them begins like this" in in_process("inspect", str(corpus), "no-such-page", code=2)
+    assert "none of them begins like this" in in_process("inspect", str(demo), "no-such-page", code=2)
 
 
-def first_page(corpus: Path) -> str:
+def first_page(demo: Path) -> str:
     import pyarrow.parquet as pq
 
-    shard = next((corpus / "data" / "tiny").glob("*.parquet"))
+    shard = next((demo / "data" / "tiny").glob("*.parquet"))
     return pq.read_table(shard)["page_id"][0].as_py()
 
 
-def test_verify_agrees_with_what_was_recorded(corpus: Path) -> None:
-    result = json.loads(palimpsest("verify", str(corpus), "--share", "0.5", "--json"))
+def test_verify_agrees_with_what_was_recorded(demo: Path, installed: Installed) -> None:
+    result = json.loads(installed.run(demo, "verify", ".", "--share", "0.5", "--json").stdout)
     assert result["pages"] > 5 and not result["findings"]
 
 
-def test_the_report_is_one_file_without_network(corpus: Path, tmp_path: Path) -> None:
+def test_the_report_is_one_file_without_network(demo: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
-    assert str(out) in in_process("report", str(corpus), "--out", str(out))
+    assert str(out) in in_process("report", str(demo), "--out", str(out))
     html = out.read_text()
     assert "Netherfield" in html and "invalid_json" in html
     assert not re.search(r'(src|href)\s*=\s*["\']?(https?:)?//', html)

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from palimpsest.config import PlacementConfig
 from palimpsest.corpus.fsck import fsck
 from palimpsest.corpus.shards import read_shard
 from palimpsest.corpus.snapshots import iter_tables, latest
-from palimpsest.flow import ray_executor as flow
 from palimpsest.operations.progress import Progress
 from palimpsest.operations.run import run
 from palimpsest.storage.local_store import LocalStore
 from palimpsest.storage.object_store import StoreError
-from tests.conftest import JobFactory
+from tests.conftest import OBJECT_STORE, JobFactory
 from tests.mixed_sources import DOCUMENTS, prose
 
-OBJECT_STORE = 80_000_000
 PAGE_BYTES = 512 * 512
 RAY = "placement.executor=ray"
 
-pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_session() -> Iterator[None]:
-    """One Ray for all tests of this file, with an object store as small as Ray allows."""
-    with flow.connected(PlacementConfig(object_store_bytes=OBJECT_STORE)):
-        yield
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_session")]
 
 
 def content(out: Path) -> tuple[Any, ...]:

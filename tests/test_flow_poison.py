@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ import pyarrow as pa
 import pytest
 import ray.cloudpickle
 
-from palimpsest.config import PlacementConfig, SourceConfig
+from palimpsest.config import JobConfig, SourceConfig
 from palimpsest.corpus.fsck import fsck
+from palimpsest.flow import local_executor, stages
 from palimpsest.flow import ray_executor as flow
-from palimpsest.flow import stages
+from palimpsest.flow.batching import Batches
 from palimpsest.flow.isolation import Child, ChildDied, slices
+from palimpsest.flow.stages.tables import table_of
 from palimpsest.operations.run import run
+from palimpsest.schemas import TOKENS, RowKind
 from palimpsest.sources.documents import Document, Rejected, document_id
 from palimpsest.sources.objects import SourceObject
 from palimpsest.sources.units import Unit
@@ -66,15 +70,37 @@ class Render(stages.Render):
         return super().__call__(table)
 
 
-class Encode(stages.Encode):
+class Encode:
+    """Tokens without a model, so that what replaces a dead process starts soon."""
+
+    def __init__(self, config: JobConfig, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+
     def __call__(self, table: pa.Table) -> pa.Table:
         meet(table, "kills-encode", "SIGKILL")
-        return super().__call__(table)
+        rows = table.drop_columns(["image"]).to_pylist()
+        for row in rows:
+            if row["mode"]:
+                tokens = hashlib.sha256(row["text"].encode()).digest()
+                row |= {"num_vision_tokens": 1, "num_context_tokens": 1, "tokens": tokens, "token_dim": 16, "token_dtype": "bf16"}
+                row |= {"tokens_sha256": hashlib.sha256(tokens).hexdigest(), "codec": "none", "codec_revision": "none"}
+            if row["kind"] == RowKind.PAGE:
+                row["fingerprint"] = self.fingerprint
+        return table_of(rows, TOKENS, "encode")
 
 
 class Verify(stages.Verify):
+    def __init__(self, config: JobConfig, fingerprint: str) -> None:
+        self.config, self.batched = config, Batches("verify", 1, grows=False)  # no model: no page is verified
+
     def __call__(self, table: pa.Table) -> pa.Table:
         meet(table, "kills-verify", "memory")
+        return super().__call__(table)
+
+
+class EncodeWithModel(stages.Encode):
+    def __call__(self, table: pa.Table) -> pa.Table:
+        meet(table, "kills-encode", "SIGKILL")
         return super().__call__(table)
 
 
@@ -82,34 +108,59 @@ STAGES = {"read": Read, "paginate": Paginate, "render": Render, "encode": Encode
 POISON = {name: f"{prose(1800, 90)} kills-{name} {prose(900, 91)}" for name in STAGES}
 
 
+SPREAD = ("placement.render_batch=4", "placement.shard_batch=4", "verification.share=0")
+
+
+@pytest.fixture
+def spread(job: JobFactory, tmp_path: Path, ray_session: None) -> Callable[[dict[str, Any]], Any]:
+    """`spread(stages)`: run the job over `in` through Ray with these stages, into `out`."""
+
+    def make(stages: dict[str, Any]) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, stage in stages.items():
+                patch.setattr(flow, name.capitalize(), stage)
+            return run(job(tmp_path / "in", tmp_path / "out", "placement.executor=ray", *SPREAD))
+
+    return make
+
+
+def write_sources(folder: Path, texts: dict[str, list[str]]) -> None:
+    folder.mkdir()
+    for name, documents in texts.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+
+
+def assert_only_lost(killers: set[str], out: Path, sound: Path) -> list[dict[str, Any]]:
+    """`out` is `sound` without these documents; returns its quarantined records."""
+    rows, quarantined, units = content(out)
+    all_rows, nothing, same_units = content(sound)
+    assert (rows, units) == ([row for row in all_rows if row["doc_id"] not in killers], same_units) and nothing == []
+    assert [finding for finding in fsck(LocalStore(out)) if finding.severity == "error"] == []
+    return [row for unit in quarantined for row in unit]
+
+
 @pytest.mark.cluster
 @pytest.mark.slow
 def test_what_kills_a_worker_of_any_stage_is_quarantined_and_nothing_else_is_lost(
-    job: JobFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: JobFactory, spread: Callable[[dict[str, Any]], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for number, (name, poison) in enumerate(POISON.items()):
-        texts = [prose(2500, 10 * number), prose(300, 10 * number + 1), poison, prose(4000, 10 * number + 2)]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     mixed = [prose(500, 70), POISON["render"] + " x", POISON["verify"] + " x", prose(700, 71), POISON["encode"] + " x"]
-    (folder / "several.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in mixed))
+    alone = {
+        name: [prose(2500, 10 * number), prose(300, 10 * number + 1), poison, prose(4000, 10 * number + 2)]
+        for number, (name, poison) in enumerate(POISON.items())
+    }
+    write_sources(tmp_path / "in", alone | {"several": mixed})
     killers = {document_id(text) for text in [*POISON.values(), *(text for text in mixed if "kills" in text)]}
-    spread = ("placement.executor=ray", "placement.render_batch=4", "placement.shard_batch=4", "verification.share=0")
-    with monkeypatch.context() as patch:
-        for name, stage in STAGES.items():
-            patch.setattr(flow, name.capitalize(), stage)
-        with flow.connected(PlacementConfig(object_store_bytes=100_000_000)):
-            result = run(job(folder, tmp_path / "out", *spread))
-    run(job(folder, tmp_path / "sound", *spread))
+    result = spread(STAGES)
+    monkeypatch.setattr(sys.modules[__name__], "die", lambda how: None)
+    for name in ("encode", "verify"):
+        monkeypatch.setattr(local_executor, name.capitalize(), STAGES[name])
+    run(job(tmp_path / "in", tmp_path / "sound", *SPREAD))
 
     counts = result.counts
     assert result.reasons == {"worker_killed": len(killers)}
     assert (counts.documents_in, counts.documents_quarantined, counts.documents_committed) == (25, 8, 17)
-    rows, quarantined, units = content(tmp_path / "out")
-    sound, nothing, same_units = content(tmp_path / "sound")
-    assert (rows, units) == ([row for row in sound if row["doc_id"] not in killers], same_units) and nothing == []
-    found = [row for unit in quarantined for row in unit]
+    found = assert_only_lost(killers, tmp_path / "out", tmp_path / "sound")
     assert {row["doc_id"] for row in found if row["doc_id"]} == killers - {document_id(POISON["read"])}
     details = " | ".join(row["detail"] for row in found)
     for said in (
@@ -118,7 +169,19 @@ def test_what_kills_a_worker_of_any_stage_is_quarantined_and_nothing_else_is_los
     ):  # fmt: skip
         assert said in details
     assert all(row["record"] for row in found if row["doc_id"])
-    assert [finding for finding in fsck(LocalStore(tmp_path / "out")) if finding.severity == "error"] == []
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_model_whose_process_dies_is_loaded_again(
+    job: JobFactory, spread: Callable[[dict[str, Any]], Any], tmp_path: Path
+) -> None:
+    write_sources(tmp_path / "in", {"a": [prose(2500, 1), POISON["encode"], prose(300, 2)]})
+    result = spread({"encode": EncodeWithModel})
+    run(job(tmp_path / "in", tmp_path / "sound", *SPREAD))
+    assert result.reasons == {"worker_killed": 1}
+    (found,) = assert_only_lost({document_id(POISON["encode"])}, tmp_path / "out", tmp_path / "sound")
+    assert found["detail"].startswith("encode: the process was ended by SIGKILL")
 
 
 # The child process, without Ray

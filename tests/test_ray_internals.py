@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from palimpsest.config import PlacementConfig
-from palimpsest.flow import ray_executor
 from palimpsest.flow.ray_internals import KeyValues, task_attempt
 
-pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_session() -> Iterator[None]:
-    with ray_executor.connected(PlacementConfig(object_store_bytes=80_000_000)):
-        yield
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_session")]
 
 
 def test_values_are_shared_by_the_keys_of_a_run_and_outlive_their_writer() -> None:

@@ -6,16 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from palimpsest.config import PlacementConfig
 from palimpsest.corpus.fsck import fsck
-from palimpsest.flow import ray_executor as flow
 from palimpsest.operations.run import run
 from palimpsest.storage.local_store import LocalStore
 from tests.conftest import JobFactory
-from tests.test_flow import OBJECT_STORE
 from tests.test_retier import DAY, NOW, after, dated, retier, rows, write_documents
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_session")]
 MODES = 'tiers.modes=["tiny", "small"]'
 MEASURED = ("tiers.policy=fidelity", MODES, "verification.target_precision=0.05", "tiers.cheap_text=false")
 FADING = ("tiers.policy=age", MODES, f"tiers.as_of={NOW.isoformat()}")
@@ -42,8 +39,7 @@ def test_ray_and_one_process_measure_and_fade_alike(job: JobFactory, tmp_path: P
         assert (result.moves, result.findings) == ({"text → small": result.due}, False) and result.due
         assert fsck(LocalStore(faded.out)) == [] == fsck(LocalStore(climbed.out))
 
-    with flow.connected(PlacementConfig(object_store_bytes=OBJECT_STORE)):
-        both("ray", *spread)
+    both("ray", *spread)
     both("alone")
     for kind in ("climbed", "faded"):
         ray, alone = (rows(job(folder, tmp_path / f"{name}-{kind}")) for name in ("ray", "alone"))
