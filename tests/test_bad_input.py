@@ -71,6 +71,12 @@ def test_a_document_of_which_nothing_is_left_is_quarantined_and_its_neighbours_a
     assert (empty["kind"], empty["reason"], empty["record"]) == ("quarantined", "empty_text", "\u200b\ufeff".encode())
 
 
+@pytest.mark.parametrize("text", [" ", " \n\t\n", "\u3000\u2003", "\u200b \u200b"])
+def test_a_document_of_whitespace_is_quarantined(text: str) -> None:
+    (row,) = paginated(text)
+    assert (row["kind"], row["reason"]) == ("quarantined", "empty_text") and "whitespace" in row["detail"]
+
+
 def test_tiny_documents_from_a_file_become_one_page_each(tmp_path: Path) -> None:
     path, config = tmp_path / "tiny.jsonl", SourceConfig()
     path.write_text("".join(json.dumps({"id": n % 7, "text": f"t{n}"}) + "\n" for n in range(3000)))

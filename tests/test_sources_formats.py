@@ -159,6 +159,49 @@ def test_csv(tmp_path: Path) -> None:
     assert outcomes(written(tmp_path / "b.csv", b"")) == ["empty_text"]
 
 
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'text\na\n"unclosed\nb\nc\n', ["a", "corrupt_csv"]),
+        (b'text,id\na,1\nb,"2\nc,3\nd,4', ["a", "corrupt_csv"]),
+        (b'text,id\na,1\n"b,2\nc,3\n', ["a", "corrupt_csv"]),
+        (b'text,other\na,"x\nb,y', ["a", "corrupt_csv"]),
+        (b'text,id\n5" pipe,1\n"q ""x""",2', ['5" pipe', 'q "x"']),
+        (b'text\n"ends here"', ["ends here"]),
+        (b"text\na\n\nb\n\n", ["a", "b"]),
+        (b"text\n", []),
+    ],
+)
+def test_a_quotation_mark_that_never_ends_hides_no_rows(tmp_path: Path, body: bytes, expected: list[str]) -> None:
+    """Without the check, all that follows it is one text, or lost in a column that is not read."""
+    found = records(written(tmp_path / "a.csv", body))
+    assert [record.text if isinstance(record, Document) else record.reason for record in found] == expected
+    assert all(b"\x1e" not in record.record for record in found if isinstance(record, Rejected))
+
+
+def test_what_is_wrong_is_named_as_what_it_is(tmp_path: Path) -> None:
+    def only(name: str, content: bytes) -> str:
+        (record,) = records(written(tmp_path / name, content))
+        assert isinstance(record, Rejected)
+        return f"{record.reason}: {record.detail}"
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": ["a"]}), sink)
+    parquet = sink.getvalue().to_pybytes()
+    for name in ("a.jsonl", "a.csv", "a.txt"):
+        assert only(name, parquet) == "other_format: it begins as Parquet does, and its name tells another format"
+        assert only(name, b"%PDF-1.4 only ASCII").startswith("other_format: it begins as a PDF does")
+    assert "separated by ';'; only commas and" in only("b.csv", b"id;text\n1;x\n")
+    for value, said in (
+        ("null", "null, not an object"),
+        ('"x"', "a string, not an object"),
+        ("4", "a number, not an object"),
+        ("true", "a truth value, not an object"),
+        (f'{{"text": "a", "n": {"9" * 5000}}}', "an integer of more than 4,300 digits"),
+    ):
+        assert only("c.jsonl", f"{value}\n".encode()) == f"invalid_json: {said}"
+
+
 def test_arrow_files_and_streams(tmp_path: Path) -> None:
     table = pa.table({"text": pa.array(["a", "b", "a"]).dictionary_encode(), "id": [1, 2, 3], "other": [0.5] * 3})
     with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -46,6 +47,7 @@ from palimpsest.sources.units import Unit
 warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
 
 START_TRIES = 4
+LOOK_SECONDS = 3.0  # between two looks at the notes of the workers, which the progress shows
 RETRIES = 8  # of a task or of an actor's batch: for lost nodes, and the two tries before isolation
 PASSES = 5  # over the units that are still missing; the first is the run itself
 TASK_CPUS = 0.25  # CPUs that Ray reserves for a task that reads, lays out, renders or writes
@@ -109,6 +111,8 @@ class RayExecutor:
 
     def __init__(self) -> None:
         self._spent: list[StageSeconds] = []
+        self._live: workers.Notes | None = None
+        self._looked: tuple[float, StageSeconds] = (0.0, {})
 
     def index_units(self, units: Sequence[Unit], config: SourceConfig) -> Iterator[list[str]]:
         """Read by Ray tasks; a bounded number of them run ahead."""
@@ -175,15 +179,25 @@ class RayExecutor:
                 yield row
 
     def stage_seconds(self) -> StageSeconds:
-        return added_up(self._spent)
+        """Of the jobs that ended, and of the one that runs, as of a few seconds ago."""
+        notes, (at, seen) = self._live, self._looked
+        if notes is None:
+            return added_up(self._spent)
+        if time.monotonic() - at > LOOK_SECONDS:
+            with suppress(ray.exceptions.RayError, RuntimeError, AttributeError):  # of a cluster that is gone
+                seen = notes.seconds()
+            self._looked = time.monotonic(), seen
+        return added_up([*self._spent, seen])
 
     @contextmanager
     def _notes(self) -> Iterator[workers.Notes]:
         """Notes of one job; their stage times are kept when it ends."""
         notes = workers.Notes(f"{telemetry.context().get('run_id') or ''} {uuid.uuid4().hex}")
+        self._live = notes
         try:
             yield notes
         finally:
+            self._live, self._looked = None, (0.0, {})
             with suppress(ray.exceptions.RayError, RuntimeError, AttributeError):  # of a cluster that is gone
                 self._spent.append(notes.seconds())
                 notes.clear()

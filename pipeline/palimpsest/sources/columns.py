@@ -46,6 +46,9 @@ def missing_column(names: Sequence[str], uri: str, config: SourceConfig) -> str:
     if len(names) > _SHOWN:
         shown += f" and {len(names) - _SHOWN} more"
     near = next((name for name in names for field in fields if str(name).lower() == field.lower()), None)
+    separator = next((sign for sign in ";|\t" if len(names) == 1 and sign in str(names[0])), None)
+    if separator:
+        return f"{uri} has one column, {shown}: its cells are separated by {separator!r}; only commas and, in .tsv, tabs are read"
     hint = f"did you mean {near!r}? Case tells names apart: set {setting} = {near!r}" if near else f"set {setting} to the text's"
     return f"{uri} has no column {', '.join(map(repr, fields))}; its columns are {shown}; {hint}"
 

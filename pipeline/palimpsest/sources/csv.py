@@ -15,11 +15,14 @@ from palimpsest.sources.documents import Document, Reason, Rejected, Unusable, e
 from palimpsest.sources.fields import reject
 from palimpsest.sources.objects import SourceObject
 from palimpsest.sources.streams import read_bytes
-from palimpsest.sources.text import looks_like_utf16, marked_encoding, with_head
+from palimpsest.sources.text import looks_like_utf16, marked_encoding, refuse_other_format, with_head
 from palimpsest.sources.units import Unit
 
 _LEAST_BLOCK = MIB
 _HEADER_BYTES = MIB  # longest first line
+
+
+_END = b"\x1e this row ends the table \x1e"  # what no table has
 
 
 class CsvSource:
@@ -71,6 +74,7 @@ class _Source(io.RawIOBase):
         self._chunks = with_head(read_bytes(item, config), _HEADER_BYTES)
         self.head = next(self._chunks, b"").removeprefix(b"\xef\xbb\xbf" if config.is_utf8 else b"")
         self._rest = self.head
+        self.end = b""  # follows the last byte
 
     def readable(self) -> bool:
         return True
@@ -79,6 +83,8 @@ class _Source(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         if not self._rest:
             self._rest = next(self._chunks, b"")
+        if not self._rest:
+            self._rest, self.end = self.end, b""
         part, self._rest = self._rest[: len(view)], self._rest[len(view) :]
         view[: len(part)] = part
         return len(part)
@@ -99,6 +105,7 @@ def _header(source: _Source, item: SourceObject, config: SourceConfig) -> list[s
         raise Unusable(Reason.EMPTY_TEXT, "a table without a header")
     if config.is_utf8 and (marked_encoding(head) or looks_like_utf16(head[:4096])):
         raise Unusable(Reason.UTF16_DETECTED, "CSV is read as UTF-8 only: convert the file", excerpt(head))
+    refuse_other_format(head)
     try:
         line = io.BytesIO(head if len(head) < _HEADER_BYTES else head[: head.rfind(b"\n") + 1])
         parse = pacsv.ParseOptions(delimiter=_delimiter(item), newlines_in_values=True, invalid_row_handler=lambda row: "skip")
@@ -116,12 +123,23 @@ def _batches(
     config: SourceConfig,
     bad: list[tuple[int, int, bytes]],
 ) -> Iterator[pa.RecordBatch]:
-    """Batches with every cell of `columns` as bytes; rows of another length are added to `bad`."""
+    """Batches with every cell of `columns` as bytes; rows of another length are added to `bad`.
+
+    Raises:
+        Unusable: a quotation mark that never ends, which hides what follows it. A last row that is not read shows it.
+    """
+    hidden: bytes | None = b""  # None once the last row was read
 
     def keep(row: pacsv.InvalidRow) -> str:
+        nonlocal hidden
         text = row.text if isinstance(row.text, bytes) else str(row.text).encode("utf-8", "replace")
-        bad.append((row.number or 0, row.actual_columns, excerpt(text)))
+        if _END in text:
+            hidden = text
+        else:
+            bad.append((row.number or 0, row.actual_columns, excerpt(text)))
         return "skip"
+
+    source.end = b"\n" + _delimiter(item).encode().join([_END] * len(names)) + b"\n"
 
     block = max(_LEAST_BLOCK, min(1 << 30, 4 * config.max_document_chars))
     reading = pacsv.ReadOptions(use_threads=False, block_size=block, encoding=config.charset, column_names=names)
@@ -136,8 +154,15 @@ def _batches(
     first = True
     with pacsv.open_csv(source, reading, parsing, converting) as table:
         for batch in table:
-            yield batch.slice(1) if first and batch.num_rows else batch  # the header itself is the first row
-            first = first and not batch.num_rows
+            batch, first = (batch.slice(1), False) if first and batch.num_rows else (batch, first)  # the first row is the header
+            last = [column.cast(pa.binary())[-1].as_py() for column in batch.columns] if batch.num_rows else []
+            if ends := [cell for cell in last if _END in cell]:
+                hidden = None if all(cell == _END for cell in last) else ends[0]
+                batch = batch.slice(0, batch.num_rows - 1)
+            yield batch
+    if hidden is not None:
+        said = "a quotation mark never ends, and hides what follows it"
+        raise Unusable(Reason.CORRUPT_CSV, said, excerpt(hidden.partition(_END)[0]))
 
 
 def _bad_row(number: int, cells: int, text: bytes, expected: int, item: SourceObject) -> Rejected:

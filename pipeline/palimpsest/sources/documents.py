@@ -29,6 +29,7 @@ class Reason(StrEnum):
     CORRUPT_ARROW = "corrupt_arrow"  # the schema, or the rest from one record batch on
     CORRUPT_CSV = "corrupt_csv"  # the header, or the rest from a quotation mark that never ends
     BAD_ROW = "bad_row"  # a row of CSV with more or fewer cells than columns
+    OTHER_FORMAT = "other_format"  # its first bytes are those of Parquet, a PDF, …, and its name tells another format
     UTF16_DETECTED = "utf16_detected"  # UTF-16 or UTF-32 where it is not read: JSON lines, or text without a byte-order mark
 
     INVALID_JSON = "invalid_json"  # not JSON, or not an object

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import itertools
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from palimpsest.sources.fields import ABSENT, build_document, lookup, reject
 from palimpsest.sources.json_values import LINES, shape_of, split_lines, split_values
 from palimpsest.sources.objects import SourceObject
 from palimpsest.sources.streams import MAGIC_BYTES, compression, compression_of, read_bytes, read_stored
-from palimpsest.sources.text import looks_like_utf16, marked_encoding, with_head
+from palimpsest.sources.text import looks_like_utf16, marked_encoding, refuse_other_format, with_head
 from palimpsest.sources.units import Unit
 
 _LINE_SLACK = 1 << 16  # bytes of a line besides its text
+_KINDS = {type(None): "null", bool: "a truth value", int: "a number", float: "a number", str: "a string", list: "an array"}
 _LOOKED_AT = 20  # records, for the fields that they have
 _HEAD_BYTES = 1 << 16  # by which the shape is judged
 
@@ -97,6 +99,7 @@ def _values(unit: Unit, config: SourceConfig) -> Iterator[tuple[int, bytes | Non
         head = next(chunks, b"")
         if _is_wide(head, config):
             raise Unusable(Reason.UTF16_DETECTED, "JSON is read as UTF-8 only: convert the file", excerpt(head))
+        refuse_other_format(head)
         chunks = itertools.chain([head], chunks)
         if (shape := shape_of(head)) != LINES:
             yield from _without_marks(split_values(chunks, limit, shape), config)
@@ -160,8 +163,10 @@ def _parse(line: str) -> dict[str, Any]:
         record = json.loads(line, strict=False)
     except RecursionError:
         raise Unusable(Reason.INVALID_JSON, "nested too deeply") from None
-    except ValueError as error:  # JSONDecodeError, and integers of thousands of digits
+    except json.JSONDecodeError as error:
         raise Unusable(Reason.INVALID_JSON, str(error)) from None
+    except ValueError:
+        raise Unusable(Reason.INVALID_JSON, f"an integer of more than {sys.get_int_max_str_digits():,} digits") from None
     if not isinstance(record, dict):
-        raise Unusable(Reason.INVALID_JSON, f"a {type(record).__name__}, not an object")
+        raise Unusable(Reason.INVALID_JSON, f"{_KINDS[type(record)]}, not an object")
     return record

@@ -19,6 +19,15 @@ _MARKS = {  # byte-order marks, the longer ones first
     codecs.BOM_UTF16_BE: "utf-16",
     codecs.BOM_UTF8: "utf-8-sig",
 }
+_OTHER_FORMATS = {
+    b"PAR1": "Parquet",
+    b"ARROW1": "Arrow",
+    b"%PDF-": "a PDF",
+    b"PK\x03\x04": "a zip archive",
+    b"\x89PNG": "an image",
+    b"\xff\xd8\xff": "an image",
+    b"\x7fELF": "a program",
+}
 _FEWEST_BYTES = 16  # by which an encoding is judged
 _ZEROS_OF_UTF16 = 0.3  # Latin text in UTF-16 has a zero in half of its bytes, text in UTF-8 in none
 
@@ -47,6 +56,13 @@ def marked_encoding(head: bytes) -> str | None:
     return next((encoding for mark, encoding in _MARKS.items() if head.startswith(mark)), None)
 
 
+def refuse_other_format(head: bytes) -> None:
+    """Raise Unusable where the first bytes of an object are those of another format than its name tells."""
+    found = next((name for magic, name in _OTHER_FORMATS.items() if head.startswith(magic)), None)
+    if found:
+        raise Unusable(Reason.OTHER_FORMAT, f"it begins as {found} does, and its name tells another format", excerpt(head))
+
+
 def looks_like_utf16(head: bytes) -> bool:
     """Whether bytes without a byte-order mark are UTF-16 or UTF-32 all the same, judging by their zeros.
 
@@ -68,6 +84,7 @@ def _decode(item: SourceObject, config: SourceConfig, head: bytearray) -> str:
     for chunk in with_head(read_bytes(item, config)):
         if decoder is None:
             head += excerpt(chunk)
+            refuse_other_format(chunk)
             marked = marked_encoding(chunk) if config.is_utf8 else None
             if marked is None and config.is_utf8 and looks_like_utf16(chunk[:4096]):
                 raise Unusable(Reason.UTF16_DETECTED, "zeros as in UTF-16, but no byte-order mark that tells its byte order")

@@ -55,8 +55,8 @@ class Paginate:
             num_pages += 1
             if num_pages <= _PAGE_BUFFER:
                 first.append(page)
-        if not num_pages:
-            detail = "nothing is left of the text after normalising"
+        if not num_pages or text.isspace():
+            detail = "nothing is left of the text after normalising" + (" but whitespace" if num_pages else "")
             record = utf8(raw)[:QUARANTINE_BYTES]
             yield {**document, "kind": RowKind.QUARANTINED, "reason": str(Reason.EMPTY_TEXT), "detail": detail, "record": record}
             return
