@@ -174,3 +174,40 @@ def loaded(module: str) -> set[str]:
     script = f"import sys, {module}; print(*({{'ray', 'torch', 'transformers'}} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=SOURCE)
     return set(shown.stdout.split())
+
+
+BUILTIN = ("Exception", "KeyError", "LookupError", "NotImplementedError", "OSError", "RuntimeError", "TypeError", "ValueError")
+SIGNALS = {
+    "config.py": "pydantic turns what a validator raises into a ConfigError",
+    "settings.py": "the same",
+    "operations/conversations/settings.py": "the same",
+    "corpus/where.py": "caught in the file, which names the condition",
+    "tiers/predictor.py": "caught in the file, which names the setting",
+    "codecs/fast/runner.py": "caught in the file: the attention is not taken",
+    "loading/parquet_pages.py": "caught where pages are read: pyarrow reads them instead",
+    "sources/ipc_sizes.py": "becomes a row with a reason",
+    "sources/parquet_pages.py": "becomes a row with a reason",
+    "sources/timestamps.py": "becomes a row with a reason",
+    "sources/objects.py": "becomes a row with a reason",
+    "storage/s3_stream.py": "the contract of io",
+    "telemetry.py": "a metric without its labels is a bug",
+}
+"""Files that raise Python's own errors, and where these end: never at a user."""
+
+
+def plain_raises(text: str) -> list[str]:
+    """Python's own exceptions that a source text raises with a message."""
+    raised = (node.exc for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Raise))
+    calls = (error.func for error in raised if isinstance(error, ast.Call))
+    return [name.id for name in calls if isinstance(name, ast.Name) and name.id in BUILTIN]
+
+
+def test_users_meet_errors_that_have_an_exit_code() -> None:
+    """A PalimpsestError ends a command with a message; anything else is a bug and keeps its traceback."""
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if path.relative_to(PACKAGE).parts[0] != "lab" and plain_raises(path.read_text("utf-8"))
+    }
+    assert found == SIGNALS.keys()
+    assert plain_raises('raise ValueError("a")\nraise\nraise error\nraise UsageError("b")') == ["ValueError"]

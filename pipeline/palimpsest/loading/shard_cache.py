@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from palimpsest.corpus.shards import ShardRecord
+from palimpsest.errors import UsageError
 from palimpsest.storage.object_store import ObjectStore
 
 PIECE = 2 << 20  # bytes
@@ -25,7 +26,7 @@ class ShardCache:
 
     def __init__(self, folder: str | Path, limit: int) -> None:
         if limit < PIECE:
-            raise ValueError(f"cache_bytes = {limit}: at least one piece of {PIECE} bytes")
+            raise UsageError(f"cache_bytes = {limit}: at least one piece of {PIECE} bytes")
         self.folder, self.limit = Path(folder), limit
         self.folder.mkdir(parents=True, exist_ok=True)
         self._added = limit  # so that the first addition counts

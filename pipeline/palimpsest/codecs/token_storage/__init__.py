@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from palimpsest.codecs.token_storage.seam import DamagedTokens, PackedTokens, TokenStorage
+from palimpsest.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +46,7 @@ def find_storage(name: str) -> TokenStorage:
         ValueError: for an unknown name, with the choices.
     """
     if name not in STORAGES:
-        raise ValueError(f"token_dtype {name!r}: choose one of {', '.join(STORAGES)}")
+        raise UsageError(f"token_dtype {name!r}: choose one of {', '.join(STORAGES)}")
     storage: TokenStorage = import_module(f"{__name__}.{name}").STORAGE
     return storage
 
@@ -60,7 +61,7 @@ def pack(storage: str, tokens: Tensor) -> list[PackedTokens]:
     import torch
 
     if tokens.dtype != torch.bfloat16 or tokens.ndim != 3:
-        raise ValueError(f"tokens are {tokens.dtype} {list(tokens.shape)}, expected torch.bfloat16 [n, T, dim]")
+        raise UsageError(f"tokens are {tokens.dtype} {list(tokens.shape)}, expected torch.bfloat16 [n, T, dim]")
     bits = tokens.detach().contiguous().view(torch.int16).cpu().numpy().view(np.uint16)
     broken = ((bits & 0x7F80) == 0x7F80).any(axis=(1, 2))
     if broken.any():

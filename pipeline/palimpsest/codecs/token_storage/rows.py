@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from palimpsest.codecs.token_storage import unpack
 from palimpsest.codecs.token_storage.seam import DamagedTokens, PackedTokens
+from palimpsest.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from palimpsest.codecs.modes import Mode
 
 
-class CodecMismatch(ValueError):
+class CodecMismatch(UsageError):
     """Tokens of one codec were about to be read with another."""
 
 

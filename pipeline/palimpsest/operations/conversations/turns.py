@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from palimpsest.config import SourceConfig
+from palimpsest.errors import UsageError
 from palimpsest.operations.conversations.contents import KEYS, NO_OUTPUT, content_of
 from palimpsest.operations.conversations.formats import TIMES, has_turns, messages_of, spoken_date
 from palimpsest.operations.conversations.refusals import ChatReason, NoConversation
@@ -151,7 +152,7 @@ def check_messages(objects: Iterable[SourceObject], config: MemoryConfig) -> Non
             f"{setting}{item.uri} has {asked}; its fields are {shown}; set conversations.messages_field to the field of the turns"
         )
     if problem:
-        raise ValueError(f"{problem}. Nothing was done")
+        raise UsageError(f"{problem}. Nothing was done")
 
 
 def _present(record: Mapping[str, Any], messages: Sequence[Any], source: SourceConfig) -> frozenset[str]:
