@@ -232,9 +232,13 @@ def run_trial(trial: Trial, root: Path) -> dict[str, Any]:
     (root / "covered.json").write_text(json.dumps(covered))
     found = delivered(root, lives)
     check(trial, expected, found)
-    firsts = [float(path.read_text()) for path in root.glob("life-*/first-*") if path.read_text()]
-    alone = [float((root / f"life-{n}/first-0").read_text() or 0) for n in range(1, lives) if trial.lives[n][0] == 1]
-    seconds = {"first_batch_seconds": max(firsts), "first_batch_seconds_of_one_rank": max(alone, default=None)}
+    firsts = {path: float(path.read_text()) for path in root.glob("life-*/first-*") if path.read_text()}
+    resumed = {root / f"life-{n}/first-0" for n in range(1, lives) if trial.lives[n][0] == 1}
+    alone = [seconds for path, seconds in firsts.items() if path in resumed]  # a life may be killed before its first batch
+    seconds = {
+        "first_batch_seconds": max(firsts.values(), default=None),
+        "first_batch_seconds_of_one_rank": max(alone, default=None),
+    }
     return {**asdict(trial), **facts, "lives_run": lives, "samples": len(found), **seconds}
 
 

