@@ -83,7 +83,7 @@ class Codec:
         return self.encoder.encode(images, mode)
 
     def features(self, tokens: Tensor, mode: Mode) -> list[Tensor]:
-        """What the decoder gets for stored tokens: the constant rows put back.
+        """The decoder's input for stored tokens: the constant rows put back.
 
         Args:
             tokens: bfloat16 `[n, mode.num_vision_tokens, token_dim]`.
@@ -110,7 +110,7 @@ class Codec:
 
     @cached_property
     def dialect(self) -> Dialect:
-        """What this codec's decoder writes around the text."""
+        """The markup that this codec's decoder writes around the text."""
         return find_dialect(self.preset.dialect)
 
     @cached_property
@@ -145,7 +145,7 @@ class Codec:
         return self.target.decode(ids)
 
     def read_cells(self, tokens: Tensor, grid: tuple[int, int]) -> list[list[int]]:
-        """What the codec's cell reader reads: all cells of each page in one pass, for `decode_ids`.
+        """The ids that the codec's cell reader reads: all cells of each page in one pass, for `decode_ids`.
 
         Args:
             tokens: bfloat16 `[n, num_vision_tokens, token_dim]`, as stored.
@@ -289,7 +289,7 @@ def load_codec(
 
 
 def _until_end(ids: list[int], eos_ids: set[int]) -> list[int]:
-    end = next((place for place, token in enumerate(ids) if token in eos_ids), len(ids) - 1)
+    end = next((index for index, token in enumerate(ids) if token in eos_ids), len(ids) - 1)
     return ids[: end + 1]
 
 

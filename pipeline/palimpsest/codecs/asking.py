@@ -23,7 +23,7 @@ MARK = "<image>"
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:
-    """What a job sets of how its decoder is asked; None takes the preset's. The fields are those of `CodecPreset`."""
+    """How a job asks its decoder; None takes the preset's. The fields are those of `CodecPreset`."""
 
     prompt: str | None = None
     chat_template: str | None = None
@@ -34,7 +34,7 @@ class Asking:
 
     @property
     def given(self) -> dict[str, Any]:
-        """What is set."""
+        """The fields that are set."""
         return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
 
     def of(self, preset: CodecPreset) -> CodecPreset:
@@ -46,7 +46,7 @@ class Asking:
         return replace(preset, **self.given)
 
     def differing(self, preset: CodecPreset) -> dict[str, Any]:
-        """What is set and differs from the preset: the part that changes what is read."""
+        """The fields that are set and differ from the preset: the part that changes what is read."""
         return {name: value for name, value in self.given.items() if value != getattr(preset, name)}
 
 
@@ -141,8 +141,8 @@ def _split(ids: list[int], text: str, tokenizer: Tokenizer, brackets: Brackets) 
         end = [] if list(brackets.end) == after[: len(brackets.end)] else brackets.end
         return [*before, *start], [*end, *after]
     if brackets.start and ids.count(brackets.start[0]) == 1:  # the processor would put the rest behind it
-        place = ids.index(brackets.start[0])
-        return [*ids[:place], *brackets.start], [*brackets.end, *ids[place + 1 :]]
+        at = ids.index(brackets.start[0])
+        return [*ids[:at], *brackets.start], [*brackets.end, *ids[at + 1 :]]
     if text.count(MARK) == 1:
         head, tail = text.split(MARK)
         return [*_ids(tokenizer, head), *brackets.start], [*brackets.end, *_ids(tokenizer, tail)]

@@ -103,12 +103,12 @@ def identify(
     directory = locate(preset, path, revision)
     found_hash = hash_weights(directory)
     found_revision = commit_of(directory) or kept_revision(directory) or f"sha256:{found_hash[:16]}"
-    for setting, wanted, found in (
+    for setting, pinned, actual in (
         ("codec.revision", revision, found_revision),
         ("codec.content_hash", content_hash or preset.content_hash, found_hash),
     ):
-        if wanted is not None and wanted != found:
-            raise CheckpointError(f"{setting} is pinned to {wanted}, but {directory} holds {found}")
+        if pinned is not None and pinned != actual:
+            raise CheckpointError(f"{setting} is pinned to {pinned}, but {directory} contains {actual}")
     return directory, found_revision, found_hash
 
 
@@ -277,7 +277,7 @@ def _empty(config: PreTrainedConfig) -> None:
 
 def _refuse_gaps(directory: Path, info: dict[str, Any]) -> None:
     """Raise CheckpointError where a weight did not come out of the file as it should."""
-    mismatched = [f"{name} (file {list(found)}, model {list(wanted)})" for name, found, wanted in info["mismatched_keys"]]
+    mismatched = [f"{name} (file {list(file)}, model {list(model)})" for name, file, model in info["mismatched_keys"]]
     gaps = {"missing": info["missing_keys"], "of another shape": mismatched}
     problems = [f"{len(names)} weights {kind}: {_some(names)}" for kind, names in gaps.items() if names]
     if problems:

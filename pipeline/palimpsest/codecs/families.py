@@ -1,4 +1,4 @@
-"""What architectures of transformers want besides pixels and ids.
+"""The inputs of transformers' architectures besides pixels and ids.
 
 `get_image_features` and `mm_encoder_outputs` are the same everywhere; how pixels are laid out, which rows of the output are
 constants of the checkpoint, and which extra arguments say where the image lies, is not. One `Family` per convention; adding an

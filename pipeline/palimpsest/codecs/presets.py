@@ -112,7 +112,7 @@ PRESETS = {
             lean=True,
             modes=_ALL,
             notes="DeepEncoder v1 is what UnlimitedOcr implements. Its config.json says deepseek_vl_v2: under that name no "
-            "weight is renamed and all are silently drawn anew. It names no window, and the class would set one of 128 tokens.",
+            "weight is renamed and all are silently drawn again. It names no window, and the class would set one of 128 tokens.",
         ),
         CodecPreset(
             name="unlimited-ocr",

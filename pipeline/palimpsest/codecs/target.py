@@ -1,4 +1,4 @@
-"""What a decoder is expected to write for a page.
+"""The ids that a decoder is expected to write for a page.
 
 A target format turns the text of a page into ids (the draft that verification checks) and ids into text. The big models write the
 text as their tokenizer cuts it (`PlainTarget`); the embedded one has a format of its own, in its own folder.

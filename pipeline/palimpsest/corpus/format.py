@@ -46,7 +46,7 @@ def open_corpus(store: ObjectStore, holds: str | None = None) -> str:
     except NoSuchObject:
         if store.exists(_SAMPLES_BEFORE):
             raise _deleted(store.uri(_SAMPLES_BEFORE), "memory samples of format 1") from None
-        raise NotACorpus(f"{uri} does not exist: this place is not a corpus") from None
+        raise NotACorpus(f"{uri} does not exist: this is not a corpus") from None
     except Damaged as error:
         raise NotACorpus(str(error)) from error
     version, content = record.get("version"), record.get("holds", "pages")

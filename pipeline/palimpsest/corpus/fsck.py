@@ -52,12 +52,12 @@ def fsck(store: ObjectStore, absent: Where | None = None) -> list[Finding]:
         UsageError: the condition is invalid.
         Unavailable: the storage no longer answers, so the state of the corpus is unknown.
     """
-    wanted = condition(absent, SHARD)
-    return sorted({*findings(store), *(_reported("--absent", _present(store, wanted)) if wanted is not None else ())})
+    forbidden = condition(absent, SHARD)
+    return sorted({*findings(store), *(_reported("--absent", _present(store, forbidden)) if forbidden is not None else ())})
 
 
-def _present(store: ObjectStore, wanted: pc.Expression) -> Iterator[Finding]:
-    for key, rows in present(store, wanted):
+def _present(store: ObjectStore, forbidden: pc.Expression) -> Iterator[Finding]:
+    for key, rows in present(store, forbidden):
         yield Finding("error", key, f"{rows} rows match what must be absent")
 
 

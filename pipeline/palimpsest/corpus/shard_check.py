@@ -164,9 +164,9 @@ def _token_faults(row: dict[str, Any]) -> Iterator[str]:
         yield f"token_dtype {dtype!r} is none of {STORAGES}"
     else:
         count, dim = row["num_vision_tokens"] or 0, row["token_dim"] or 0
-        found, wanted = len(row["tokens"]) + len(row["token_scales"] or b""), count * find_storage(dtype).bytes_per_token(dim)
-        if found != wanted:
-            yield f"{count} × {dim} tokens of {dtype} in {found} bytes with their scales, not {wanted}"
+        found, expected = len(row["tokens"]) + len(row["token_scales"] or b""), count * find_storage(dtype).bytes_per_token(dim)
+        if found != expected:
+            yield f"{count} × {dim} tokens of {dtype} in {found} bytes with their scales, not {expected}"
     if hashlib.sha256(row["tokens"]).hexdigest() != row["tokens_sha256"]:
         yield "tokens_sha256 is not the hash of the tokens"
 

@@ -200,11 +200,11 @@ def _refuse_conflicts(store: ObjectStore, merged: Merged, ours: dict[str, Commit
             raise PublishConflict(f"units {pair} hold two versions of {unit.source_uri}; {_AGAIN}")
     gone = {unit.unit_id for unit in merged.removed}
     present = {unit.unit_id for unit in loaded}
-    wanted = {name for unit in merged.added for name in unit.defers_to} - present - gone
-    for segment in merged.untouched if wanted else ():
-        wanted -= set(read_columns(store, segment, ["unit_id"])["unit_id"].to_pylist())
+    needed = {name for unit in merged.added for name in unit.defers_to} - present - gone
+    for segment in merged.untouched if needed else ():
+        needed -= set(read_columns(store, segment, ["unit_id"])["unit_id"].to_pylist())
     for unit in loaded:
-        missing = [name for name in unit.defers_to if name in gone or name in wanted]
+        missing = [name for name in unit.defers_to if name in gone or name in needed]
         if missing:
             raise _bereft(unit.unit_id, missing)
     for segment in merged.untouched if gone else ():

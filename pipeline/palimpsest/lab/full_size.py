@@ -83,7 +83,7 @@ def prompt(codec: Codec, mode: Mode, page: int) -> list[int]:
 
 
 def chain(codec: Codec, prompt_ids: list[int], count: int) -> list[int]:
-    """What the codec writes after a prompt: `count` ids."""
+    """The `count` ids that the codec writes after a prompt."""
     size = _chain(codec.config)
     place = torch.arange(size)[_ids(codec.config, torch.arange(size)) == prompt_ids[-1]]
     return _ids(codec.config, (place + STRIDE * torch.arange(1, count + 1)) % size).tolist()  # type: ignore[no-any-return]
@@ -96,16 +96,16 @@ def useful_flop(config: Any, px: int) -> dict[str, float]:
     """
     sam, mixer = config.vision_config.sam_config, config.vision_config.encoder_config
     side = px // sam.patch_size
-    places, tokens, width = side**2, side**2 // 16 + 1, sam.hidden_size
-    dense = places * sam.num_hidden_layers * (4 * width**2 + 2 * width * sam.mlp_dim) + places * sam.patch_size**2 * width
+    positions, tokens, width = side**2, side**2 // 16 + 1, sam.hidden_size
+    dense = positions * sam.num_hidden_layers * (4 * width**2 + 2 * width * sam.mlp_dim) + positions * sam.patch_size**2 * width
     whole = len(set(sam.global_attn_indexes) & set(range(sam.num_hidden_layers)))
     window = sum(min(sam.window_size, side - start) ** 2 for start in range(0, side, sam.window_size))
     across = sum(min(sam.window_size, side - start) for start in range(0, side, sam.window_size))
     assert across == side
-    attention = 2 * width * (whole * places**2 + (sam.num_hidden_layers - whole) * window**2)
-    neck = places * (width * sam.output_channels + 9 * sam.output_channels**2)
+    attention = 2 * width * (whole * positions**2 + (sam.num_hidden_layers - whole) * window**2)
+    neck = positions * (width * sam.output_channels + 9 * sam.output_channels**2)
     narrow, wide = sam.downsample_channels
-    convolutions = 9 * (places // 4 * sam.output_channels * narrow + places // 16 * narrow * wide)
+    convolutions = 9 * (positions // 4 * sam.output_channels * narrow + positions // 16 * narrow * wide)
     second = tokens * mixer.num_hidden_layers * (4 * mixer.hidden_size**2 + 2 * mixer.hidden_size * mixer.intermediate_size)
     second += 2 * mixer.num_hidden_layers * tokens**2 * mixer.hidden_size
     projection = (tokens - 1) * (wide + mixer.hidden_size) * config.text_config.hidden_size
@@ -124,7 +124,7 @@ def _chain(config: Any) -> int:
     return size - (size % STRIDE == 0)
 
 
-def _ids(config: Any, places: torch.Tensor) -> torch.Tensor:
-    """Ids of places in the chain; the image's is left out."""
-    ids = places + FIRST_ID
+def _ids(config: Any, positions: torch.Tensor) -> torch.Tensor:
+    """Ids at positions of the chain; the image's is left out."""
+    ids = positions + FIRST_ID
     return ids + (ids >= config.image_token_id) * (config.image_token_id >= FIRST_ID)

@@ -44,7 +44,7 @@ class SharedDocuments(UsageError):
 
 @dataclass(frozen=True, kw_only=True)
 class EraseResult:
-    """What was removed, or would be.
+    """The outcome of an erasure: what was removed, or would be.
 
     Attributes:
         documents: their ids.
@@ -290,7 +290,7 @@ class _Erasure:
 
 
 class _Gone:
-    """What one unit loses."""
+    """The rows that one unit loses."""
 
     def __init__(self) -> None:
         self.doc_ids: set[str] = set()

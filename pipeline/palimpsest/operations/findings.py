@@ -55,7 +55,7 @@ def judge(records: Iterable[CommitRecord]) -> tuple[Counts, tuple[SetAside, ...]
 
 @dataclass
 class Metadata:
-    """What was read of optional metadata.
+    """Counts of the optional metadata that was read.
 
     Attributes:
         documents: that were read.

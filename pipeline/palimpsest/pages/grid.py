@@ -206,10 +206,10 @@ def _flow(codes: np.ndarray, alphabet: str) -> _Flow:
     cells[offsets[heads] + 1] = _RUN_CELLS[lengths - RUN_MIN]
     escapes = np.flatnonzero(firsts == ESC)
     digits = counts[escapes].astype(np.int64) - 2
-    for place in range(int(digits.max(initial=0))):
-        at = escapes[digits > place]
-        shift = (4 * (digits[digits > place] - 1 - place)).astype(np.uint32)
-        cells[offsets[at] + 1 + place] = _HEX_CELLS[(codes[at].astype(np.uint32) >> shift) & 15]
+    for digit in range(int(digits.max(initial=0))):
+        at = escapes[digits > digit]
+        shift = (4 * (digits[digits > digit] - 1 - digit)).astype(np.uint32)
+        cells[offsets[at] + 1 + digit] = _HEX_CELLS[(codes[at].astype(np.uint32) >> shift) & 15]
     doubles = counts == 2
     doubles[heads] = False
     wide = np.flatnonzero(doubles)
@@ -285,7 +285,7 @@ def _expand(match: re.Match[str]) -> str:
 def read_back(cells: np.ndarray | str) -> str:
     """The text of a page's cells (uint32 `[any]`, or a string in which marks are their plane-15 characters).
 
-    Total: marks that stand where they make no sense and values that are no code points are dropped.
+    Total: marks that make no sense where they are and values that are no code points are dropped.
     """
     if isinstance(cells, str):
         text = cells

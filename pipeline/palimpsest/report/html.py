@@ -165,7 +165,7 @@ def from_first_difference(spans: list[Span]) -> tuple[list[Span], int]:
 def first_difference(view: PageView) -> Markup:
     """The first difference of a page with some of the text around it; "" where there is none."""
     spans = readable(view.spans)
-    at = next((place for place, span in enumerate(spans) if span.tag != "equal"), None)
+    at = next((index for index, span in enumerate(spans) if span.tag != "equal"), None)
     if at is None:
         return Markup("")
     before = spans[at - 1].reference[-AROUND:] if at else ""

@@ -92,11 +92,11 @@ def find_rows(store: ObjectStore, snapshot: Snapshot, page_ids: Collection[str])
     Raises:
         NoSuchObject, Damaged.
     """
-    wanted = pa.array(sorted(page_ids), pa.string())
+    requested = pa.array(sorted(page_ids), pa.string())
     rows: dict[str, dict[str, Any]] = {}
-    for row in _rows_where(store, snapshot, lambda ids: pc.is_in(ids, value_set=wanted)):
+    for row in _rows_where(store, snapshot, lambda ids: pc.is_in(ids, value_set=requested)):
         rows.setdefault(row["page_id"], row)
-        if len(rows) == len(wanted):
+        if len(rows) == len(requested):
             break
     return rows
 

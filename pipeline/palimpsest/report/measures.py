@@ -190,6 +190,6 @@ def _floats(column: pa.ChunkedArray) -> np.ndarray:
 def quantile(values: np.ndarray, counts: np.ndarray, share: float) -> float:
     """`np.quantile` of the values, each repeated by its count, without repeating them."""
     ends = np.cumsum(counts)
-    place = share * (ends[-1] - 1)
-    below, above = values[np.searchsorted(ends, [np.floor(place), np.ceil(place)], side="right")]
-    return float(below + (above - below) * (place % 1))
+    rank = share * (ends[-1] - 1)
+    below, above = values[np.searchsorted(ends, [np.floor(rank), np.ceil(rank)], side="right")]
+    return float(below + (above - below) * (rank % 1))

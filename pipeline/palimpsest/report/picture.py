@@ -51,7 +51,7 @@ def picture(view: PageView) -> bytes:
 def _excerpt(spans: Sequence[Span], lines: int) -> list[tuple[str, str]]:
     """(kind, text) of the text around the first difference: "equal", "written" or "read"; not more than so many lines."""
     limit = lines * COLUMNS
-    at = next((place for place, span in enumerate(spans) if span.tag != "equal"), len(spans))
+    at = next((index for index, span in enumerate(spans) if span.tag != "equal"), len(spans))
     pieces = [("equal", spans[at - 1].reference[-limit // 2 :])] if at else []
     for span in spans[at:]:
         for kind, text in (

@@ -30,7 +30,7 @@ _SHAPES = (
 
 def colours(summary: Summary) -> dict[str, str]:
     """Class -> the CSS colour that it has in every figure."""
-    return {name: f"var(--c{place % COLOURS})" for place, name in enumerate(sorted(summary.by_class))}
+    return {name: f"var(--c{number % COLOURS})" for number, name in enumerate(sorted(summary.by_class))}
 
 
 def shapes(summary: Summary) -> dict[str, Markup]:
@@ -141,11 +141,11 @@ def _mark(frame: _Frame, group: Group, colour: str, path: str) -> str:
 
 def _paths(summary: Summary) -> dict[str, str]:
     modes = [group.mode for group in summary.modes if group.precision]
-    return {mode: _SHAPES[place % len(_SHAPES)] for place, mode in enumerate(modes)}
+    return {mode: _SHAPES[number % len(_SHAPES)] for number, mode in enumerate(modes)}
 
 
 def _stretch(precision: float) -> float:
-    """Precision -> its place on the axis: linear in the logarithm of the error rate."""
+    """Precision -> its position on the axis: linear in the logarithm of the error rate."""
     return -log10((1 - precision + _FINEST) / (1 + _FINEST))
 
 
@@ -174,7 +174,7 @@ def _round_ticks(low: float, high: float) -> list[float]:
     """About five round numbers that cover a range."""
     step = 10 ** floor(log10((high - low) / 5))
     step *= next(factor for factor in (1, 2, 2.5, 5, 10) if (high - low) / (step * factor) <= 7)
-    return [step * place for place in range(floor(low / step), ceil(high / step) + 1)]
+    return [step * count for count in range(floor(low / step), ceil(high / step) + 1)]
 
 
 def _percent(value: float) -> str:

@@ -67,9 +67,9 @@ class S3Store:
                         continue
                     if code not in s3.CHANGED and status < 500:
                         raise
-                    return self._stands(key, body, error)
+                    return self._is_stored(key, body, error)
                 except HTTPClientError as error:
-                    return self._stands(key, body, error)
+                    return self._is_stored(key, body, error)
         raise AssertionError("unreachable")
 
     def put(self, key: str, body: Body) -> None:
@@ -135,15 +135,15 @@ class S3Store:
     def _key(self, key: str) -> str:
         return self._root + check_key(key)
 
-    def _stands(self, key: str, body: Body, doubt: Exception) -> bool:
+    def _is_stored(self, key: str, body: Body, doubt: Exception) -> bool:
         """True if the object at `key` is `body`; if there is no object, `doubt` was a failure and is raised."""
         try:
-            standing = S3Stream(self.bucket, self._key(key))
+            stored = S3Stream(self.bucket, self._key(key))
         except s3.S3Error as error:
             raise (doubt if error.code in s3.MISSING else error) from doubt
         size, step = _size(body), 4 << 20
-        return standing.size == size and all(
-            standing.read(step) == _part(body, at, min(step, size - at)) for at in range(0, size, step)
+        return stored.size == size and all(
+            stored.read(step) == _part(body, at, min(step, size - at)) for at in range(0, size, step)
         )
 
     def _upload(self, key: str, body: Body) -> None:
@@ -167,7 +167,7 @@ class S3Store:
             try:
                 s3.client().complete_multipart_upload(**target, MultipartUpload={"Parts": parts})
             except ClientError as error:  # a repetition finds no upload where the first request was carried out
-                if not (s3.code_of(error) == "NoSuchUpload" and s3.was_repeated(error) and self._stands(key, body, error)):
+                if not (s3.code_of(error) == "NoSuchUpload" and s3.was_repeated(error) and self._is_stored(key, body, error)):
                     raise
         except BaseException:
             with suppress(Exception):  # the first error is the one that matters; gc finds what stays behind

@@ -32,7 +32,7 @@ class S3Stream(io.RawIOBase):
         self.bucket, self.key = bucket, key
         self._at, self._ahead = 0, FIRST_BYTES
         self._start, self._window = 0, b""
-        self._told = size is not None and etag is not None
+        self._listed = size is not None and etag is not None
         if size is None or etag is None:
             first = self._fetch(0, FIRST_BYTES, None)
             self._window, self.size, self.etag = first.body, first.size, first.etag
@@ -69,7 +69,7 @@ class S3Stream(io.RawIOBase):
         if missing:
             follows = self._at + len(have) == end
             self._ahead = min(2 * self._ahead, MOST_BYTES) if follows else FIRST_BYTES
-            if self._told and self.size <= MOST_BYTES:
+            if self._listed and self.size <= MOST_BYTES:
                 body = self._of_size(fetch_whole(self.bucket, self.key, self.etag))
                 self._start, self._window = 0, body
                 have, self._at = body[self._at : stop], stop

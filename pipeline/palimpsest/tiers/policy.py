@@ -29,7 +29,7 @@ POLICY = "policy"
 """Reasons of pages kept as text; the modes that were tried are in the row's `tried`."""
 
 RANKS = {"fixed": 0, "age": 0, "forget": 1, "importance": 2, "fidelity": 3}
-"""Policies by name, each the module of this room of that name, and their place in a chain."""
+"""Policies by name, each the module of this room of that name, and their rank in a chain."""
 
 
 class Reading(NamedTuple):
@@ -101,14 +101,14 @@ class Policy:
         proposed: str | None = None
         for name, part in zip(self.names, self.parts, strict=True):
             if name == "fidelity" and proposed is not None:
-                proposed = self._held(page, proposed)
+                proposed = self._kept(page, proposed)
             proposed = part.tier(page, proposed)
         assert proposed is not None
         if self.climbs:  # policy fidelity compares the costs itself
             return proposed
         if self.cheap_text and page.text_tokens is not None and proposed != FORGOTTEN:
             proposed = TEXT if page.text_tokens <= self.ladder.sharpness(proposed) else proposed
-        return self._held(page, proposed)
+        return self._kept(page, proposed)
 
     def why_text(self, page: PageFacts) -> str:
         """The row's reason for a page that `tier` keeps as text."""
@@ -122,7 +122,7 @@ class Policy:
             return POLICY
         return POLICY if replace(self, cheap_text=False).tier(page) == TEXT else CHEAPER
 
-    def _held(self, page: PageFacts, proposed: str) -> str:
+    def _kept(self, page: PageFacts, proposed: str) -> str:
         if not self.one_way or page.tier is None:
             return proposed
         sharpness = self.ladder.sharpness

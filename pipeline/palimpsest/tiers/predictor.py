@@ -87,7 +87,7 @@ class Predictor:
         mean, variance = float(expected[at]), float(self.covariance[at, at])
         known = [self.modes.index(name) for name in seen or () if name in self.modes]
         if known:
-            errors = np.array([log_error((seen or {})[self.modes[place]]) for place in known]) - expected[known]
+            errors = np.array([log_error((seen or {})[self.modes[number]]) for number in known]) - expected[known]
             gain = np.linalg.solve(self.covariance[np.ix_(known, known)], self.covariance[known, at])
             mean += float(gain @ errors)
             variance -= float(gain @ self.covariance[known, at])

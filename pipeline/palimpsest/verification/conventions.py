@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
-SWITCH = 2  # disagreements that another convention must explain, less those places where it was wrong and the draft right
+SWITCH = 2  # disagreements that another convention must explain, less those tokens where it was wrong and the draft right
 
 
 @dataclass(frozen=True)

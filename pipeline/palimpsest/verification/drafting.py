@@ -192,7 +192,7 @@ class Drafter:
         self._displaced: tuple[int, int] | None = None  # the model's token and the drafted one at the last disagreement
         self._draft_again(self.conventions.reference)
         self._upheld, self._refuted, self._trusted = 0, 0, True
-        self._place, self._lost, self._own = 0, False, False
+        self._at, self._lost, self._own = 0, False, False
         self._run = FIRST_RUN
         self.draft = self._tokens
 
@@ -236,12 +236,12 @@ class Drafter:
 
     def _follow(self, count: int) -> None:
         """Advance the index by `count` new tokens of output, or search for it if they left the reference."""
-        followed = self._place + count
+        followed = self._at + count
         if not self._lost and followed <= len(self._tokens) and self._tokens[followed - 1] == self.output[-1]:
-            self._place = followed
+            self._at = followed
             return
         tail = self.output[-TAIL:]
-        self._place, edits = align(tail, self._tokens, min(followed, len(self._tokens)))
+        self._at, edits = align(tail, self._tokens, min(followed, len(self._tokens)))
         self._lost = 2 * edits > len(tail) and len(tail) == TAIL
 
     def _learn(self, agreed: int, chosen: np.ndarray) -> float | None:
@@ -250,7 +250,7 @@ class Drafter:
         Returns:
             The share of the draft that it did not follow there, or None if nothing was adopted.
         """
-        first, count = self._place, len(self.draft)
+        first, count = self._at, len(self.draft)
         start, stop = first + agreed, first + count
         choices, right = chosen[:count], chosen[:count] == self.draft
         asked = np.concatenate(([True], right[:-1]))
@@ -280,7 +280,7 @@ class Drafter:
         Returns:
             The share of the new draft that the model will probably not follow.
         """
-        old, at = self.conventions.reference, self._place + agreed
+        old, at = self.conventions.reference, self._at + agreed
         start = int(self._origin[at]) if at < len(self._origin) else len(old)
         moved = self.conventions.switch(other)
         self._draft_again(self.conventions.reference)
@@ -288,11 +288,11 @@ class Drafter:
         draft = self._tokens[start:]
         chosen = draft.copy()
         for index, choice in odd.items():
-            place = int(moved[index]) - start
-            if 0 < place < len(draft) and draft[place] == old[index]:
-                chosen[place] = choice
+            moved_to = int(moved[index]) - start
+            if 0 < moved_to < len(draft) and draft[moved_to] == old[index]:
+                chosen[moved_to] = choice
         self._rewrite(start, start + len(draft), *revised(draft, chosen, self._replaced[start:], {}, self._inserted))
-        self._place = start - agreed
+        self._at = start - agreed
         return len(odd) / max(1, len(draft))
 
     def _rewrite(self, start: int, stop: int, tokens: np.ndarray, replaced: np.ndarray, kept: np.ndarray) -> None:
@@ -303,8 +303,8 @@ class Drafter:
 
     def _count_corrections(self, agreed: int, differs: bool) -> None:
         """Count right and wrong corrections; after too many wrong ones, draft the reference itself again."""
-        self._upheld += int(np.count_nonzero(self._replaced[self._place : self._place + agreed] >= 0))
-        at = self._place + agreed
+        self._upheld += int(np.count_nonzero(self._replaced[self._at : self._at + agreed] >= 0))
+        at = self._at + agreed
         if not (differs and at < len(self._replaced) and self._replaced[at] >= 0):
             return
         self._refuted += 1
@@ -330,9 +330,9 @@ class Drafter:
         run = max(self._run, (self._run * whole) ** 0.5)
         room = best_length(round(run, 1 if run < 10 else None), self._pass_cost)
         self._own = False
-        if self._lost or self._place == len(self._tokens):
+        if self._lost or self._at == len(self._tokens):
             again = repetition(self.output, min(AGAIN, room))
             if again:
                 self._own = True
                 return np.asarray(again, np.int64)
-        return self._tokens[self._place : self._place + room]
+        return self._tokens[self._at : self._at + room]

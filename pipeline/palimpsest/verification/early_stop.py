@@ -37,7 +37,7 @@ class PrecisionBound:
         positions: dict[str, list[int]] = {}
         for position, character in enumerate(reference):
             positions.setdefault(character, []).append(position)
-        self._places = {character: sum(1 << position for position in of) for character, of in positions.items()}
+        self._positions = {character: sum(1 << position for position in of) for character, of in positions.items()}
         self._rises, self._falls = self._all, 0  # D_j − D_(j−1) is 1, −1
         self._length = 0
 
@@ -45,7 +45,7 @@ class PrecisionBound:
         """Append characters to the text."""
         rises, falls, every = self._rises, self._falls, self._all
         for character in text:
-            equal = self._places.get(character, 0)
+            equal = self._positions.get(character, 0)
             vertical = equal | falls
             horizontal = (((equal & rises) + rises) ^ rises) | equal
             up = (falls | ~(horizontal | rises)) & every

@@ -178,7 +178,7 @@ class _Row:
             stopped=self.stopped,
             cut=self.cut,
             min_margin=float(margins.min(initial=np.inf)),
-            near_tie_places=tuple(np.flatnonzero(near).tolist()),
+            near_tie_indices=tuple(np.flatnonzero(near).tolist()),
         )
 
 
@@ -205,13 +205,13 @@ class _Batch:
         step = np.arange(ids.shape[1])
         scored = [len(row.draft) + 1 for row in rows]
         ids_d, scored_at = self._upload(ids, _ends(lengths, scored, ids.shape[1]))
-        places = torch.arange(ids.shape[1], device=self.device)
+        indices = torch.arange(ids.shape[1], device=self.device)
         blocks = self._blocks(ids_d) if self.bidirectional else None
         mask = self.masks.causal() if blocks is None else None
         if mask is None:
             queries = torch.from_numpy(np.where(step < lengths[:, None], step, 0)).to(self.device)
-            mask = self.masks.build(queries, places, self.prompts[start:stop], blocks)
-        positions = self._positions(places.expand(len(rows), -1), start, stop)
+            mask = self.masks.build(queries, indices, self.prompts[start:stop], blocks)
+        positions = self._positions(indices.expand(len(rows), -1), start, stop)
         for number, row in enumerate(rows):
             if (prompt := row.positions) is not None:
                 positions[..., number, : prompt.shape[-1]] = prompt.to(self.device)
@@ -227,23 +227,23 @@ class _Batch:
         stored = np.array([row.stored for row in self.rows])
         step = np.arange(ids.shape[1])
         inside = step < lengths[:, None]
-        places = np.where(inside, stored[:, None] + step, 0)
+        indices = np.where(inside, stored[:, None] + step, 0)
         width = int((stored + lengths).max())
         self.slots.grow(width)
         spare = self.slots.columns - 1
-        flat = np.arange(len(self.rows))[:, None] * self.slots.columns + np.where(inside, places, spare)
+        flat = np.arange(len(self.rows))[:, None] * self.slots.columns + np.where(inside, indices, spare)
         scored_at = np.flatnonzero(inside)
         for row, count in zip(self.rows, lengths.tolist(), strict=True):
             row.stored += count
         columns = torch.arange(width, device=self.device)
         self.slots.filling, self.slots.width = None, width
         if self.packs:  # the tokens of all pages in one row: no layer but attention sees padding
-            some = self._upload(ids.ravel()[scored_at], flat.ravel()[scored_at], places.ravel()[scored_at], scored_at, places)
+            some = self._upload(ids.ravel()[scored_at], flat.ravel()[scored_at], indices.ravel()[scored_at], scored_at, indices)
             ids_d, self.slots.flat, positions, slots, queries = some
             mask: Any = self.masks.packed(queries, columns, self.prompts, slots)
             self._forward(self.rows, lengths.tolist(), ids_d[None], None, mask, positions[None])
             return
-        ids_d, queries, flat_d, scored_d = self._upload(ids, places, flat, scored_at)
+        ids_d, queries, flat_d, scored_d = self._upload(ids, indices, flat, scored_at)
         self.slots.flat = flat_d.flatten()
         mask = self.masks.build(queries, columns, self.prompts)
         self._forward(self.rows, lengths.tolist(), ids_d, scored_d, mask, self._positions(queries, 0, len(self.rows)))
@@ -301,9 +301,9 @@ class _Batch:
             parts.append(torch.cat([best.float(), top - second, near.float()], -1))
         return torch.cat(parts).T.cpu().numpy()
 
-    def _positions(self, places: Tensor, start: int, stop: int) -> Tensor:
+    def _positions(self, indices: Tensor, start: int, stop: int) -> Tensor:
         """Rotary positions `[rows, n]`, or `[axes, rows, n]` if a page gives its prompt's positions."""
-        positions = places + self.shifts[start:stop]
+        positions = indices + self.shifts[start:stop]
         stated = [row.positions for row in self.rows[start:stop]]
         axes = next((p.shape[0] for p in stated if p is not None and p.ndim == 2), None)
         return positions if axes is None else positions.expand(axes, -1, -1).clone()

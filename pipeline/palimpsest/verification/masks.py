@@ -53,17 +53,17 @@ class Masks:
             return {"full_attention": None}
         return None
 
-    def build(self, queries: Tensor, places: Tensor, prompts: Tensor, blocks: Tensor | None = None) -> Mask:
+    def build(self, queries: Tensor, indices: Tensor, prompts: Tensor, blocks: Tensor | None = None) -> Mask:
         """Masks `[rows, 1, queries, columns]`, one per layer type if there are others than full attention.
 
         Args:
             queries: position of each query, `[rows, n]`. A padding query is at position 0 and sees only the first token, so that
                 its values stay finite.
-            places: position of each column, `[columns]`.
+            indices: position of each column, `[columns]`.
             prompts: length of each prompt, `[rows, 1]`.
             blocks: a number for each run of tokens that see each other, −1 elsewhere, `[rows, n]`.
         """
-        q, k = queries[:, None, :, None], places
+        q, k = queries[:, None, :, None], indices
         full = k <= q
         masks = {"full_attention": full}
         if self.window is not None:
@@ -76,9 +76,9 @@ class Masks:
         masks = {name: self._finish(masks[name]) for name in self.types}
         return masks["full_attention"] if self.types == {"full_attention"} and not self.by_type else masks
 
-    def packed(self, queries: Tensor, places: Tensor, prompts: Tensor, slots: Tensor) -> dict[str, Packed]:
-        """`build` for packed tokens; `slots` as in `Packed.places`."""
-        masks = self.build(queries, places, prompts)
+    def packed(self, queries: Tensor, indices: Tensor, prompts: Tensor, slots: Tensor) -> dict[str, Packed]:
+        """`build` for packed tokens; `slots` as in `Packed.indices`."""
+        masks = self.build(queries, indices, prompts)
         assert self.packs and isinstance(masks, dict)
         return {name: Packed(mask, slots) for name, mask in masks.items() if mask is not None}
 

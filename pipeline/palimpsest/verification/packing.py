@@ -25,11 +25,11 @@ class Packed:
 
     Attributes:
         mask: `[rows, 1, longest, columns]`, one row per page; entries after a page's last token are not read.
-        places: `row * longest + number in the row` of every packed token, `[n]`.
+        indices: `row * longest + number in the row` of every packed token, `[n]`.
     """
 
     mask: Tensor
-    places: Tensor
+    indices: Tensor
 
 
 def _attend(
@@ -41,10 +41,10 @@ def _attend(
     rows, _, longest, _ = attention_mask.mask.shape
     heads, count, width = query.shape[1:]
     padded = query.new_zeros(rows * longest, heads, width)
-    padded[attention_mask.places] = query[0].transpose(0, 1)
+    padded[attention_mask.indices] = query[0].transpose(0, 1)
     padded = padded.view(rows, longest, heads, width).transpose(1, 2)
     mixed, _ = sdpa_attention_forward(module, padded, key, value, attention_mask.mask, *args, **kwargs)
-    return mixed.reshape(rows * longest, heads, -1)[attention_mask.places][None], None
+    return mixed.reshape(rows * longest, heads, -1)[attention_mask.indices][None], None
 
 
 def install() -> None:

@@ -79,7 +79,7 @@ class Decoded:
         stopped: "eos", "length" (the limit was reached) or "early" (a watch cut the page).
         cut: the cut, unless stopped is "eos".
         min_margin: smallest difference between the best and the second best logit over the output.
-        near_tie_places: indices in `ids` of the tokens whose margin is within the rounding error of the dtype: a decode of one
+        near_tie_indices: indices in `ids` of the tokens whose margin is within the rounding error of the dtype: a decode of one
             token at a time in the same dtype may choose differently there.
     """
 
@@ -89,9 +89,9 @@ class Decoded:
     stopped: Stop
     cut: Cut | None = None
     min_margin: float = float("inf")
-    near_tie_places: tuple[int, ...] = ()
+    near_tie_indices: tuple[int, ...] = ()
 
     @property
     def near_ties(self) -> int:
         """The number of near ties."""
-        return len(self.near_tie_places)
+        return len(self.near_tie_indices)

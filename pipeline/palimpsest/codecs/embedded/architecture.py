@@ -85,8 +85,8 @@ def fresh_model(seed: int) -> UnlimitedOcrForConditionalGeneration:
         for conv in (tower.sam_encoder.proj.conv1, tower.sam_encoder.proj.conv2):
             channels = conv.weight.shape[1]
             conv.weight.mul_(0.1)
-            for place, (dy, dx) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
-                conv.weight[place * channels : (place + 1) * channels, :, 1 + dy, 1 + dx] += torch.eye(channels)
+            for index, (dy, dx) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
+                conv.weight[index * channels : (index + 1) * channels, :, 1 + dy, 1 + dx] += torch.eye(channels)
         projector = model.model.multi_modal_projector.weight
         projector.mul_(0.25)
         projector[:, TOKEN_DIM:] += torch.eye(TOKEN_DIM)

@@ -21,7 +21,7 @@ from palimpsest.pages.grid import Grid
 
 # N pages, G tokens per side, P = 4 G patches per side, Q cells, C channels
 PATCHES = 4
-DIRECTIONS = ((0, 0), (-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))  # (rows, columns) to a patch beside
+DIRECTIONS = ((0, 0), (-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))  # (rows, columns) to a neighbour
 FILE = "cell_reader.safetensors"
 _END = SYMBOLS.index(END)
 WAVES, PITCH = 64, 32  # numbers that describe where a cell's centre lies in its patch, and how large the cells are
@@ -31,8 +31,8 @@ _TRUST = 8.0  # nats: no single cell decides where a page ends
 class CellHead(nn.Module):
     """Patch features `[N, P * P, C]` -> logits `[N, Q, len(SYMBOLS)]` of the cells at `index`.
 
-    A cell is read from four patches: the one that holds its centre, and those beside it towards which the centre lies, because a
-    cell on the border of two patches is half in each. The first layer is linear in the patches and in the position, so it runs
+    A cell is read from four patches: the one that contains its centre, and the neighbours towards which the centre lies, because
+    a cell on the border of two patches is half in each. The first layer is linear in the patches and in the position, so it runs
     once per patch and once per position, not once per cell. The size of the cells scales and shifts its output: one reader
     serves all grids, and the same strokes lie differently in small cells (decision 0041).
     """
@@ -143,7 +143,7 @@ def cell_places(grid: Grid, side: int) -> tuple[Tensor, Tensor]:
     """Where the cells of `grid` lie among `side * 4` patches per side.
 
     Returns:
-        int64 `[Q, 4]`, `patch * 9 + direction` for the patch that holds a cell's centre and the three nearest beside it (the
+        int64 `[Q, 4]`, `patch * 9 + direction` for the patch that contains a cell's centre and its three nearest neighbours (the
         patch itself again at the edge of the page), and `[Q, WAVES + PITCH]`: waves of the centre's position in its patch, and
         of the cell's height and width in patches.
     """
@@ -151,7 +151,7 @@ def cell_places(grid: Grid, side: int) -> tuple[Tensor, Tensor]:
     y = ((torch.arange(grid.rows) + 0.5) * patches / grid.rows)[:, None].expand(grid.rows, grid.columns).reshape(-1)
     x = ((torch.arange(grid.columns) + 0.5) * patches / grid.columns)[None].expand(grid.rows, grid.columns).reshape(-1)
     row, column = y.long(), x.long()
-    down, right = (torch.where(place - place.floor() < 0.5, -1, 1) for place in (y, x))
+    down, right = (torch.where(centre - centre.floor() < 0.5, -1, 1) for centre in (y, x))
     found = []
     for dy, dx in ((0 * down, 0 * right), (down, 0 * right), (0 * down, right), (down, right)):
         patch = (row + dy).clamp(0, patches - 1) * patches + (column + dx).clamp(0, patches - 1)

@@ -1,4 +1,4 @@
-"""What the embedded decoder writes for a page.
+"""The ids that the embedded decoder writes for a page.
 
     <token 0> <y 2> <x 2> W <x 6> h <x 10> e <x 14> r ... <token 1> <y 2> <x 2> g <x 6> o ... <END> EOS
 
@@ -38,7 +38,7 @@ ALPHABET = "latin"
 
 @lru_cache(maxsize=32)
 def template(columns: int, rows: int, mode: str) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of a full page with 0 where a cell stands, int32 `[n]`, and the positions of the cells, int64 `[rows * columns]`."""
+    """Ids of a full page with 0 for each cell, int32 `[n]`, and the positions of the cells, int64 `[rows * columns]`."""
     side = MODES[mode].grid
     token_row, y = places(rows, side)
     token_column, x = places(columns, side)

@@ -43,7 +43,7 @@ class Windows(NamedTuple):
 
     Attributes:
         side: places of a window's side.
-        across: windows beside each other.
+        across: windows next to each other.
         cut: place of the page for each place of each window, `[across² · side²]`; the page's size stands for padding.
         join: place in `cut` for each place of the page.
         padded: whether there is padding.
@@ -69,7 +69,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What one mode needs: made once, read by every page.
+    """The constants of one mode: computed once, read by every page.
 
     Attributes:
         side: patches per side.
@@ -87,7 +87,7 @@ class Plan:
 
 
 def unfit(model: Any) -> str | None:
-    """Why the fast encoder cannot stand for this model's, or None when it can."""
+    """Why the fast encoder cannot replace this model's, or None when it can."""
     config: PreTrainedConfig = model.config
     if config.model_type not in MODEL_TYPES:
         return f"model_type {config.model_type!r} is no DeepEncoder"
@@ -197,7 +197,7 @@ class DeepEncoder:
 
     @torch.no_grad()
     def plan(self, px: int) -> Plan:
-        """What pages of `px` pixels need."""
+        """The constants for pages of `px` pixels."""
         side = px // self.config.patch_size
         positions = None
         if self.sam.pos_embed is not None:

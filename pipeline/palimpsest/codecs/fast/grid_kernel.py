@@ -40,7 +40,7 @@ CHOICES = (  # the first is the fastest on an H200: 342 TFLOP/s at 1024 px, the 
     Launch(128, 8, 3, 128),
     Launch(128, 8, 3),
 )
-LAUNCHES: dict[int, Launch] = {}  # by side of the grid, where another than the usual one is wanted
+LAUNCHES: dict[int, Launch] = {}  # by side of the grid, where another than the usual one is requested
 
 
 def launch_of(side: int) -> Launch:

@@ -2,7 +2,7 @@
 
 On a GPU every mode has one static batch: a smaller call is filled up. The blocks are compiled, the whole pass is captured as a
 CUDA graph, and the pages of the next batch are copied from pinned memory while one is computed. A page's tokens so depend neither
-on its batch nor on who stands beside it. On a CPU the pages are computed as they come, without compiling.
+on its batch nor on its neighbours in the batch. On a CPU the pages are computed as they come, without compiling.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class FastEncoder:
         static_places: patches of a static batch on a GPU.
 
     Attributes:
-        notes: what was wanted and could not be had, with the reason.
+        notes: requests that could not be met, with the reason.
         trusted: sizes in pixels at which `trust` has compared it.
     """
 
@@ -129,7 +129,7 @@ class FastEncoder:
         return self.encoder.forward(pages, self._plans[px], *self.chosen)
 
     def _bring(self, captured: _Captured, some: Tensor) -> None:
-        """Copy pages to where the captured pass reads them, beside what is being computed."""
+        """Copy pages to where the captured pass reads them, while another batch is computed."""
         slot = captured.slots[captured.turn % 2]
         captured.turn += 1
         slot.copied.synchronize()  # the last copy out of this pinned memory

@@ -104,8 +104,8 @@ def _measure(stages: tuple[Paginate, Render, Encode, Verify], name: str, text: s
         pages = pages.slice(0, max_pages - len(found)) if max_pages else pages
         if pages.num_rows:
             table = verify(encode(render(pages)))
-            wanted = ["tier", "precision", "word_precision", "exact", "blank_precision", "decoder_passes", "reason"]
-            found += table.select([*wanted, "num_text_tokens", "num_context_tokens", "num_vision_tokens"]).to_pylist()
+            names = ["tier", "precision", "word_precision", "exact", "blank_precision", "decoder_passes", "reason"]
+            found += table.select([*names, "num_text_tokens", "num_context_tokens", "num_vision_tokens"]).to_pylist()
     seen = [row for row in found if row["precision"] is not None]
     measured: dict[str, Any] = {"pages": len(seen), "as_text": len(found) - len(seen)}
     if not seen:

@@ -15,7 +15,7 @@ from typing import Any
 from palimpsest.lab.bench.gpu_encode import attention, encode, kernel
 from palimpsest.lab.bench.gpu_verify import verify
 from palimpsest.lab.bench.overlap import overlapped
-from palimpsest.lab.bench.sections import Bench, guarded, said
+from palimpsest.lab.bench.sections import Bench, guarded, summary
 
 
 def bench_gpu(
@@ -102,7 +102,7 @@ def _machine(bench: Bench) -> dict[str, Any]:
 
         return machine()
     except Exception as error:  # a description is no reason to lose what is measured
-        bench.notes.append(f"the machine is described in short: {said(error)}")
+        bench.notes.append(f"the machine is described in short: {summary(error)}")
         return {
             "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
             "commit": None,
@@ -143,7 +143,7 @@ NEEDED = "model"  # never stopped while there is time: the later sections need i
 
 
 def write_so_far(folder: str | Path) -> Callable[[dict[str, Any]], None]:
-    """What writes a result into `folder`, JSON and Markdown, in the place of what it wrote before."""
+    """A function that writes a result into `folder`, JSON and Markdown, over the result so far."""
 
     def save(result: dict[str, Any]) -> None:
         import json

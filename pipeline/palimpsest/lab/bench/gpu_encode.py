@@ -1,4 +1,4 @@
-"""Encoding in `bench gpu`: the attention kernel, the fast encoder beside transformers', and every way of attention alone."""
+"""Encoding in `bench gpu`: the attention kernel, the fast encoder against transformers', and every way of attention alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from functools import partial
 from typing import Any
 
-from palimpsest.lab.bench.sections import Bench, OutOfTime, at_most, said
+from palimpsest.lab.bench.sections import Bench, OutOfTime, at_most, summary
 
 BATCHES = 4  # that the fast encoder is given at once: the pages of one are copied while another is computed
 
@@ -44,7 +44,7 @@ def kernel(bench: Bench) -> dict[str, Any]:
                 if seconds < best and row["mean_difference"] < 0.02:
                     chosen, best = launch, seconds
             except Exception as error:  # a launch that this device refuses is a finding
-                row["error"] = said(error)
+                row["error"] = summary(error)
             rows.append(row)
             bench.keep({"kernel": rows})
     finally:
@@ -56,12 +56,12 @@ def kernel(bench: Bench) -> dict[str, Any]:
 
 
 def encode(bench: Bench) -> dict[str, Any]:
-    """The fast encoder beside transformers', by mode: in one go, turn by turn."""
+    """The fast encoder compared with transformers', by mode: in one go, turn by turn."""
     codec = bench.codec
     rows: list[dict[str, Any]] = []
     started, limit = time.perf_counter(), bench.left
-    for place, name in enumerate(("tiny", "small") if bench.tiny else ("base", "small", "tiny", "large")):
-        if place > 1 and time.perf_counter() - started > 0.6 * limit:
+    for number, name in enumerate(("tiny", "small") if bench.tiny else ("base", "small", "tiny", "large")):
+        if number > 1 and time.perf_counter() - started > 0.6 * limit:
             bench.notes.append(f"mode {name} was not encoded: no time was left")
             continue
         try:
@@ -74,7 +74,7 @@ def encode(bench: Bench) -> dict[str, Any]:
             codec.encoder.fast_encoder.give_up_compiling()
             rows.append(_encode_mode(bench, codec.mode(name)))
         except Exception as error:  # the other modes are worth having
-            bench.notes.append(f"mode {name} was not encoded: {said(error)}")
+            bench.notes.append(f"mode {name} was not encoded: {summary(error)}")
         bench.keep({"encode": rows, "encoder": codec.encoder.description})
     if not rows:
         raise RuntimeError(f"no mode could be encoded: {bench.notes[-1]}")
@@ -130,7 +130,7 @@ def _encode_mode(bench: Bench, mode: Any) -> dict[str, Any]:
 
 
 def _in_float32(codec: Any, page: Any, mode: Any) -> Any:
-    """What transformers' encoder makes of a page with the same weights in float32: what both sides round."""
+    """Tokens of transformers' encoder for a page with the same weights in float32: the values that both sides round."""
     from copy import deepcopy
 
     base, table = codec.model.base_model, codec.encoder.pixel_table
@@ -174,7 +174,7 @@ def attention(bench: Bench) -> dict[str, Any]:
                 row |= {"milliseconds": seconds * 1e3, "tflops": flop / seconds / 1e12}
                 row["matmul_share"] = flop / seconds / bench.matmul if bench.matmul else None
             except Exception as error:  # a way that does not run here is a finding
-                row["error"] = said(error)
+                row["error"] = summary(error)
             rows.append(row)
             bench.keep({"attention": rows})
     return {"attention": rows}

@@ -39,7 +39,7 @@ class Way:
     Attributes:
         policy: None keeps the newest text.
         fades: pages may become blurrier than the policy has them, where the budget asks for it.
-        exact: misread words that are kept beside their page.
+        exact: misread words that are kept with their page.
     """
 
     name: str
@@ -160,9 +160,9 @@ def keep(memory: Memory, way: Way, budget: int | None) -> Kept:
     while True:
         candidates = [_candidate(memory, way.policy, page, way.exact, seen[page.number]) for page in memory.pages]
         made = compose(candidates, way.policy, budget - tail_tokens, fade=way.fades)
-        if not made.wanted:
+        if not made.needed:
             break
-        for number, mode in made.wanted:
+        for number, mode in made.needed:
             seen[number].add(mode)
     spans = [(page.char_start, page.char_end) for page, tier in zip(memory.pages, made.tiers, strict=True) if tier == TEXT]
     drawn = {page.number: tier for page, tier in zip(memory.pages, made.tiers, strict=True) if tier is not None and tier != TEXT}
@@ -200,7 +200,7 @@ def count(text: str) -> int:
 
 
 def recall(memory: Memory, kept: Kept, fact: Fact) -> str:
-    """What is read where the transcript has a fact; "" where nothing is kept."""
+    """The text that is read where the transcript has a fact; "" where nothing is kept."""
     start, stop = fact.start, fact.start + len(fact.value)
     pieces: list[tuple[int, str]] = []
     for left, right in kept.text:

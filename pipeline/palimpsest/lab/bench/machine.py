@@ -1,4 +1,4 @@
-"""What every result carries, how it is shown, and how it is written to docs/results.
+"""The facts that every result carries, how it is shown, and how it is written to docs/results.
 
 A result is a dict. Its scalars are facts, each list of dicts in it is a table, `notes` are sentences; `command`, `config` and
 `machine` say how to get it again.
@@ -102,9 +102,9 @@ def hardware(described: dict[str, Any]) -> str:
 
 
 def write_results(theme: str, payload: dict[str, Any], folder: str | Path = "docs/results", command: str = "") -> Path:
-    """Write a result as `<theme>_<hardware>_<yyyy-mm-dd>.md`, with the whole of it as `.json` beside.
+    """Write a result as `<theme>_<hardware>_<yyyy-mm-dd>.md`, with all of it as `.json` next to it.
 
-    A second result of the same theme, hardware and day takes the place of the first.
+    A second result of the same theme, hardware and day replaces the first.
 
     Args:
         command: what makes this result; by default the one that the payload names, or `palimpsest bench <theme>`.
@@ -122,7 +122,7 @@ def write_results(theme: str, payload: dict[str, Any], folder: str | Path = "doc
 
 
 def markdown(theme: str, payload: dict[str, Any], raw: str) -> str:
-    """A result as a page; `raw` is the name of the JSON file beside it."""
+    """A result as a page; `raw` is the name of the JSON file next to it."""
     described = payload["machine"]
     lines = [f"# bench {theme}: {described['gpu'] or described['cpu']}, {described['date'][:10]}", ""]
     lines += [f"    {payload['command']}", "", f"commit {described['commit'] or 'unknown'} · [raw]({raw})", ""]

@@ -35,12 +35,12 @@ def overlapped(bench: Any) -> dict[str, Any]:
     def prepared(step: int) -> tuple[Any, str, Any, Any, Any]:
         """Everything once in this thread: whatever is compiled or captured is, before others use the device."""
         draw, what = _page_source(mode.px, step, bench)
-        wanted, drafts, prompts = _drafts(bench, mode, step, length)
+        expected, drafts, prompts = _drafts(bench, mode, step, length)
         EncodedPages(codec, _encoded(codec, draw(), mode), prompts, length).draft(drafts)
         bench.sync()
-        return draw, what, wanted, drafts, prompts
+        return draw, what, expected, drafts, prompts
 
-    step, (draw, what, wanted, drafts, prompts) = bench.fitting(most, prepared, "render, encode, verify, pages,")
+    step, (draw, what, expected, drafts, prompts) = bench.fitting(most, prepared, "render, encode, verify, pages,")
     line = _Line(
         codec.device,
         (lambda _: draw(), 1),
@@ -63,7 +63,7 @@ def overlapped(bench: Any) -> dict[str, Any]:
         while not pages or time.perf_counter() - start < (0.5 if bench.tiny else min(15.0, 0.4 * bench.left)):
             read = line.get()
             pages += len(read)
-            right += sum(list(page.ids) == ids for page, ids in zip(read, wanted, strict=True))
+            right += sum(list(page.ids) == ids for page, ids in zip(read, expected, strict=True))
         spent = time.perf_counter() - start
         sampled = sampler.busy_share()
         row |= {"pages_per_second": pages / spent, "right": f"{right} of {pages}"}
@@ -92,8 +92,8 @@ class _Line:
         self._queues: list[queue.Queue[Any]] = [queue.Queue(AHEAD) for _ in stages]
         self._stop = threading.Event()
         self._threads = [
-            threading.Thread(target=self._work, args=(work, self._queues[place - 1] if place else None, made), daemon=True)
-            for place, ((work, count), made) in enumerate(zip(stages, self._queues, strict=True))
+            threading.Thread(target=self._work, args=(work, self._queues[number - 1] if number else None, made), daemon=True)
+            for number, ((work, count), made) in enumerate(zip(stages, self._queues, strict=True))
             for _ in range(count)
         ]
 
@@ -109,7 +109,7 @@ class _Line:
             thread.join(max(0.0, end - time.perf_counter()))
 
     def get(self) -> Any:
-        """What the last stage made next."""
+        """The next batch of the last stage."""
         found = self._queues[-1].get(timeout=600)
         if isinstance(found, BaseException):
             raise found
@@ -148,17 +148,17 @@ def _encoded(codec: Any, images: Any, mode: Any) -> list[Any]:
 
 
 def _drafts(bench: Any, mode: Any, count: int, length: int) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
-    """What the decoder is going to write, the drafts, and the prompts."""
+    """The ids that the decoder is going to write, the drafts, and the prompts."""
     from palimpsest.lab.full_size import chain, prompt
 
     prompts = [prompt(bench.codec, mode, page) for page in range(count)]
-    wanted = [chain(bench.codec, ids, length) for ids in prompts]
-    draw, choices = random.Random(1), sorted({token for ids in wanted for token in ids})
-    return wanted, [plant_errors(ids, ERRORS, choices, draw) for ids in wanted], prompts
+    expected = [chain(bench.codec, ids, length) for ids in prompts]
+    draw, choices = random.Random(1), sorted({token for ids in expected for token in ids})
+    return expected, [plant_errors(ids, ERRORS, choices, draw) for ids in expected], prompts
 
 
 def _page_source(px: int, count: int, bench: Any) -> tuple[Callable[[], Any], str]:
-    """What draws a batch of pages, and what they are."""
+    """A function that draws a batch of pages, and what they are."""
     try:
         from palimpsest.lab.bench.texts import bench_pages
         from palimpsest.pages.grid import Grid
@@ -207,11 +207,11 @@ class _Sampler:
             return None
         self._process.terminate()
         try:
-            said, _ = self._process.communicate(timeout=10)
+            output, _ = self._process.communicate(timeout=10)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            said = ""
-        shares = [float(line) / 100 for line in said.split() if line.strip().isdigit()]
+            output = ""
+        shares = [float(line) / 100 for line in output.split() if line.strip().isdigit()]
         if not shares:
             self._bench.notes.append("no driver samples: nvidia-smi names no utilisation")
             return None

@@ -1,4 +1,4 @@
-"""What re-tiering costs: a corpus of which a part grew old, beside a run over that part alone.
+"""The cost of re-tiering a corpus of which a part grew old, compared with a run over that part alone.
 
 The corpus is made as text, which needs no model; then the clock moves, and a part of it is due the tier that the run gives to the
 same documents. Both sides draw, encode and verify the same pages through the same flow; re-tiering also looks at all other pages,

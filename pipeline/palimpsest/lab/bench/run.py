@@ -1,7 +1,7 @@
-"""What Ray and the store cost: pages/s through the whole job to committed shards, over pages/s of a bare loop.
+"""The cost of Ray and the store: pages/s through the whole job to committed shards, over pages/s of a bare loop.
 
 The bare loop calls the stages Paginate, Render, Encode and Verify one after the other in this process, warm, on the same
-documents; it stores nothing. A Ray job's time is said in two ways. As a whole: from the call to the snapshot, starting of Ray,
+documents; it stores nothing. A Ray job's time is given in two ways. As a whole: from the call to the snapshot, starting of Ray,
 planning and loading of models included. And from the first block on: the job's time less that of a job with one block only, so
 that what is paid once, whatever the size of the corpus, does not count. (Counting from the arrival of the first block at the
 driver would flatter Ray: the encoder has by then worked ahead on the blocks that follow.)
@@ -107,7 +107,7 @@ def _write_documents(folder: Path, pages: list[tuple[str, Any]]) -> str:
     folder.mkdir()
     texts = ["".join(text for text, _ in pages[at : at + PAGES_PER_DOCUMENT]) for at in range(0, len(pages), PAGES_PER_DOCUMENT)]
     for file in range(files := min(len(texts), os.cpu_count() or 1)):
-        lines = [json.dumps({"id": f"{file}-{place}", "text": text}) for place, text in enumerate(texts[file::files])]
+        lines = [json.dumps({"id": f"{file}-{number}", "text": text}) for number, text in enumerate(texts[file::files])]
         (folder / f"{file}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
     return str(folder)
 

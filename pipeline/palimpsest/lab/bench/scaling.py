@@ -50,7 +50,7 @@ def bench_scaling(
     Args:
         units: through the planner and into the manifest.
         rows: WRITTEN rows through the tally.
-        tasks: units of one page each in a real job, beside one of a tenth of them; 0 leaves Ray alone.
+        tasks: units of one page each in a real job, compared with one of a tenth of them; 0 leaves Ray alone.
         gpu_rate: pages per second of one GPU, all its stages together; supposed, not measured.
     """
     with TemporaryDirectory(prefix="palimpsest-bench-") as place:
@@ -210,12 +210,12 @@ def _task_rate(config: JobConfig, place: Path, units: int) -> float:
             assert result.fresh.pages_committed == count
             seconds.append(result.seconds)
     if seconds[1] <= seconds[0]:
-        raise ValueError(f"--tasks {units}: too few to be told from the noise of the machine")
+        raise ValueError(f"--tasks {units}: too few to be distinguished from the noise of the machine")
     return (units - max(1, units // 10)) * Scale.stages / (seconds[1] - seconds[0])
 
 
 def _supply(config: JobConfig, place: Path) -> dict[str, float]:
-    """What one core does for pages, in pages per CPU second, and the bytes that a page takes in a shard with random tokens."""
+    """The work of one core for pages, in pages per CPU second, and the bytes that a page takes in a shard with random tokens."""
     prepared = identify(config.replace(out=str(place / "pages")))
     paginate, render = Paginate(prepared.config, prepared.layout, prepared.policy), Render(prepared.layout)
     write, mode = Write(str(place / "pages"), config.storage.row_group_bytes), prepared.policy.modes[0]

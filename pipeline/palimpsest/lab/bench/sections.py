@@ -1,4 +1,4 @@
-"""Sections of a bench that stand alone: one that fails or outlasts its time harms no other, and what it found is kept."""
+"""Independent sections of a bench: one that fails or exceeds its time harms no other, and its results so far are kept."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class OutOfTime(BaseException):
 
 @dataclass
 class Bench:
-    """What the sections share.
+    """The state that the sections share.
 
     Attributes:
         seconds: all that there are, from the start.
@@ -111,7 +111,7 @@ def guarded(bench: Bench, name: str, section: Callable[[Bench], dict[str, Any]],
         row["outcome"] = f"stopped after its {limit:.0f} s; its results so far are kept"
     except Exception as error:  # the other sections are worth having
         _log.exception("section %s", name)
-        row["outcome"] = said(error)
+        row["outcome"] = summary(error)
     row["seconds"] = time.perf_counter() - start
     if bench.gpu:
         with suppress(RuntimeError):
@@ -140,6 +140,6 @@ def at_most(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def said(error: BaseException) -> str:
-    """An error's kind and the first line of what it says."""
+def summary(error: BaseException) -> str:
+    """An error's kind and the first line of its message."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"

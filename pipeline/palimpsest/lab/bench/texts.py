@@ -1,4 +1,4 @@
-"""What the benchmarks read: invented Latin prose, which ships with the package because it is made, or a file of your own."""
+"""Texts of the benchmarks: invented Latin prose, which ships with the package because it is made, or a file of your own."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def _paragraphs(seed: int) -> Iterator[str]:
     while True:
         sentences = []
         for _ in range(draw.randint(6, 10)):
-            said = draw.choices(words, cum_weights=weights, k=draw.randint(9, 24))
+            sentence = draw.choices(words, cum_weights=weights, k=draw.randint(9, 24))
             if draw.random() < 0.15:
-                said[draw.randrange(1, len(said))] = str(draw.randint(2, 1999))
-            said[len(said) // 2] += "," * (len(said) > 14)
-            sentences.append(" ".join(said).capitalize() + draw.choice("....?"))
+                sentence[draw.randrange(1, len(sentence))] = str(draw.randint(2, 1999))
+            sentence[len(sentence) // 2] += "," * (len(sentence) > 14)
+            sentences.append(" ".join(sentence).capitalize() + draw.choice("....?"))
         yield " ".join(sentences)
 
 

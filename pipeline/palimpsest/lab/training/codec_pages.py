@@ -39,7 +39,7 @@ class Batch:
     """Pages of one grid in one mode.
 
     Attributes:
-        drawn: int16 `[n, rows * columns]`, place of each cell in SYMBOLS, PAPER behind the end; what `painting.Painter` draws.
+        drawn: int16 `[n, rows * columns]`, index of each cell in SYMBOLS, PAPER behind the end; what `painting.Painter` draws.
         stretches: int64 `[n, length]`, what the decoder should write for a stretch of each page (padded with -100); the
             first id of a row that does not begin the target is given, not predicted.
         starts: int64 `[n]`, the position of each stretch in the page's whole target.
@@ -55,7 +55,7 @@ class Batch:
 
     @property
     def symbols(self) -> np.ndarray:
-        """What is to be read, int64 `[n, rows * columns]`: END wherever the page is blank: a missed one costs a character."""
+        """The symbols to read, int64 `[n, rows * columns]`: END wherever the page is blank: a missed one costs a character."""
         return np.where(self.drawn == PAPER, _END, self.drawn).astype(np.int64)
 
 

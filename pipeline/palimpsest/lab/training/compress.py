@@ -57,8 +57,8 @@ def begin_tokens(trainee: Any, features: Tensor) -> None:
     for conv in (sam.proj.conv1, sam.proj.conv2):
         conv.weight.normal_(std=1e-3)
         channels = conv.weight.shape[1]
-        for place, (dy, dx) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
-            conv.weight[place * channels : (place + 1) * channels, :, 1 + dy, 1 + dx] += torch.eye(channels)
+        for index, (dy, dx) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
+            conv.weight[index * channels : (index + 1) * channels, :, 1 + dy, 1 + dx] += torch.eye(channels)
     projector = trainee.model.model.multi_modal_projector.weight
     projector[:, :TOKEN_DIM].normal_(std=1e-3)
     projector[:, TOKEN_DIM:] = torch.eye(TOKEN_DIM)

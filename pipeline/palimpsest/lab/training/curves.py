@@ -75,7 +75,7 @@ def _by_mode(blend: str) -> tuple[str, int]:
 
 def _smooth(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
     smoothed = []
-    for place, (step, _) in enumerate(points):
-        window = [value for _, value in points[max(0, place - WINDOW + 1) : place + 1]]
+    for index, (step, _) in enumerate(points):
+        window = [value for _, value in points[max(0, index - WINDOW + 1) : index + 1]]
         smoothed.append((step, sum(window) / len(window)))
     return smoothed

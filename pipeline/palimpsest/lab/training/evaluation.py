@@ -24,7 +24,7 @@ _END = SYMBOLS.index(END)
 def evaluate(
     trainee: Trainee, settings: Iterable[tuple[str, str]], text: str, pages: int = 4, device: str = "cpu"
 ) -> Iterator[dict[str, Any]]:
-    """Read `pages` held-out pages of every class with the cell reader and, told every id before it, with the decoder.
+    """Read `pages` held-out pages of every class with the cell reader and, given every id before it, with the decoder.
 
     Args:
         settings: (grid, mode).
@@ -50,14 +50,14 @@ def evaluate(
                     float(trainee.decode(tokens[page], grid, mode, stretch[page], starts[page], guided=False)[2])
                     for page in (slice(n, n + 1) for n in range(pages))
                 ]
-            wanted = batch.symbols
-            inked = (wanted != 0) & (wanted != _END)
-            texts = [read_back(cell_text(page[page != _END] + FIRST_CELL)) for page in wanted]
+            targets = batch.symbols
+            inked = (targets != 0) & (targets != _END)
+            texts = [read_back(cell_text(page[page != _END] + FIRST_CELL)) for page in targets]
             yield {
                 "grid": grid_name,
                 "mode": mode,
                 "text_class": name,
-                "cells_read": round(float(((read == wanted) & inked).sum() / max(1, inked.sum())), 4),
+                "cells_read": round(float(((read == targets) & inked).sum() / max(1, inked.sum())), 4),
                 "cells_written": round(float(np.mean(written)), 4),
                 "ratio": round(float(np.sum(count_tokens(texts))) / (pages * MODES[mode].num_context_tokens), 2),
             }

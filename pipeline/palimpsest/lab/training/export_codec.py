@@ -1,5 +1,5 @@
 """From a training state to the checkpoint that ships: the model as safetensors in int8, its config.json and
-tokenizer.json, and the cell reader beside it."""
+tokenizer.json, and the cell reader."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def _without_idle_units(weights: dict[str, torch.Tensor]) -> None:
 def tokenizer() -> Tokenizer:
     """The vocabulary as a tokenizer of the `tokenizers` library: one id a cell; marks are their plane-15 characters."""
     specials = {"<bos>": 0, "<eos>": 1, "<pad>": 2, "<image>": 3}
-    specials |= {f"<grid {grid}>": FIRST_GRID + place for place, grid in enumerate(GRIDS)}
+    specials |= {f"<grid {grid}>": FIRST_GRID + index for index, grid in enumerate(GRIDS)}
     specials |= {f"<{axis} {step}>": first + step for axis, first in (("y", FIRST_Y), ("x", FIRST_X)) for step in range(STEPS)}
     for mode in MODE_NAMES:
         side = MODES[mode].grid
         first = first_token_ids()[mode]
         specials |= {f"<{mode} {token // side},{token % side}>": first + token for token in range(side * side)}
-    vocabulary = {chr(code): FIRST_CELL + place for place, code in enumerate(SYMBOLS)} | specials
+    vocabulary = {chr(code): FIRST_CELL + index for index, code in enumerate(SYMBOLS)} | specials
     taken = set(vocabulary.values())
     vocabulary |= {f"<unused {number}>": number for number in range(vocabulary_size()) if number not in taken}
     result = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))

@@ -6,7 +6,7 @@ two of the heads of a place look at the height. In the second, the place looks b
 heads which carry the patches that the cell lies in. Its other heads, and all in the layers behind, rest on BOS. What arrives is
 then the cell's own patches, and the MLPs read them (`ideal_reading.py`).
 
-What stands between the cells follows from what stands before them: in the first attention a cell and a height look, a quarter of
+The ids between cells follow from the ids before them: in the first attention a cell and a height look, a quarter of
 the heads each, at the id before them, at their token's id, at its height and at the grid. The id of a token has no head to spare
 there; its third attention looks at the id before it, which has gathered all that. The model that ships is the stock class.
 """
@@ -40,7 +40,7 @@ HEADS = 16  # each carries one patch of a token: (lower half, right half, lower 
 HEIGHT_HEADS = 2  # of the first layer: these look at the height
 FREE, REST = -1, 0  # REST is the position of BOS
 WORTH = 0.15
-BEGINS = 4  # a kind of ids beside those of `kinds_of`: the first two of a target
+BEGINS = 4  # a kind of ids in addition to those of `kinds_of`: the first two of a target
 
 
 def places_to_look(given: Tensor, starts: Tensor, grid: Grid, mode: str, prefix: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,7 +119,7 @@ def evenly(loss: Tensor, counts: Tensor, kinds: Tensor, number: int = 4) -> Tens
 
 
 def by_head(patch: Tensor) -> Tensor:
-    """What is known of each patch of a token, `[.., 4, 4]`, in the order of the token's channels, `[.., HEADS]`."""
+    """The known facts of each patch of a token, `[.., 4, 4]`, in the order of the token's channels, `[.., HEADS]`."""
     return patch.unflatten(-1, (2, 2)).unflatten(-3, (2, 2)).transpose(-3, -2).flatten(-4)
 
 

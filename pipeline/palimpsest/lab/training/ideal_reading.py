@@ -1,10 +1,10 @@
-"""What the decoder would write for a cell if its attentions looked exactly where they should.
+"""The decoder's output for a cell if its attentions looked exactly where they should.
 
 Where to look and what to make of it are two lessons, and the second hides behind the first: while the attentions wander,
-nothing that arrives at a place says what stands there. Here the attentions are given, so that a cell costs two MLPs instead of a
-sequence, and thousands of cells are read in the time of one stretch. The weights are the decoder's own. `guidance.py` teaches the
-attentions to look there. One of them, which finds the visual token that an id names, needs as many pages as reading does, and has
-a short cut of its own: `looks_at_image`.
+nothing that arrives at a position says which cell is there. Here the attentions are given, so that a cell costs two MLPs instead
+of a sequence, and thousands of cells are read in the time of one stretch. The weights are the decoder's own. `guidance.py`
+teaches the attentions to look there. One of them, which finds the visual token that an id names, needs as many pages as reading
+does, and has a short cut of its own: `looks_at_image`.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def read_ideally(decoder: Any, head: Any, features: Tensor, grid: Grid, mode: st
 
 @lru_cache(maxsize=64)
 def _named_at(columns: int, rows: int, mode: str) -> tuple[Tensor, Tensor]:
-    """Where in a page's target the ids of visual tokens stand, int64 `[T]`, and which tokens they name, int64 `[T]`."""
+    """Where in a page's target the ids of visual tokens are, int64 `[T]`, and which tokens they name, int64 `[T]`."""
     ids = torch.from_numpy(template(columns, rows, mode)[0]).long()
     at = torch.nonzero(ids >= FIRST_TOKEN)[:, 0]
     return at, ids[at] - first_token_ids()[mode]
@@ -121,7 +121,7 @@ def looks_at_image(decoder: Any, features: Tensor, grid: Grid, mode: str, count:
     Of a stretch one id in 18 to 22 looks at the image, and it has to find its token on pages that it never saw.
 
     Args:
-        features: BOS, visual tokens with newlines, and grid, `[N, S, D]`: what stands before the first id.
+        features: BOS, visual tokens with newlines, and grid, `[N, S, D]`: the input before the first id.
         count: ids, drawn at random from the whole target, the same for all pages.
 
     Returns:
@@ -150,7 +150,7 @@ def looks_at_image(decoder: Any, features: Tensor, grid: Grid, mode: str, count:
 
 @contextmanager
 def frozen(layer: Any) -> Iterator[None]:
-    """What is computed in here does not teach the weights of `layer`, only what came in."""
+    """Computation in here trains no weights of `layer`, only its input."""
     weights = [weight for weight in layer.parameters() if weight.requires_grad]
     for weight in weights:
         weight.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""What of the generative decoder learns in each of its two lessons.
+"""The weights of the generative decoder that learn in each of its two lessons.
 
 Reading (what a cell says) and writing (where to look, and the ids between the cells) would share the MLPs and the output layer,
 and what writing asks of them drives reading out. So each has weights of its own, and what one changes, the other leaves as it is:

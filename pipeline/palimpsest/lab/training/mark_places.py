@@ -70,7 +70,7 @@ def mark_places(trainee: Trainee, pages: Iterable[Batch], device: str = "cpu") -
     tower, projector = trainee.model.model.vision_tower, trainee.model.model.multi_modal_projector
     taken: list[Tensor] = []
     watching = tower.vision_encoder.register_forward_hook(lambda _, __, out: taken.append(out.last_hidden_state[:, 1:]))
-    inputs, wanted, sides, loudness = [], [], [], []
+    inputs, targets, sides, loudness = [], [], [], []
     try:
         for batch in pages:
             drawn = torch.from_numpy(batch.drawn).to(device)
@@ -79,12 +79,12 @@ def mark_places(trainee: Trainee, pages: Iterable[Batch], device: str = "cpu") -
             mixed = taken.pop().float()
             inputs.append(mixed.flatten(0, 1))
             sides.append(MODES[batch.mode].grid)
-            wanted.append(place_code(MODES[batch.mode].grid).to(device).repeat(len(mixed), 1))
+            targets.append(place_code(MODES[batch.mode].grid).to(device).repeat(len(mixed), 1))
             loudness.append(tokens.float().square().mean())
     finally:
         watching.remove()
     loud = LOUDNESS * torch.stack(loudness).mean().sqrt()
-    fitted, bias, placed = _fit(inputs, wanted, sides)
+    fitted, bias, placed = _fit(inputs, targets, sides)
     directions = unread(trainee)
     width = inputs[0].shape[1]
     projector.weight -= directions.T @ (directions @ projector.weight)
@@ -94,7 +94,7 @@ def mark_places(trainee: Trainee, pages: Iterable[Batch], device: str = "cpu") -
     return {"tokens": sum(map(len, inputs)), "placed": placed}
 
 
-def _fit(inputs: list[Tensor], wanted: list[Tensor], sides: list[int]) -> tuple[Tensor, Tensor, dict[str, float]]:
+def _fit(inputs: list[Tensor], targets: list[Tensor], sides: list[int]) -> tuple[Tensor, Tensor, dict[str, float]]:
     """Ridge regression of codes on what the mixing encoder says, every batch weighing the same.
 
     Returns:
@@ -108,15 +108,15 @@ def _fit(inputs: list[Tensor], wanted: list[Tensor], sides: list[int]) -> tuple[
         for number in chosen:
             given = torch.cat([inputs[number], inputs[number].new_ones(len(inputs[number]), 1)], 1).double()
             gram += given.T @ given / len(given)
-            cross += given.T @ wanted[number].double() / len(given)
+            cross += given.T @ targets[number].double() / len(given)
         gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
         found = torch.linalg.solve(gram, cross).float()
-        return _told_apart(found[:-1], found[-1], [(inputs[n], wanted[n][: sides[n] ** 2]) for n in chosen])
+        return _told_apart(found[:-1], found[-1], [(inputs[n], targets[n][: sides[n] ** 2]) for n in chosen])
 
     weights, bias = solve(order[::2])
     found: dict[str, list[float]] = {}
     for number in order[1::2]:
-        codes, _ = wanted[number].split((sides[number] ** 2, len(wanted[number]) - sides[number] ** 2))
+        codes, _ = targets[number].split((sides[number] ** 2, len(targets[number]) - sides[number] ** 2))
         nearest = ((inputs[number] @ weights + bias) @ codes.T).argmax(-1)
         right = nearest == torch.arange(len(codes), device=nearest.device).repeat(len(nearest) // len(codes))
         found.setdefault(f"{sides[number]}x{sides[number]}", []).append(float(right.float().mean()))

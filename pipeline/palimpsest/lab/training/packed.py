@@ -14,11 +14,11 @@ ROWS_OF_A_MATRIX = 32  # what has fewer is a position or a constant, and stays a
 
 
 def pack_weights(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights as they ship: matrices as int8 with one float32 scale per row beside them, all else as bfloat16.
+    """Weights as they ship: matrices as int8 with one float32 scale per row, all else as bfloat16.
 
     Where a few large numbers make the steps too coarse for the rest of a row, the product of a column and a row is taken out
-    first and kept beside the integers; where that does not help, a matrix stays bfloat16. One of nothing but zeros is kept as
-    its shape.
+    first and kept with the integers; where that does not help, a matrix stays bfloat16. One of nothing but zeros is kept as its
+    shape.
     """
     packed: dict[str, torch.Tensor] = {}
     for name, value in weights.items():

@@ -37,7 +37,7 @@ class Painter:
         return torch.from_numpy(lines).to(device)
 
     def __call__(self, drawn: Tensor) -> Tensor:
-        """Cells as places in SYMBOLS, int `[n, rows * columns]`, to pages, uint8 `[n, px, px]`."""
+        """Cells as indices in SYMBOLS, int `[n, rows * columns]`, to pages, uint8 `[n, px, px]`."""
         cells = self._glyphs[drawn.long()].unflatten(1, (self.grid.rows, self.grid.columns))
         canvas = cells.transpose(2, 3).flatten(3, 4).flatten(1, 2)
         canvas = torch.nn.functional.pad(canvas, (0, 1, 0, 1), value=PAPER)

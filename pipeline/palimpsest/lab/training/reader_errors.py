@@ -77,7 +77,7 @@ def compare(pool: FrozenPages, name: str, references: Sequence[str], read: Seque
         spans = words_of(reference)
         words += len(spans)
         touched = {edit.src_pos for edit in edits}
-        wrong_words += sum(any(place in touched for place in range(start, end)) for start, end in spans)
+        wrong_words += sum(any(index in touched for index in range(start, end)) for start, end in spans)
         for edit in edits:
             if edit.tag == "replace":
                 pair = reference[edit.src_pos] + text[edit.dest_pos]

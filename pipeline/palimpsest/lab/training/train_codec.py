@@ -37,7 +37,7 @@ from palimpsest.lab.training.trainee import Trainee, has_bf16
 from palimpsest.settings import Settings
 
 KEPT = 400  # encoded batches of a blend
-BESIDE = 5  # kept batches that a step copies cells from, beside its own: pages resemble each other less than the cells of one
+OTHERS = 5  # kept batches whose cells a step copies too: pages resemble each other less than the cells of one
 LOOKS = 24  # ids of visual tokens that look for theirs on every page of a step
 DECODER = ("model.model.language_model.", "model.lm_head.")
 
@@ -208,12 +208,12 @@ class Training:
             if blend.decoder and step >= config.decoder_from:
                 seen = tokens if config.decoder_moves_encoder else tokens.detach()
                 if config.copy_cells:
-                    symbols, beside = self._beside(blend, batch, seen)
-                    copied, right = self._copying(batch, symbols, beside)
+                    symbols, pool = self._with_others(blend, batch, seen)
+                    copied, right = self._copying(batch, symbols, pool)
                     loss = loss + copied
                     record |= {"copied": right, "copied_loss": copied}
                     if writing:
-                        looked, found = self.trainee.look(beside, batch.grid, batch.mode, LOOKS)
+                        looked, found = self.trainee.look(pool, batch.grid, batch.mode, LOOKS)
                         loss = loss + looked
                         record["looked"] = found
                 if not config.copy_cells or writing:
@@ -239,7 +239,7 @@ class Training:
     def _encoded(self, blend: Blend, batch: Batch) -> tuple[Batch, Tensor, Tensor]:
         """A batch with its patch features and its tokens as stored: this one, or one that was kept."""
         kept = self.kept.setdefault(blend, [])
-        if len(kept) > BESIDE and self.random.random() < self.config.replay:
+        if len(kept) > OTHERS and self.random.random() < self.config.replay:
             return self.random.choice(kept)
         with torch.set_grad_enabled(blend.encoder):
             patches, tokens = self.encode(self.trainee.paint(self._moved(batch.drawn), batch.grid, batch.mode))
@@ -249,12 +249,12 @@ class Training:
             del kept[:-KEPT]
         return found
 
-    def _beside(self, blend: Blend, batch: Batch, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _with_others(self, blend: Blend, batch: Batch, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Symbols and tokens of this batch and of some that were kept."""
         kept = self.kept.get(blend, [])
-        beside = self.random.sample(kept, min(BESIDE, len(kept)))
-        symbols = self._moved(np.concatenate([batch.symbols, *(other.symbols for other, _, _ in beside)]))
-        return symbols, torch.cat([tokens, *(others for _, _, others in beside)])
+        pool = self.random.sample(kept, min(OTHERS, len(kept)))
+        symbols = self._moved(np.concatenate([batch.symbols, *(other.symbols for other, _, _ in pool)]))
+        return symbols, torch.cat([tokens, *(others for _, _, others in pool)])
 
     def _copying(self, batch: Batch, symbols: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and accuracy of the decoder's ideal reading, on `copy_cells` cells of some pages."""
@@ -299,7 +299,7 @@ class Training:
 
 
 def train(config: TrainConfig, watch: Callable[[dict[str, Any]], None] = lambda row: None) -> None:
-    """Train until `steps` or `seconds`, or until told to stop (SIGTERM, SIGINT: the state is saved first).
+    """Train until `steps` or `seconds`, or until stopped (SIGTERM, SIGINT: the state is saved first).
 
     `out` gets state.pt, log.jsonl, evaluation.jsonl and curves.png.
 

@@ -1,4 +1,4 @@
-"""What is trained: the model, its cell reader and a head on its patches, and their losses."""
+"""The trainee: the model, its cell reader and a head on its patches, and their losses."""
 
 from __future__ import annotations
 
@@ -118,12 +118,12 @@ class Trainee(nn.Module):
     def look(self, tokens: Tensor, grid: Grid, mode: str, count: int) -> tuple[Tensor, Tensor]:
         """Loss of `count` ids of visual tokens that look for theirs on each page, and the share of heads that find it."""
         scores, expected = looks_at_image(self.model.model.language_model, self.before(tokens, grid), grid, mode, count)
-        wanted = expected.expand(scores.shape[:-1])
-        loss = F.cross_entropy(scores.flatten(0, 2), wanted.flatten())
-        return loss, (scores.argmax(-1) == wanted).float().mean()
+        targets = expected.expand(scores.shape[:-1])
+        loss = F.cross_entropy(scores.flatten(0, 2), targets.flatten())
+        return loss, (scores.argmax(-1) == targets).float().mean()
 
     def before(self, tokens: Tensor, grid: Grid) -> Tensor:
-        """What the decoder is given before the first id: BOS, `features`, and the grid, `[N, 1 + G * (G + 1) + 1 + 1, D]`."""
+        """The decoder's input before the first id: BOS, `features`, and the grid, `[N, 1 + G * (G + 1) + 1 + 1, D]`."""
         features = self.features(tokens)
         named = [BOS, FIRST_GRID + GRIDS.index(f"{grid.columns}x{grid.rows}")]
         bos, grid_id = self.model.model.language_model.embed_tokens(torch.tensor(named, device=tokens.device)).to(features.dtype)

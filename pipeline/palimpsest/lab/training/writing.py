@@ -113,7 +113,7 @@ class Writer:
         return joint.join(parts)
 
     def identifier(self) -> str:
-        """What must be read exactly: paths, hashes, versions, numbers, addresses, code names."""
+        """Text that must be read exactly: paths, hashes, versions, numbers, addresses, code names."""
         rng = self._rng
         hexadecimal = "0123456789abcdef"
         some = partial(self._several, low=1, high=4)
@@ -141,8 +141,8 @@ class Writer:
         day = f"{rng.randint(1970, 2035)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}"
         clock = f"{rng.randint(0, 23):02}:{rng.randint(0, 59):02}:{rng.randint(0, 59):02}"
         noon = rng.choice(("am", "pm", "AM", "PM"))
-        said = f"{rng.randint(1, 12)}:{rng.randint(0, 59):02} {noon} on {rng.randint(1, 31)} May, {rng.randint(2000, 2030)}"
-        return rng.choice((f"{day}T{clock}Z", f"{day} {clock},{rng.randint(0, 999):03}", clock, day, said))
+        spoken = f"{rng.randint(1, 12)}:{rng.randint(0, 59):02} {noon} on {rng.randint(1, 31)} May, {rng.randint(2000, 2030)}"
+        return rng.choice((f"{day}T{clock}Z", f"{day} {clock},{rng.randint(0, 999):03}", clock, day, spoken))
 
     def chat(self) -> str:
         """A turn of a conversation."""
@@ -190,20 +190,20 @@ class Writer:
         """A sentence as a typesetter sets it: quotes, dashes, ligatures, apostrophes, signs."""
         rng = self._rng
         words = [self.word() for _ in range(rng.randint(4, 14))]
-        for place, word in enumerate(words):
+        for index, word in enumerate(words):
             chance = rng.random()
             if chance < 0.12:
-                words[place] = self._quoted(word)
+                words[index] = self._quoted(word)
             elif chance < 0.24:
-                words[place] = word + rng.choice(_JOINTS) + self.word()
+                words[index] = word + rng.choice(_JOINTS) + self.word()
             elif chance < 0.34:
-                words[place] = word + rng.choice(("’s", "’t", "’ll", "’re", "'s", "n’t", "s’"))
+                words[index] = word + rng.choice(("’s", "’t", "’ll", "’re", "'s", "n’t", "s’"))
             elif chance < 0.42:
-                words[place] = word[:1] + rng.choice(("ﬁ", "ﬂ")) + word[1:]
+                words[index] = word[:1] + rng.choice(("ﬁ", "ﬂ")) + word[1:]
             elif chance < 0.54:
-                words[place] = word + rng.choice((" ", "")) + self._pick(TYPOGRAPHIC)
+                words[index] = word + rng.choice((" ", "")) + self._pick(TYPOGRAPHIC)
             elif chance < 0.6:
-                words[place] = word + rng.choice((",", ";", ":", "!", "?"))
+                words[index] = word + rng.choice((",", ";", ":", "!", "?"))
         dash = rng.choice((" ", " ", " ", " – ", " — ", "—"))
         return (
             " ".join(words[: len(words) // 2]) + dash + " ".join(words[len(words) // 2 :]) + rng.choice(_ENDS) + rng.choice(" \n")

@@ -40,7 +40,7 @@ class Studio:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StoredPage:
     """Where the tokens of a page in one mode are, what was read from them, and its context tokens with its errata."""
 
     shard: int
@@ -52,10 +52,10 @@ class Place:
 
 
 class Bank:
-    """What is known of the pages of one conversation: of each page and mode its place and verdict, but not its tokens.
+    """The known pages of one conversation: for each page and mode where it is stored and its verdict, but not its tokens.
 
     Args:
-        keep: takes rows of VERDICTS and answers where each stands (number of the shard, row in it).
+        keep: takes rows of VERDICTS and returns where each is stored (number of the shard, row in it).
         carried: columns that all rows have: unit_id, source_uri, …
     """
 
@@ -67,13 +67,13 @@ class Bank:
         carried: dict[str, Any],
     ) -> None:
         self.transcript, self.studio, self.keep = transcript, studio, keep
-        self.places: dict[tuple[int, str], Place] = {}
+        self.stored: dict[tuple[int, str], StoredPage] = {}
         self.carried = {**carried, "kind": "page", "doc_id": transcript.doc_id, "source_id": transcript.conversation.source_id}
         self.text_class = classify(transcript.text[:20_000])
 
-    def need(self, wanted: Iterable[tuple[int, str]]) -> None:
+    def need(self, requested: Iterable[tuple[int, str]]) -> None:
         """See to it that these pages are there in these modes."""
-        missing = sorted(set(wanted) - self.places.keys())
+        missing = sorted(set(requested) - self.stored.keys())
         for start in range(0, len(missing), BATCH):
             some = missing[start : start + BATCH]
             table = self.studio.judge([self._row(number, mode) for number, mode in some])
@@ -83,17 +83,17 @@ class Bank:
             ]
             for key, (shard, row), sha256, precision, status, errata, cost in zip(some, placed, *columns, strict=True):
                 seen = None if precision is None else Reading(precision, status == "verified")
-                self.places[key] = Place(shard, row, sha256, seen, errata or [], cost)
+                self.stored[key] = StoredPage(shard, row, sha256, seen, errata or [], cost)
 
     def readings(self, number: int, modes: Collection[str]) -> dict[str, Reading]:
         """The verdicts on a page, in the order of `modes`."""
-        found = {mode: self.places.get((number, mode)) for mode in modes}
-        return {mode: place.reading for mode, place in found.items() if place is not None and place.reading is not None}
+        found = {mode: self.stored.get((number, mode)) for mode in modes}
+        return {mode: page.reading for mode, page in found.items() if page is not None and page.reading is not None}
 
     def costs(self, number: int, modes: Collection[str]) -> dict[str, int]:
         """Context tokens of a page with its errata, in the modes that were drawn."""
-        found = {mode: self.places.get((number, mode)) for mode in modes}
-        return {mode: place.cost for mode, place in found.items() if place is not None}
+        found = {mode: self.stored.get((number, mode)) for mode in modes}
+        return {mode: page.cost for mode, page in found.items() if page is not None}
 
     def _row(self, number: int, mode: str) -> dict[str, Any]:
         from palimpsest.codecs.text_tokens import TEXT_TOKENIZER

@@ -1,7 +1,7 @@
 """`palimpsest conversations`: chat JSON lines in, a published set of memory samples out.
 
-One process, unit by unit (a file, or a slice of a big one), sample by sample: no more than one conversation is held, and of its
-pages only where their tokens stand. Several processes may work on the same place with different sources, or with the same ones.
+One process, unit by unit (a file, or a slice of a big one), sample by sample: memory holds at most one conversation, and of its
+pages only where their tokens are stored. Several processes may write to the same corpus, with different or the same sources.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Watch = Callable[[Counter[str]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryResult:
-    """What was made.
+    """The outcome of a build.
 
     Attributes:
         number: of the newest snapshot.

@@ -1,4 +1,4 @@
-"""What stands how in a sample's context: pure functions of pages, ages, a tier policy and a budget.
+"""The tier of each page in a sample's context: pure functions of pages, ages, a tier policy and a budget.
 
 1. The policy gives every page a tier by its age and importance. One that measures may ask for verdicts first.
 2. While the context costs more than the budget, pages fade further: in rounds, from the oldest on, each by one tier, down to the
@@ -44,17 +44,17 @@ class Candidate:
 
 @dataclass
 class Composition:
-    """What becomes of pages.
+    """The tiers that pages get.
 
     Attributes:
         tiers: of each page, oldest first; None for one that is dropped.
         cost: context tokens of those that stay.
-        wanted: (page, mode) of verdicts without which this is a guess: compose again when they are known.
+        needed: (page, mode) of verdicts without which this is a guess: compose again when they are known.
     """
 
     tiers: list[str | None]
     cost: int
-    wanted: set[tuple[int, str]] = field(default_factory=set)
+    needed: set[tuple[int, str]] = field(default_factory=set)
 
 
 def is_pinned(policy: Policy, importance: float | None, pin: float) -> bool:
@@ -70,10 +70,10 @@ def compose(pages: Sequence[Candidate], policy: Policy, room: int, *, fade: bool
         fade: pages may become blurrier than the policy has them; else what does not fit is dropped at once.
     """
     composition = Composition([], 0)
-    for place, page in enumerate(pages):
+    for index, page in enumerate(pages):
         tier = policy.tier(page.facts) if page.drawable else TEXT
         if _is_unread(page, tier, policy):
-            composition.wanted.add((place, tier))
+            composition.needed.add((index, tier))
         elif tier not in (TEXT, FORGOTTEN) and page.costs is not None and cost_of(page, tier, policy) >= page.text_tokens:
             tier = TEXT  # its errata are longer than what its tokens save
         composition.tiers.append(tier)
@@ -105,8 +105,8 @@ def _fade(pages: Sequence[Candidate], policy: Policy, room: int, composition: Co
     moved = True
     while composition.cost > room and moved:
         moved = False
-        for place, page in enumerate(pages):
-            now = composition.tiers[place]
+        for index, page in enumerate(pages):
+            now = composition.tiers[index]
             if composition.cost <= room:
                 return
             if now is None or page.pinned or not page.drawable:
@@ -116,8 +116,8 @@ def _fade(pages: Sequence[Candidate], policy: Policy, room: int, composition: Co
             if mode is None:
                 continue
             if _is_unread(page, mode.name, policy):
-                composition.wanted.add((place, mode.name))
-            composition.tiers[place] = mode.name
+                composition.needed.add((index, mode.name))
+            composition.tiers[index] = mode.name
             composition.cost += cost_of(page, mode.name, policy) - spent
             moved = True
 
@@ -134,12 +134,12 @@ def _blurrier(page: Candidate, policy: Policy, spent: int) -> Mode | None:
 
 def _drop(pages: Sequence[Candidate], policy: Policy, room: int, composition: Composition) -> None:
     for pinned in (False, True):
-        for place, page in enumerate(pages):
+        for index, page in enumerate(pages):
             if composition.cost <= room:
                 return
-            if composition.tiers[place] is not None and page.pinned == pinned:
-                composition.cost -= cost_of(page, composition.tiers[place], policy)
-                composition.tiers[place] = None
+            if composition.tiers[index] is not None and page.pinned == pinned:
+                composition.cost -= cost_of(page, composition.tiers[index], policy)
+                composition.tiers[index] = None
 
 
 def _mode(policy: Policy, name: str) -> Mode:

@@ -41,8 +41,8 @@ class Content:
             self.text += ("\n" if self.text else "") + text
 
 
-def content_of(message: Mapping[str, Any], place: int) -> Content:
-    """The content of the message at `place`.
+def content_of(message: Mapping[str, Any], index: int) -> Content:
+    """The content of the message with that index.
 
     Raises:
         NoConversation: BAD_MESSAGES for a content, or a part of it, of an unknown type.
@@ -50,14 +50,14 @@ def content_of(message: Mapping[str, Any], place: int) -> Content:
     found = Content()
     key = next((name for name in KEYS if message.get(name) is not None), None)
     if key is not None:
-        _read(message[key], place, found)
-    for call in [*_listed(message.get("tool_calls"), "tool_calls", place), *_single(message.get("function_call"))]:
+        _read(message[key], index, found)
+    for call in [*_listed(message.get("tool_calls"), "tool_calls", index), *_single(message.get("function_call"))]:
         found.add(_call(call))
     _linked(message, found)
     return found
 
 
-def _read(value: Any, place: int, found: Content) -> None:
+def _read(value: Any, index: int, found: Content) -> None:
     match value:
         case None:
             return
@@ -65,23 +65,23 @@ def _read(value: Any, place: int, found: Content) -> None:
             found.add(value)
         case list():
             for part in value:
-                _part(part, place, found)
+                _part(part, index, found)
         case dict() if isinstance(value.get("parts"), list):
-            _read(value["parts"], place, found)
+            _read(value["parts"], index, found)
         case dict():
-            _part(value, place, found)
+            _part(value, index, found)
         case int() | float() if not isinstance(value, bool) and found.is_result:
             found.add(str(value))
         case _:
-            raise NoConversation(ChatReason.BAD_MESSAGES, f"content of turn {place} is of type {type(value).__name__}, not text")
+            raise NoConversation(ChatReason.BAD_MESSAGES, f"content of turn {index} is of type {type(value).__name__}, not text")
 
 
-def _part(part: Any, place: int, found: Content) -> None:
+def _part(part: Any, index: int, found: Content) -> None:
     if isinstance(part, str):
         found.add(part)
         return
     if not isinstance(part, dict):
-        raise NoConversation(ChatReason.BAD_MESSAGES, f"a part of turn {place} is of type {type(part).__name__}, not an object")
+        raise NoConversation(ChatReason.BAD_MESSAGES, f"a part of turn {index} is of type {type(part).__name__}, not an object")
     kind = part.get("type", part.get("content_type"))
     gap = _GAP_OF.get(kind) if isinstance(kind, str) else next((_GAP_OF[name] for name in part if name in _GAP_OF), None)
     if gap is not None:
@@ -92,7 +92,7 @@ def _part(part: Any, place: int, found: Content) -> None:
     elif kind in _RESULTS:
         found.is_result = True
         inner = Content(is_result=True)
-        _read(part.get("content", part.get("output")), place, inner)
+        _read(part.get("content", part.get("output")), index, inner)
         found.gaps += inner.gaps
         found.add(inner.text or NO_OUTPUT)
     elif text := next((part[name] for name in ("text", *_TEXTS, "content") if isinstance(part.get(name), str)), None):
@@ -100,7 +100,7 @@ def _part(part: Any, place: int, found: Content) -> None:
     elif kind in _TEXTS or kind == "redacted_thinking":
         return
     else:
-        raise NoConversation(ChatReason.BAD_MESSAGES, f"a part of turn {place} is of type {ascii(kind)[:60]}, which has no text")
+        raise NoConversation(ChatReason.BAD_MESSAGES, f"a part of turn {index} is of type {ascii(kind)[:60]}, which has no text")
 
 
 def _call(call: Any) -> str:
@@ -115,7 +115,7 @@ def _call(call: Any) -> str:
 
 
 def _linked(message: Mapping[str, Any], found: Content) -> None:
-    """Images that lie beside the text of a message, with their captions."""
+    """Images given outside the text of a message, with their captions."""
     for name in ("img_url", "images", "image", "audio", "video"):
         value = message.get(name)
         count = len(value) if isinstance(value, list) else int(bool(value))
@@ -131,11 +131,11 @@ def _gap(kind: str, part: Mapping[str, Any]) -> str:
     return f"[{kind}: {caption.strip()}]" if caption.strip() else f"[{kind}]"
 
 
-def _listed(value: Any, name: str, place: int) -> list[Any]:
+def _listed(value: Any, name: str, index: int) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise NoConversation(ChatReason.BAD_MESSAGES, f"{name} of turn {place} is of type {type(value).__name__}, not a list")
+        raise NoConversation(ChatReason.BAD_MESSAGES, f"{name} of turn {index} is of type {type(value).__name__}, not a list")
     return value
 
 

@@ -8,7 +8,7 @@
 | LoCoMo (`session_1`, `session_1_date_time`, …) | all sessions by number; each turn has its session's date |
 | agent trace (a field of `TRACES`) | of each step the thought and call, then the output |
 
-A task, instruction or system prompt beside the list comes first, a final answer last.
+A task, instruction or system prompt outside the list comes first, a final answer last.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _body(record: Mapping[str, Any]) -> list[Any]:
         return _body_of_dict(record)
     for name in TRACES:
         if isinstance(record.get(name), list):
-            return [message for place, step in enumerate(record[name]) for message in _step(place, step)]
+            return [message for index, step in enumerate(record[name]) for message in _step(index, step)]
     wrong = next((name for name in LISTS if name in record), None)
     if wrong is not None:
         raise NoConversation(ChatReason.BAD_MESSAGES, f"field {wrong!r} is of type {type(record[wrong]).__name__}, not a list")
@@ -168,9 +168,9 @@ def _path_of_tree(root: Message) -> list[Any]:
 
 
 def _best(replies: list[Message]) -> Message:
-    def rank(place: int) -> tuple[float, int]:
-        value = replies[place].get("rank")
-        return (float(value) if isinstance(value, int | float) else float("inf"), place)
+    def rank(index: int) -> tuple[float, int]:
+        value = replies[index].get("rank")
+        return (float(value) if isinstance(value, int | float) else float("inf"), index)
 
     return replies[min(range(len(replies)), key=rank)]
 
@@ -217,9 +217,9 @@ def _parent(message: Message) -> Any:
 # agent traces
 
 
-def _step(place: int, step: Any) -> Iterator[Message]:
+def _step(index: int, step: Any) -> Iterator[Message]:
     if not isinstance(step, dict):
-        raise NoConversation(ChatReason.BAD_MESSAGES, f"step {place} is of type {type(step).__name__}, not an object")
+        raise NoConversation(ChatReason.BAD_MESSAGES, f"step {index} is of type {type(step).__name__}, not an object")
     if any(isinstance(step.get(name), str) for name in ("role", "from", "speaker")):
         yield step
         return
@@ -234,7 +234,7 @@ def _step(place: int, step: Any) -> Iterator[Message]:
     if thought is None and tool is None and output is None:
         raise NoConversation(
             ChatReason.EMPTY_TURN,
-            f"step {place} has no thought, no tool and no output; it has {', '.join(map(ascii, list(step)[:8]))}",
+            f"step {index} has no thought, no tool and no output; it has {', '.join(map(ascii, list(step)[:8]))}",
         )
     if thought is not None or tool is not None and (given is not None or output is None):
         calls = [{"function": {"name": tool, "arguments": given}}] if tool is not None or given is not None else []

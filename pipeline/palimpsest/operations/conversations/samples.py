@@ -1,4 +1,4 @@
-"""The samples of one conversation: for every reply, what of the turns before it stands how in the context, as a row."""
+"""The samples of one conversation: for every reply, the earlier turns and the tier of each in the context, as a row."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ class Samples:
         """Compose until nothing more has to be measured, then draw what is not drawn yet."""
         while True:
             found = [compose(self._candidates(target), self.policy, self._room(target)) for target in block]
-            wanted = set().union(*(composition.wanted for composition in found))
-            if not wanted:
+            needed = set().union(*(composition.needed for composition in found))
+            if not needed:
                 break
-            self.bank.need(wanted)
+            self.bank.need(needed)
         self.bank.need(
             (number, tier) for made in found for number, tier in enumerate(made.tiers) if tier is not None and tier != TEXT
         )
@@ -92,7 +92,7 @@ class Samples:
         return self.transcript.age(last_turn, target, self.settings.age_per_turn)
 
     def _room(self, target: int) -> int:
-        """What the tail leaves of the budget for pages."""
+        """The budget for pages, after the tail."""
         return max(0, self.settings.budget - self._tail(target)[1])
 
     def _tail(self, target: int) -> tuple[int, int]:
@@ -179,19 +179,19 @@ class Samples:
         page = self.transcript.pages[number]
         if tier == TEXT:
             return self._text_segment(page.char_start, page.char_end, page.text_tokens, target, page_id=page.page_id)
-        place = self.bank.places[number, tier]
+        stored = self.bank.stored[number, tier]
         return {
             "kind": records.VISUAL,
             "tier": tier,
             "page_id": page.page_id,
-            "tokens_sha256": place.tokens_sha256,
-            "page_shard": place.shard,
-            "page_row": place.row,
-            "text": as_text(of_row(place.errata)) or None,
+            "tokens_sha256": stored.tokens_sha256,
+            "page_shard": stored.shard,
+            "page_row": stored.row,
+            "text": as_text(of_row(stored.errata)) or None,
             **self._span(page.char_start, page.char_end, target),
             "num_text_tokens": page.text_tokens,
-            "num_context_tokens": place.cost,
-            "precision": place.reading.precision if place.reading else None,
+            "num_context_tokens": stored.cost,
+            "precision": stored.reading.precision if stored.reading else None,
         }
 
     def _text_segment(self, start: int, end: int, tokens: int, target: int, page_id: str | None = None) -> dict[str, Any]:

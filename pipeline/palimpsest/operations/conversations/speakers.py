@@ -1,4 +1,4 @@
-"""Who said a message: a role, and the name that the transcript shows."""
+"""The speaker of a message: a role, and the name that the transcript shows."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def speakers_of(messages: Sequence[Mapping[str, Any]], roles: Mapping[str, str])
     Raises:
         NoConversation: UNKNOWN_ROLE for a role that is neither known nor mapped, or a message of nobody.
     """
-    said = [_named(message) for message in messages]
-    people = [name for kind, name in said if kind == "speaker"]
+    named = [_named(message) for message in messages]
+    people = [name for kind, name in named if kind == "speaker"]
     as_roles = bool(people) and all(name.casefold() in SYNONYMS or name in roles for name in people)
     first = next((name for name in people if name not in roles), None)
     found = []
-    for place, (message, (kind, name)) in enumerate(zip(messages, said, strict=True)):
+    for index, (message, (kind, name)) in enumerate(zip(messages, named, strict=True)):
         if name in roles:
             found.append((roles[name], name))
         elif kind == "speaker" and not as_roles:
@@ -47,7 +47,7 @@ def speakers_of(messages: Sequence[Mapping[str, Any]], roles: Mapping[str, str])
         else:
             raise NoConversation(
                 ChatReason.UNKNOWN_ROLE,
-                f"turn {place} has role {ascii(name or None)[:80]}; known are {', '.join(ROLES)} and their usual names; "
+                f"turn {index} has role {ascii(name or None)[:80]}; known are {', '.join(ROLES)} and their usual names; "
                 f"map others by conversations.roles",
             )
     return found

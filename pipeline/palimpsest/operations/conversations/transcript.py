@@ -49,7 +49,7 @@ class Transcript:
 
     Attributes:
         doc_id: hash of the text.
-        starts: where each turn begins, its role included; `contents`: where what was said begins. Characters.
+        starts: where each turn begins, its role included; `contents`: where its text begins. Characters.
         pages: that end at or before the last target.
     """
 
@@ -102,7 +102,7 @@ def transcribe(conversation: Conversation, layout: Layout, max_escaped_share: fl
     identity = layout.identity
     for number, page in enumerate(layout.paginate(text[:end], classify(text))):
         first, last = bisect_right(starts, page.char_start) - 1, bisect_right(starts, page.char_end - 1) - 1
-        held = [turn.importance for turn in conversation.turns[first : last + 1] if turn.importance is not None]
+        known = [turn.importance for turn in conversation.turns[first : last + 1] if turn.importance is not None]
         pages.append(
             TranscriptPage(
                 page_id=page_id(doc_id, number, identity),
@@ -113,7 +113,7 @@ def transcribe(conversation: Conversation, layout: Layout, max_escaped_share: fl
                 uncovered=why_not_covered(page, text[page.char_start : page.char_end], layout, max_escaped_share),
                 first_turn=first,
                 last_turn=last,
-                importance=max(held, default=None),
+                importance=max(known, default=None),
             )
         )
     if pages and pages[-1].char_end == end:  # not full, as a rule: it is the last target's tail

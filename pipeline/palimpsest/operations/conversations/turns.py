@@ -1,7 +1,7 @@
 """A record of chat JSON to a conversation: turns with speakers, texts, and dates and importances where they are given.
 
-`formats.py` finds the messages, `speakers.py` who said them, `contents.py` their text. One bad turn makes the conversation a
-row of the quarantine, with a reason that names the turn: what follows it would answer something that nobody said.
+`formats.py` finds the messages, `speakers.py` their speakers, `contents.py` their text. One bad turn makes the conversation a
+row of the quarantine, with a reason that names the turn: the turns after it would answer a message that is missing.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Conversation:
     @property
     def targets(self) -> list[int]:
         """The replies that have something before them."""
-        return [place for place, turn in enumerate(self.turns) if place and turn.role == TARGET_ROLE]
+        return [index for index, turn in enumerate(self.turns) if index and turn.role == TARGET_ROLE]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,12 +114,12 @@ def parse_conversation(
         NoConversation: with the reason of the first thing that is wrong.
     """
     messages = messages_of(record, settings.messages_field)
-    for place, message in enumerate(messages):
+    for index, message in enumerate(messages):
         if not isinstance(message, dict):
-            raise NoConversation(ChatReason.BAD_MESSAGES, f"turn {place} is of type {type(message).__name__}, not an object")
-    said = speakers_of(messages, settings.role_of)
+            raise NoConversation(ChatReason.BAD_MESSAGES, f"turn {index} is of type {type(message).__name__}, not an object")
+    named = speakers_of(messages, settings.role_of)
     try:
-        found = (_turn(place, message, *said[place], source) for place, message in enumerate(messages))
+        found = (_turn(index, message, *named[index], source) for index, message in enumerate(messages))
         turns = tuple(turn for turn in found if turn is not None)
         present = _present(record, messages, source)
         conversation = Conversation(source_id=_identifier(record_id(record, source)), turns=turns, present=present)
@@ -165,9 +165,9 @@ def record_id(record: Mapping[str, Any], source: SourceConfig) -> Any:
     return next((record[name] for name in (source.id_field, *IDS) if record.get(name) is not None), None)
 
 
-def _turn(place: int, message: Mapping[str, Any], role: str, speaker: str, source: SourceConfig) -> Turn | None:
+def _turn(index: int, message: Mapping[str, Any], role: str, speaker: str, source: SourceConfig) -> Turn | None:
     """The turn of a message; None for a system message that says nothing."""
-    content = content_of(message, place)
+    content = content_of(message, index)
     utf8(content.text)
     if content.is_result and role == "user":
         role, speaker = "tool", "tool"
@@ -177,14 +177,14 @@ def _turn(place: int, message: Mapping[str, Any], role: str, speaker: str, sourc
             return None
         if role != "tool":
             what = "has no content" if not any(message.get(key) for key in KEYS) else "is empty after normalising"
-            raise NoConversation(ChatReason.EMPTY_TURN, f"turn {place} ({speaker}) {what}")
+            raise NoConversation(ChatReason.EMPTY_TURN, f"turn {index} ({speaker}) {what}")
         text = NO_OUTPUT
     when = next((message[name] for name in (source.timestamp_field, *TIMES) if message.get(name) is not None), None)
     try:
         timestamp = parse_timestamp(spoken_date(when))
     except Unusable as problem:
-        raise NoConversation(problem.reason, f"turn {place}: {problem.detail}") from None
-    importance = _importance(place, message.get(source.importance_field))
+        raise NoConversation(problem.reason, f"turn {index}: {problem.detail}") from None
+    importance = _importance(index, message.get(source.importance_field))
     shown = normalise(speaker).replace("\n", " ").strip()
     utf8(shown)
     return Turn(
@@ -197,28 +197,28 @@ def _turn(place: int, message: Mapping[str, Any], role: str, speaker: str, sourc
     )
 
 
-def _importance(place: int, value: Any) -> float | None:
+def _importance(index: int, value: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 3e38:  # NaN fails too
-        raise NoConversation(Reason.BAD_IMPORTANCE, f"turn {place}: importance is a finite number, not {ascii(value)[:80]}")
+        raise NoConversation(Reason.BAD_IMPORTANCE, f"turn {index}: importance is a finite number, not {ascii(value)[:80]}")
     return float(value)
 
 
 def _check_clocks(conversation: Conversation, settings: ConversationConfig, latest: datetime) -> None:
     """A date in the future would keep a turn sharp for ever, and all that come after it young."""
     newest, at = None, 0
-    for place, turn in enumerate(conversation.turns):
+    for index, turn in enumerate(conversation.turns):
         when = turn.timestamp
         if when is None:
             continue
         if when > latest:
-            raise NoConversation(ChatReason.FUTURE_TIMESTAMP, f"turn {place} is dated {when}, later than tiers.as_of = {latest}")
+            raise NoConversation(ChatReason.FUTURE_TIMESTAMP, f"turn {index} is dated {when}, later than tiers.as_of = {latest}")
         if newest is not None and newest - when > settings.skew:
-            detail = f"turn {at} is dated {newest}, more than {settings.clock_skew} later than turn {place} ({when}) after it"
+            detail = f"turn {at} is dated {newest}, more than {settings.clock_skew} later than turn {index} ({when}) after it"
             raise NoConversation(ChatReason.FUTURE_TIMESTAMP, detail)
         if newest is None or when > newest:
-            newest, at = when, place
+            newest, at = when, index
 
 
 def _identifier(value: Any) -> str | None:

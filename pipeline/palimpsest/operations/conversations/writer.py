@@ -20,9 +20,9 @@ from palimpsest.flow.stages.tables import table_of
 from palimpsest.schemas import SAMPLES, SHARD, conform
 from palimpsest.storage.object_store import ObjectStore
 
-PAGE_SHARD_BYTES = 64 << 20  # of pages of one tier that are held before they become a shard
+PAGE_SHARD_BYTES = 64 << 20  # of pages of one tier that wait in memory before they become a shard
 PAGE_GROUP_BYTES = 2 << 20  # of a row group of pages: what a loader reads to get one
-SAMPLE_ROWS = 64  # samples that are held, and a row group of them
+SAMPLE_ROWS = 64  # samples that wait in memory, and a row group of them
 
 
 class UnitWriter:
@@ -34,7 +34,7 @@ class UnitWriter:
         self.quarantine = QuarantineRows()
         self._pages: dict[int, ShardRecord] = {}
         self._open: dict[str, tuple[int, list[pa.Table]]] = {}
-        self._held: Counter[str] = Counter()
+        self._waiting: Counter[str] = Counter()
         self._shards = 0
         self._samples: list[dict[str, Any]] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -51,17 +51,17 @@ class UnitWriter:
         self._folder.cleanup()
 
     def keep_pages(self, table: pa.Table) -> list[tuple[int, int]]:
-        """Take rows of VERDICTS; where each stands: (number of the shard, row in it)."""
+        """Take rows of VERDICTS and return where each is stored: (number of the shard, row in it)."""
         placed = []
-        for place, tier in enumerate(table["tier"].to_pylist()):
+        for index, tier in enumerate(table["tier"].to_pylist()):
             if tier not in self._open:
                 self._open[tier] = (self._shards, [])
                 self._shards += 1
-            number, held = self._open[tier]
-            placed.append((number, len(held)))
-            held.append(table.slice(place, 1).select(SHARD.names))
-            self._held[tier] += held[-1].nbytes
-            if self._held[tier] >= PAGE_SHARD_BYTES:
+            number, waiting = self._open[tier]
+            placed.append((number, len(waiting)))
+            waiting.append(table.slice(index, 1).select(SHARD.names))
+            self._waiting[tier] += waiting[-1].nbytes
+            if self._waiting[tier] >= PAGE_SHARD_BYTES:
                 self._seal(tier)
         self.counts["page_rows"] += table.num_rows
         for name in ("text", "context"):
@@ -83,7 +83,7 @@ class UnitWriter:
         self.counts["quarantined"] += 1
 
     def finish(self) -> tuple[tuple[ShardRecord, ...], ShardRecord | None, ShardRecord | None]:
-        """Write what is still held: (page shards by number, samples, quarantine)."""
+        """Write what still waits in memory: (page shards by number, samples, quarantine)."""
         for tier in list(self._open):
             self._seal(tier)
         samples = None
@@ -108,9 +108,9 @@ class UnitWriter:
         return Path(self._folder.name) / "samples.parquet"
 
     def _seal(self, tier: str) -> None:
-        number, held = self._open.pop(tier)
-        del self._held[tier]
-        rows = conform(pa.concat_tables(held), SHARD, "conversations")
+        number, waiting = self._open.pop(tier)
+        del self._waiting[tier]
+        rows = conform(pa.concat_tables(waiting), SHARD, "conversations")
         self._pages[number] = write_shard(
             self.store, rows, unit_id=self.unit_id, attempt=self.attempt, number=number, row_group_bytes=PAGE_GROUP_BYTES
         )
