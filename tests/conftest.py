@@ -39,6 +39,7 @@ FIRST = (
 OWN_RAY = ("test_cluster", "test_run_crash", "test_wheel", "test_cli", "test_run_s3")  # before those that share a Ray
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: models are tiny, and the workers share the cores
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 leaves its workers next to nothing beside other tests
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

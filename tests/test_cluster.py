@@ -93,6 +93,17 @@ class TwoNodes:
         self.dashboard = f"http://127.0.0.1:{port}"
         self.started: set[int] = set()
 
+    def wait_for_agent(self) -> None:
+        """Until the cluster takes jobs: a node's agent starts after the node, and long after it on a busy machine."""
+        from ray.job_submission import JobSubmissionClient
+
+        def taken() -> bool:
+            with suppress(RuntimeError):
+                return bool(JobSubmissionClient(self.dashboard).submit_job(entrypoint="true"))
+            return False
+
+        wait_until(taken)
+
     def kill_second(self) -> None:
         """SIGKILL to the raylet of the second node and to everything that it started."""
         pid = raylet(self.second)
@@ -194,6 +205,7 @@ def test_a_job_is_submitted_followed_attached_to_and_its_exit_code_comes_back(
 ) -> None:
     preset = tmp_path / "job.toml"
     preset.write_text(to_toml(cluster_job(job, folder, tmp_path / "out")))
+    two_nodes.wait_for_agent()
     code, begun, _ = submit(preset, two_nodes, "--no-follow", "--log-json")
     assert code == 0 and begun["attached"] is False and begun["status"] in ("PENDING", "RUNNING")
     code, ended, log = submit(preset, two_nodes, "--log-json")

@@ -71,7 +71,7 @@ def test_a_pass_plans_again_when_what_it_relies_on_is_replaced(
 
     def replace_owner() -> None:
         write_lines(folder / "a.jsonl", "a")
-        ingest(job(folder / "a.jsonl", out))
+        ingest(job(folder / "a.jsonl", out, "verification.share=0"))
 
     meanwhile(replace_owner)
     result = go()

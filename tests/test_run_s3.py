@@ -56,7 +56,7 @@ def test_a_job_from_bucket_to_bucket(
     assert command("fsck", out).stdout.strip() == "0 errors, 0 warnings"
     page = next(iter(answer("inspect", out).values()), None)
     assert page is not None
-    verified = answer("verify", out, "--share", "1")
+    verified = answer("verify", out, "--share", "1", "--set", settings[0])
     assert verified["pages"] > 0, verified
     where = answer("report", out)["report"]
     assert where.startswith(f"{out}/runs/") and b"<html" in store.read(where.removeprefix(f"{out}/")).lower()
