@@ -27,6 +27,7 @@ from palimpsest.storage.local_store import LocalStore
 from palimpsest.telemetry import METRICS
 from tests.conftest import JobFactory
 from tests.gated_encode import GatedEncode, gate_of
+from tests.infra_validators import INFRA, documents, output_of, program
 from tests.mixed_sources import prose
 from tests.paths import PYTHONPATH
 from tests.test_flow import content
@@ -227,6 +228,80 @@ def test_a_job_is_submitted_followed_attached_to_and_its_exit_code_comes_back(
     absent.write_text(to_toml(cluster_job(job, tmp_path / "nowhere", tmp_path / "out")))
     code, usage, _ = submit(absent, two_nodes)
     assert (code, usage["status"], usage["exit_code"]) == (2, "FAILED", 2)
+
+
+def test_the_stall_alert_fires_on_what_the_exporter_gives_while_a_run_stalls_and_no_other_does(
+    two_nodes: TwoNodes, job: JobFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every encoder waits at the gate for longer than Ray's exporter keeps a gauge; then the run goes on."""
+    monkeypatch.setattr(flow, "Encode", GatedEncode)
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for unit in range(UNITS):
+        (folder / f"{unit}.jsonl").write_text(json.dumps({"text": prose(6000, unit)}) + "\n")
+    stalled: list[dict[str, float]] = []
+    moving: list[dict[str, float]] = []
+
+    def scrape() -> dict[str, float]:
+        found = re.findall(r"^(ray_palimpsest_\w+\{.*\}) (\S+)$", two_nodes.metrics(), re.M)
+        return {series: float(value) for series, value in found if f'corpus="{out}"' in series or "corpus=" not in series}
+
+    def batches(values: dict[str, float]) -> float:
+        return sum(value for series, value in values.items() if series.startswith("ray_palimpsest_stage_seconds_count"))
+
+    def watch(progress: Progress) -> None:
+        if not progress.pages:
+            return
+        while not gate_of(out).exists():
+            stalled.append(scrape())
+            if len(stalled) > 9 and batches(stalled[-1]) == batches(stalled[-9]):
+                gate_of(out).touch()
+            assert len(stalled) < 40, "the run does not stall"
+            time.sleep(5)
+        moving.append(scrape())
+
+    config = cluster_job(job, folder, out, f"placement.address={two_nodes.cluster.address}")
+    with flow.connected(config.placement):
+        run(config, watch)
+    stalled, pending = stalled[-9:], f'ray_palimpsest_units_pending{{.*corpus="{out}"'
+    left = {value for values in stalled for series, value in values.items() if re.match(pending, series)}
+    assert len(left) == 1 and all(any(re.match(pending, series) for series in values) for values in stalled)
+    assert batches(moving[-1]) > batches(stalled[-1])
+    check_rules(tmp_path, [*[values for values in stalled for _ in range(5)], *moving], f"{left.pop():.0f}")
+
+
+def check_rules(folder: Path, scrapes: list[dict[str, float]], units: str) -> None:
+    """The alerts on these scrapes, one a minute, on the nightly cluster of a healthy CronJob."""
+    names = sorted({series for values in scrapes for series in values})
+    inputs = [
+        {
+            "series": series.replace("{", '{ray_io_cluster="palimpsest-nightly-1-abc", ', 1),
+            "values": " ".join(f"{values[series]:.17g}" if series in values else "_" for values in scrapes),
+        }
+        for series in names
+    ]
+    nightly = 'cronjob="palimpsest-nightly", namespace="palimpsest"'
+    for kind, value in (("created", -3600), ("status_last_successful_time", -3600)):
+        inputs.append({"series": f"kube_cronjob_{kind}{{{nightly}}}", "values": f"{value}x{len(scrapes)}"})
+    (alerts,) = documents(INFRA / "monitoring" / "alerts.yaml")
+    fires = {
+        "exp_labels": {"severity": "warning", "ray_io_cluster": "palimpsest-nightly-1-abc"},
+        "exp_annotations": {
+            "summary": f"palimpsest-nightly-1-abc: {units} units wait and no stage finishes a batch",
+            "runbook": "docs/running.md#palimpsestrunstalled",
+        },
+    }
+    checks = [
+        {"eval_time": "40m", "alertname": rule["alert"], "exp_alerts": [fires] if rule["alert"] == "PalimpsestRunStalled" else []}
+        for group in alerts["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    ]
+    test = {"interval": "1m", "input_series": inputs, "alert_rule_test": checks}
+    (folder / "alerts.yaml").write_text((INFRA / "monitoring" / "alerts.yaml").read_text("utf-8"))
+    (folder / "test.yaml").write_text(json.dumps({"rule_files": ["alerts.yaml"], "evaluation_interval": "1m", "tests": [test]}))
+    code, printed = output_of([program("promtool", "apt-get install prometheus"), "test", "rules", str(folder / "test.yaml")])
+    assert code == 0, printed
 
 
 def test_a_run_survives_a_killed_worker_and_a_killed_node_and_prometheus_sees_it(
