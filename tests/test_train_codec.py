@@ -27,7 +27,7 @@ from palimpsest.lab.training.lessons import WRITING
 from palimpsest.lab.training.mark_places import mark_places, pages_of_every_mode, place_code, unread
 from palimpsest.lab.training.packed import pack_weights
 from palimpsest.lab.training.painting import Painter
-from palimpsest.lab.training.train_codec import BESIDE, TrainConfig, begin_with, learning_rate, load_config, train
+from palimpsest.lab.training.train_codec import OTHERS, TrainConfig, begin_with, learning_rate, load_config, train
 from palimpsest.lab.training.trainee import Trainee
 from palimpsest.pages.atlas import atlas
 from palimpsest.pages.characters import BLANK, END
@@ -84,7 +84,7 @@ def test_the_decoder_learns_from_kept_tokens_while_the_encoder_stays_as_it_is(
     taught = taught.replace(stretches_from=4)
     rows: list[dict[str, object]] = []
     train(taught, rows.append)
-    assert len(encoded) == BESIDE + 1  # of eight steps
+    assert len(encoded) == OTHERS + 1  # of eight steps
     begins_afresh = rows[0]["begins_afresh"]
     assert "model.lm_head.weight" in begins_afresh and not any("vision" in name for name in begins_afresh)
     assert all(np.isfinite(row["copied_loss"]) for row in rows[1:])
