@@ -232,3 +232,36 @@ def bench_memory(
                 seed=seed,
             )
     finish(f"{theme}-{grid}", result, write, as_json, plot)
+
+
+def bench_use(
+    chats: Annotated[int, typer.Option(min=2, help="Conversations that models are trained on.")] = 512,
+    tested: Annotated[int, typer.Option(min=2, help="Conversations that they are tested on.")] = 96,
+    pages: Annotated[int, typer.Option(min=1, help="Old pages of a conversation.")] = 2,
+    kinds: Annotated[int, typer.Option(min=2, help="Facts of a conversation.")] = 6,
+    values: Annotated[int, typer.Option(min=2, help="Values that a fact can have.")] = 8,
+    steps: Annotated[int, typer.Option(min=6, help="Training steps of each model.")] = 400,
+    batch: Annotated[int, typer.Option(min=2, help="Conversations of a step.")] = 16,
+    rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    seeds: Annotated[int, typer.Option(min=1, help="Models of each arm.")] = 3,
+    overrides: Set = None,
+    write: Write = None,
+    as_json: Json = False,
+) -> None:
+    """Does a language model profit from visual memory? A small one, trained on chats with planted facts, in four contexts.
+
+    Truncated text, visual tokens and recent text, visual tokens of another chat, full text.
+
+    palimpsest bench use --write docs/results
+
+    palimpsest bench use --chats 32 --tested 8 --pages 1 --steps 20 --seeds 1
+    """
+    from palimpsest.lab.bench.use import bench_use as measure
+    from palimpsest.lab.bench.use import plot
+    from palimpsest.lab.bench.use_training import Training
+
+    with explained():
+        training = Training(steps=steps, batch=batch, rate=rate)
+        sizes = {"chats": chats, "tested": tested, "pages": pages, "kinds": kinds, "values": values, "seeds": seeds}
+        result = measure(local(overrides), training, **sizes)
+    finish("use", result, write, as_json, lambda found, path: [plot(found, path)])
