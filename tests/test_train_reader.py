@@ -90,13 +90,25 @@ def test_errors_are_counted_by_character_and_by_word(text: str) -> None:
 def test_worse_by_character_or_by_word_is_named() -> None:
     def errors(characters: int, words: int) -> Errors:
         return Errors(
-            grid="96x48", mode="tiny", text_class="chat", characters=10_000, wrong_characters=characters, words=1000,
+            grid="96x48", mode="tiny", text_class="chat", characters=1_000_000, wrong_characters=characters, words=100_000,
             wrong_words=words, confused={},
         )  # fmt: skip
 
-    assert worse([errors(10, 5)], [errors(12, 6)]) == []
-    assert worse([errors(10, 5)], [errors(13, 5)]) == ["96x48 tiny chat: 0.130% of the characters wrong, was 0.100%"]
-    assert worse([errors(10, 5)], [errors(5, 7)]) == ["96x48 tiny chat: 0.700% of the words wrong, was 0.500%"]
+    assert worse([errors(1000, 500)], [errors(1200, 600)]) == []
+    found = ["96x48 tiny chat: 0.130% of the characters wrong, was 0.100%"]
+    assert (
+        worse([errors(1000, 500)], [errors(1300, 500)])
+        == found
+        == worse([errors(1000, 500)], [errors(1300, 500)], {("96x48", "tiny")})
+    )
+    assert worse([errors(1000, 500)], [errors(1300, 500)], {("80x40", "tiny")}) == []  # not offered by a policy
+    assert worse([errors(1000, 500)], [errors(500, 700)]) == ["96x48 tiny chat: 0.700% of the words wrong, was 0.500%"]
+
+
+def test_a_few_misread_words_are_chance() -> None:
+    few = dict(grid="96x48", mode="tiny", text_class="code", confused={}, characters=2000, words=300)
+    before, after = (Errors(**few, wrong_characters=wrong, wrong_words=wrong) for wrong in (0, 2))  # type: ignore[arg-type]
+    assert worse([before], [after]) == []
 
 
 def test_every_character_of_the_alphabet_is_written() -> None:
