@@ -51,8 +51,8 @@ def machine(seconds: float = 0.3) -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """This command, with the names of files instead of their paths: a result does not tell where it was measured."""
-    words = [Path(word).name if "/" in word and Path(word).is_file() else word for word in sys.argv[1:]]
+    """This command, with names instead of absolute paths and paths of files: a result does not tell where it was measured."""
+    words = [Path(word).name if Path(word).is_absolute() or Path(word).is_file() else word for word in sys.argv[1:]]
     return shlex.join(["palimpsest", *words])
 
 
