@@ -103,7 +103,9 @@ def test_pins_hold(copy, tmp_path) -> None:
     assert found.id == "deepseek-ocr"
     assert found.revision == f"sha256:{found.content_hash[:16]}" and found.content_hash == hash_weights(copy)
     assert load_checkpoint(preset, copy, revision=found.revision, content_hash=found.content_hash).revision == found.revision
-    with pytest.raises(CheckpointError, match=f"codec.content_hash is pinned to {'0' * 64}, but .* holds {found.content_hash}"):
+    with pytest.raises(
+        CheckpointError, match=f"codec.content_hash is pinned to {'0' * 64}, but .* contains {found.content_hash}"
+    ):
         load_checkpoint(replace(preset, content_hash="0" * 64), copy)
     with pytest.raises(CheckpointError, match="codec.revision is pinned to abc"):
         load_checkpoint(preset, copy, revision="abc")
@@ -115,7 +117,7 @@ def test_pins_hold(copy, tmp_path) -> None:
     (downloaded / "config.json.metadata").write_text("0123abc\netag\n1.0\n")
     assert load_checkpoint(preset, copy, revision="0123abc").revision == "0123abc"
     snapshot = Path(shutil.copytree(copy, tmp_path / "models--x" / "snapshots" / "4567def"))
-    with pytest.raises(CheckpointError, match="pinned to 0123abc, but .* holds 4567def"):
+    with pytest.raises(CheckpointError, match="pinned to 0123abc, but .* contains 4567def"):
         load_checkpoint(preset, snapshot, revision="0123abc")
 
 

@@ -171,10 +171,10 @@ def test_pins_stay_text_and_go_last_and_what_no_codec_reads_is_text_or_nothing()
 def test_a_policy_that_measures_asks_first_and_never_keeps_what_cannot_be_read() -> None:
     measured = policy(policy="age+fidelity")
     (page,) = candidates([400])
-    assert compose([page], measured, 400).wanted == {(0, "tiny")}
+    assert compose([page], measured, 400).needed == {(0, "tiny")}
     bad, good = Reading(0.4, False), Reading(0.99, True)
     (page,) = candidates([400], readings={"tiny": bad})
-    assert compose([page], measured, 400).wanted == {(0, "small")}
+    assert compose([page], measured, 400).needed == {(0, "small")}
     (page,) = candidates([400], readings={"tiny": bad, "small": good})
     assert compose([page], measured, 400).tiers == ["small"] and compose([page], measured, 80).tiers == [None]
 
@@ -193,7 +193,7 @@ def test_a_composition_keeps_its_budget_and_memory_only_fades(
     pages = candidates(sorted(ages, reverse=True), tokens)
     made = compose(pages, chosen, room, fade=fade)
     costs = [cost_of(page, tier, chosen) for page, tier in zip(pages, made.tiers, strict=True)]
-    assert made.cost == sum(costs) <= room and not made.wanted
+    assert made.cost == sum(costs) <= room and not made.needed
     kept = [tier for tier in made.tiers if tier is not None]
     assert made.tiers == [None] * (len(pages) - len(kept)) + kept, "only the oldest are dropped"
     if fade:

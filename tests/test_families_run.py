@@ -16,6 +16,7 @@ from palimpsest.operations.run import run
 from palimpsest.operations.verify import open_and_reverify
 from palimpsest.storage.local_store import LocalStore
 from tests.codec_zoo import zoo
+from tests.corpora import trusting
 
 __all__ = ["zoo"]  # the fixture
 pytestmark = pytest.mark.cluster
@@ -53,5 +54,5 @@ def test_a_family_goes_from_preset_to_shards_to_verify(zoo: Callable[[str], Path
     assert {page.text for page in pages} == set(TEXTS.values()) and fsck(LocalStore(out)) == []
     for page in pages:
         assert page.layout.startswith("document ") and page.tokens().shape == (page.num_vision_tokens, page.token_dim)
-    again = open_and_reverify(str(out))
+    again = open_and_reverify(str(out), trusting(out))
     assert (again.pages, again.identical, again.damaged) == (2, 2, 0) and not again.findings

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from palimpsest.codecs.adapter import load_codec
 from palimpsest.codecs.checkpoint import read_weights
 from palimpsest.codecs.embedded.architecture import PATCH_CHANNELS, TOKEN_DIM
-from palimpsest.codecs.embedded.cell_reader import DIRECTIONS, FILE, CellHead, CellReader, cell_places
+from palimpsest.codecs.embedded.cell_reader import DIRECTIONS, FILE, PITCH, WAVES, CellHead, CellReader, cell_places
 from palimpsest.codecs.embedded.target import AddressedTarget
 from palimpsest.codecs.embedded.vocabulary import BOS, FIRST_CELL, FIRST_TOKEN, FIRST_Y, SYMBOLS
 from palimpsest.codecs.modes import MODES
@@ -265,7 +265,7 @@ def test_the_cell_reader_begins_as_the_inverse_of_the_compressor() -> None:
 
 def test_cells_lie_in_the_patch_that_holds_their_centre() -> None:
     index, waves = cell_places(Grid(80, 40), 8)
-    assert index.shape == (3200, 4) and waves.shape == (3200, 64)
+    assert index.shape == (3200, 4) and waves.shape == (3200, WAVES + PITCH)
     patch = index // len(DIRECTIONS)
     assert patch[0, 0] == 0 and patch[-1, 0] == 32 * 32 - 1
     assert int(patch[79, 0]) == 31  # the last cell of the first row
