@@ -300,7 +300,7 @@ def main() -> None:
         "samples": sum(r["samples"] for r in results),
         "lost": 0,
         "repeated": 0,
-        "seconds to the first batch, at most": round(max(r["first_batch_seconds"] for r in results), 2),
+        "seconds to the first batch, at most": round(max(r["first_batch_seconds"] or 0 for r in results), 2),
         "seconds to the first batch of one rank, at most": max(r["first_batch_seconds_of_one_rank"] or 0 for r in results),
         "kinds": dict(Counter(r["kind"] for r in results)),
         "worlds": dict(Counter(w for r in results for w, _ in r["lives"])),

@@ -242,15 +242,14 @@ def bench_use(
     values: Annotated[int, typer.Option(min=2, help="Values that a fact can have.")] = 8,
     steps: Annotated[int, typer.Option(min=6, help="Training steps of each model.")] = 400,
     batch: Annotated[int, typer.Option(min=2, help="Conversations of a step.")] = 16,
-    rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     seeds: Annotated[int, typer.Option(min=1, help="Models of each arm.")] = 3,
     overrides: Set = None,
     write: Write = None,
     as_json: Json = False,
 ) -> None:
-    """Does a language model profit from visual memory? A small one, trained on chats with planted facts, in four contexts.
+    """The use of visual memory to a small language model, trained on chats with old facts.
 
-    Truncated text, visual tokens and recent text, visual tokens of another chat, full text.
+    Contexts are truncated text, visual tokens with recent text, visual tokens of another chat, and the full text.
 
     palimpsest bench use --write docs/results
 
@@ -261,7 +260,7 @@ def bench_use(
     from palimpsest.lab.bench.use_training import Training
 
     with explained():
-        training = Training(steps=steps, batch=batch, rate=rate)
+        training = Training(steps=steps, batch=batch)
         sizes = {"chats": chats, "tested": tested, "pages": pages, "kinds": kinds, "values": values, "seeds": seeds}
         result = measure(local(overrides), training, **sizes)
-    finish("use", result, write, as_json, lambda found, path: [plot(found, path)])
+    finish("use", result, write, as_json, plot)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from palimpsest.storage.object_store import ObjectStore
 
 Give = Literal["tokens", "int8", "image", "text"]
+GIVES: tuple[Give, ...] = get_args(Give)
 GiveOf = Callable[[dict[str, Any]], Give]
 TRIES, PAUSE = 3, 0.2  # of a read that fails; seconds before the second, doubled after it
 INDEXES_KEPT = 256  # units whose row order is remembered: 9 bytes a row
@@ -93,8 +94,8 @@ class Pages(Rows):
         cache: str | Path | None = None,
         cache_bytes: int = 16 << 30,
     ) -> None:
-        if not callable(give) and give not in get_args(Give):
-            raise UsageError(f"give = {give!r}: choose {', '.join(get_args(Give))}, or a function of a row")
+        if not callable(give) and give not in GIVES:
+            raise UsageError(f"give = {give!r}: choose {', '.join(GIVES)}, or a function of a row")
         unknown = [name for name in columns if name not in SHARD.names]
         if unknown:
             raise UsageError(f"columns = {unknown}: unknown; a page has {', '.join(SHARD.names)}")
@@ -114,7 +115,7 @@ class Pages(Rows):
         self._keep = _filter(where, below_target)
         self._where = None if where is None else str(where)
         self._below_target = below_target
-        gives = set(get_args(Give)) if callable(give) else {give}
+        gives = set(GIVES) if callable(give) else {give}
         self._payload = bool(gives & {"tokens", "int8"})
         needed = [*_SAMPLE, *columns, *(TOKEN_COLUMNS if self._payload else ()), *(RENDERED if "image" in gives else ())]
         self._columns = tuple(name for name in dict.fromkeys(needed) if name in SHARD.names)
@@ -214,8 +215,8 @@ class Pages(Rows):
 
     def finish(self, item: dict[str, Any]) -> dict[str, Any]:
         give = self.give(item) if callable(self.give) else self.give
-        if give not in get_args(Give):
-            raise UsageError(f"give returned {give!r} for page {item['page_id']}: choose {', '.join(get_args(Give))}")
+        if give not in GIVES:
+            raise UsageError(f"give returned {give!r} for page {item['page_id']}: choose {', '.join(GIVES)}")
         return given(item, give)
 
     @property

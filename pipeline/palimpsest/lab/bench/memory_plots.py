@@ -47,9 +47,8 @@ def plot(result: Mapping[str, Any], path: Path) -> list[Path]:
         bottoms = [max(0.0, row[share] - row.get("low", row.get(f"{share}_low"))) for row in kept]
         axis.errorbar(range(len(budgets)), [row[share] for row in kept], (bottoms, tops), label=way, capsize=2, **style[way])
     axis.set_xticks(range(len(budgets)), [f"{budget:,}" if isinstance(budget, int) else budget for budget in budgets])
-    axis.set_xlabel(
-        f"context tokens, or their share of the text (all of a conversation as text: {result['text_tokens_per_conversation']:,} tokens)"
-    )
+    whole = f"{result['text_tokens_per_conversation']:,}"
+    axis.set_xlabel(f"context tokens, or their share of the text ({whole} tokens a conversation)")
     axis.set_ylabel(label)
     over_budget.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     axis.set_title(f"Survival over budget: {title}", fontsize=10)

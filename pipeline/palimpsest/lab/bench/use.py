@@ -1,4 +1,4 @@
-"""Does a language model profit from visual memory? A small one is trained from nothing on chats with old facts.
+"""Does a language model profit from visual memory? A small one is trained from nothing on chats in which old facts were stated.
 
 Four contexts of the same chats, through `palimpsest conversations` and `palimpsest.Memory`:
 
@@ -7,7 +7,7 @@ Four contexts of the same chats, through `palimpsest conversations` and `palimps
     control     the same with the visual tokens of another chat: what visual tokens do without what they say
     full text   all of the chat as text, several times as many ids: an upper bound
 
-Each has models of its own, one per seed. The reply repeats the facts; its ids are scored by how long ago each fact was stated.
+Each has models of its own, one per seed. The reply repeats the facts; its ids are scored by the age of its fact.
 """
 
 from __future__ import annotations
@@ -40,6 +40,12 @@ TRUNCATED, VISUAL, CONTROL, FULL = ARMS = ("truncated", "visual", "control", "fu
 GRID, MODE = "64x32", "tiny"
 AGES = {"visual": ["1min tiny"], "text": ["99999d tiny"]}
 DRAWS = 2000
+NOTES = (
+    "Every word has seven letters, so that each is inside one visual token; see lab/bench/use_chats.py. The models start from "
+    "nothing and see the codec's stored tokens through a projector of two layers.",
+    "Intervals: 95 %, bootstrap over seeds and chats. Chance: the share of exact answers of a model that knows which words can "
+    "be the answer, and not which of them is.",
+)
 
 
 def bench_use(
@@ -101,7 +107,7 @@ def bench_use(
         "exact_by_age": parts["exact"],
         "loss_by_age": parts["loss"],
         "losses": {f"{arm} {seed}": [round(loss, 4) for loss in losses] for (arm, seed), (losses, _) in found.items()},
-        "notes": [_verdict(rows), *NOTES],
+        "notes": [verdict(rows), *NOTES],
         "config": {**configs.to_json(config), "training": asdict(training)},
         "machine": machine(),
     }
@@ -109,14 +115,6 @@ def bench_use(
 
 def _difference(resumed: Sequence[float], undisturbed: Sequence[float]) -> float:
     return max(abs(a - b) for a, b in zip(resumed, undisturbed, strict=True))
-
-
-NOTES = (
-    "Every word has seven letters, so that each is inside one visual token; see lab/bench/use_chats.py. The models start from "
-    "nothing and see the codec's stored tokens through a projector of two layers.",
-    "Intervals: 95 %, bootstrap over seeds and chats. Chance: the share of exact answers of a model that knows which words can "
-    "be the answer, and not which of them is.",
-)
 
 
 class _Bench:
@@ -235,7 +233,7 @@ def _interval(found: Sequence[tuple[int, Answer]]) -> tuple[float, float]:
     return float(np.quantile(shares, 0.025)), float(np.quantile(shares, 0.975))
 
 
-def _verdict(rows: Sequence[dict[str, Any]]) -> str:
+def verdict(rows: Sequence[dict[str, Any]]) -> str:
     """Better than both others means: the intervals do not meet."""
     by_arm = {row["arm"]: row for row in rows}
     visual = by_arm[VISUAL]
@@ -250,7 +248,7 @@ def _verdict(rows: Sequence[dict[str, Any]]) -> str:
     return said + "no proof that visual memory is better than both truncation and the control."
 
 
-def plot(result: dict[str, Any], path: Path) -> Path:
+def plot(result: dict[str, Any], path: Path) -> Sequence[Path]:
     """Exact answers by age with their chance level, and the loss of training, as PNG next to the file of the result."""
     import matplotlib
 
@@ -276,4 +274,4 @@ def plot(result: dict[str, Any], path: Path) -> Path:
     target = path.with_name(f"{path.stem}_age.png")
     figure.savefig(target, dpi=110, metadata={"Software": None})
     plt.close(figure)
-    return target
+    return (target,)

@@ -44,7 +44,11 @@ class Answer:
 
 
 class SmallLM(nn.Module):
-    """A causal transformer that takes embeddings, with a projector for visual tokens of `token_dim`."""
+    """A causal transformer that takes embeddings, with a projector for visual tokens of `token_dim`.
+
+    Each position also sees its two neighbours before it (a short convolution), and the head is the embedding: with both,
+    answering from a context is learned in a hundred steps instead of thousands.
+    """
 
     def __init__(self, vocabulary: int, token_dim: int, longest: int, settings: Training) -> None:
         super().__init__()
@@ -54,17 +58,23 @@ class SmallLM(nn.Module):
             nn.LayerNorm(token_dim), nn.Linear(token_dim, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
         )
         self.positions = nn.Embedding(longest, width)
-        nn.init.normal_(self.embed.weight, std=0.5)
-        nn.init.normal_(self.positions.weight, std=0.1)
+        nn.init.normal_(self.embed.weight, std=width**-0.5)
+        nn.init.normal_(self.positions.weight, std=0.02)
+        self.neighbours = nn.Parameter(torch.tensor([1.0, 0.7, 0.0])[:, None].repeat(1, width))
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(width, settings.heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
             for _ in range(settings.layers)
         )
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary)
+        self.head.weight = self.embed.weight
 
     def forward(self, inputs: dict[str, Tensor], replies: int) -> Tensor:
         """Logits `[n, replies, vocabulary]` of the last ids of each row; rows are padded on the left."""
-        x = inputs["inputs_embeds"] + self.positions(inputs["position_ids"])
+        given = inputs["inputs_embeds"]
+        before = [F.pad(given, (0, 0, back, 0))[:, : given.shape[1]] for back in range(len(self.neighbours))]
+        x = sum(rows * share for rows, share in zip(before, self.neighbours, strict=True)) + self.positions(
+            inputs["position_ids"]
+        )
         mask = torch.full((x.shape[1], x.shape[1]), float("-inf")).triu(1)
         for layer in self.layers:
             x = layer(x, mask, is_causal=True)
@@ -132,7 +142,7 @@ def train(
     for batch in loader if len(losses) < last else ():
         step = len(losses)
         for group in optimizer.param_groups:  # a short warm-up, then down to zero
-            group["lr"] = settings.rate * min(1, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+            group["lr"] = settings.rate * min(1, (step + 1) / 30) * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
         logits, labels = _predicted(model, view([example for _, example in batch]))
         loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
         optimizer.zero_grad()
