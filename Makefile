@@ -1,5 +1,6 @@
 # make demo: installs Palimpsest, then runs the main job on the sample corpus. make test: everything a bare machine can check.
-# make chaos: at least a thousand faults over many ingestions, half an hour; CHAOS="--seed 2 --faults 5000 --write docs/results"
+# make chaos: the crash sweeps with more kills, then at least a thousand faults over many ingestions, half an hour;
+# CHAOS="--seed 2 --faults 5000 --write docs/results"
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,14 +9,19 @@ BIN := $(VENV)/bin
 
 install: $(VENV)/installed-dev
 
-$(VENV)/installed: pyproject.toml
+# --no-compile: of twenty thousand modules Python compiles those that it imports.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
+
+$(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+
+$(VENV)/installed: pyproject.toml | $(VENV)/bin/pip
+	$(PIP) -e .
 	touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
-	touch $@
+$(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/pip
+	$(PIP) -e '.[dev]'
+	touch $(VENV)/installed $@
 
 demo: $(VENV)/installed
 	$(BIN)/palimpsest run demo
@@ -26,6 +32,7 @@ test: install
 	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 chaos: install
+	$(BIN)/python -m pytest --kills 10 tests/test_run_crash.py tests/test_ingest_crash.py tests/test_retier_crash.py tests/test_store_crash.py
 	$(BIN)/python -m tests.chaos $(CHAOS)
 
 check: install

@@ -2,7 +2,7 @@
 
     python -m tests.ingest_child sweep JOB ROOT    for each n: a copy of ROOT/before as ROOT/<n>, a pass killed before its n-th
                                                    object gets its name, and a rerun
-    python -m tests.ingest_child pass JOB          one pass; prints the result
+    python -m tests.ingest_child passes JOB N      N passes at once, forks of this process; prints their results as a list
 
 JOB is a TOML file; `sweep` writes into ROOT/<n> whatever its `out` says.
 """
@@ -13,8 +13,11 @@ import json
 import shutil
 import sys
 import tomllib
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,13 +40,18 @@ def sweep(config: JobConfig, root: Path) -> None:
     crash_sweep.sweep(job, root, crash_sweep.NAMES, start=root / "before")
 
 
+def passes(config: JobConfig, number: int) -> list[Any]:
+    with ProcessPoolExecutor(number, get_context("fork")) as pool:
+        return [one.result().to_json() for one in [pool.submit(ingest, config) for _ in range(number)]]
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     config = parse(tomllib.loads(Path(sys.argv[2]).read_text()))
     match sys.argv[1]:
         case "sweep":
             sweep(config, Path(sys.argv[3]))
-        case "pass":
-            print(json.dumps(ingest(config).to_json()))
+        case "passes":
+            print(json.dumps(passes(config, int(sys.argv[3]))))
         case _:
             sys.exit(__doc__)

@@ -99,7 +99,7 @@ def test_encoding_is_measured_by_mode_and_batch(config: JobConfig) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_the_job_is_measured_against_the_bare_loop(config: JobConfig) -> None:
+def test_the_job_is_measured_against_the_bare_loop(config: JobConfig, ray_session: None) -> None:
     fast = configs.parse({**configs.to_json(config), "verification": {"share": 0.0}})
     result = bench_run(fast, pages=6, placements={"one": {}, "two": {"encode_workers": 2}})
     assert [row["placement"] for row in result["rows"]] == ["one", "two"]

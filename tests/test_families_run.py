@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from palimpsest.config import PlacementConfig, load
+from palimpsest.config import load
 from palimpsest.corpus.fsck import fsck
 from palimpsest.corpus.reader import Corpus
-from palimpsest.flow import ray_executor as flow
 from palimpsest.operations.run import run
 from palimpsest.operations.verify import open_and_reverify
 from palimpsest.storage.local_store import LocalStore
@@ -19,7 +18,7 @@ from tests.codec_zoo import zoo
 from tests.corpora import trusting
 
 __all__ = ["zoo"]  # the fixture
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_session")]
 
 TEXTS = {
     "prose": "Everyone has the right to life, liberty and the security of person.\n",
@@ -32,12 +31,6 @@ FAMILIES = {
     "lighton": "codec.name=auto",
     "paddleocr": "codec.name=auto",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_session() -> Iterator[None]:
-    with flow.connected(PlacementConfig(object_store_bytes=80_000_000)):
-        yield
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -98,8 +98,8 @@ def test_a_pass_killed_at_any_step_ends_in_the_same_corpus(
 
 def at_once(config: JobConfig, tmp_path: Path, number: int = 2) -> list[dict[str, Any]]:
     (tmp_path / "job.toml").write_text(to_toml(config))
-    passes = [child("pass", str(tmp_path / "job.toml")) for _ in range(number)]
-    return [json.loads(finished(one)) for one in passes]
+    results: list[dict[str, Any]] = json.loads(finished(child("passes", str(tmp_path / "job.toml"), str(number))))
+    return results
 
 
 @pytest.mark.slow

@@ -28,14 +28,18 @@ class Installed:
         packages = next(self.folder.glob("lib/python*/site-packages"))
         (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", "utf-8")
         install = ["--python", str(self.folder), "install", "--quiet", "--no-deps", "--no-index", str(self.wheel)]
-        subprocess.run([sys.executable, "-m", "pip", *install], check=True, capture_output=True, timeout=300)
+        subprocess.run([sys.executable, "-m", "pip", *install], check=True, env=own(), capture_output=True, timeout=300)
 
     def run(self, cwd: Path, *arguments: str, program: str = "palimpsest", code: int = 0) -> subprocess.CompletedProcess[str]:
-        environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PALIMPSEST_LOG")}
         command = [str(self.folder / "bin" / program), *arguments]
-        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(command, cwd=cwd, env=own(), capture_output=True, text=True, timeout=600)
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
+
+
+def own() -> dict[str, str]:
+    """The environment variables of a user who has no sources."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PALIMPSEST_LOG")}
 
 
 def build(folder: Path) -> Path:
