@@ -86,7 +86,7 @@ def test_a_stopped_run_says_what_is_kept_and_what_is_repeated(stop: signal.Signa
         while not any((out / "_units").glob("*.json")) and child.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         child.send_signal(stop)
-        _, errors = child.communicate(timeout=120)
+        _, errors = child.communicate(timeout=400)
     finally:
         child.kill()
     assert child.returncode == 1, errors
