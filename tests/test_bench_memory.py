@@ -118,8 +118,8 @@ def test_evidence_of_a_dated_chat_is_measured_by_age_and_budget(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", "cannot be read as JSON"),
-        ("[3]", "record 0 is of type int"),
+        ("{", "chat.json: invalid_json: Expecting property name"),
+        ("[3]", "chat.json: invalid_json: a number, not an object"),
         ('[{"id": "a", "messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}]', "no record has"),
         ('[{"id": "a", "messages": [{"role": "wizard", "content": "x"}]}]', "conversation a: "),
     ],

@@ -1,45 +1,33 @@
-"""Today's behaviour, pinned: fingerprints, ids, rows, pixels, schemas, help texts, exit codes, metrics.
+"""Today's behaviour, pinned: fingerprints, ids, rows, pixels, schemas, metrics; commands are in test_golden_commands.py.
 
-What is recorded in tests/golden is the same on every machine with a CPU: what a model computes is pinned by its shape only. Help
-texts and Parquet bytes are those of one version of the libraries that write them, and are compared with that version only; what
-they say is pinned apart from it. Where a change is meant, record it and read the diff:
+What is recorded in tests/golden is the same on every machine with a CPU: what a model computes is pinned by its shape only.
+Parquet bytes are those of one version of the library that writes them, and are compared with that version only; what they say
+is pinned apart from it. Where a change is meant, record it and read the diff:
 
-    pytest tests/test_golden.py --update-golden
+    pytest tests/test_golden.py tests/test_golden_commands.py --update-golden
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pytest
-import typer
-import typer.rich_utils
-from typer.testing import CliRunner
 
 # All that this test takes from the package; the rest of the file names no module of it.
-from palimpsest.cli.app import app
 from palimpsest.codecs.modes import MODES
 from palimpsest.codecs.token_storage import STORAGES
-from palimpsest.config import ConfigError, JobConfig, SourceConfig, load, to_json
+from palimpsest.config import ConfigError, SourceConfig, load, to_json
 from palimpsest.corpus.fsck import fsck
 from palimpsest.corpus.manifest import SCHEMA as MANIFEST
-from palimpsest.corpus.shards import read_shard, write_quarantine, write_shards
-from palimpsest.corpus.snapshots import Snapshot, latest
+from palimpsest.corpus.shards import write_quarantine, write_shards
 from palimpsest.corpus.units import unit_id
 from palimpsest.flow.plan import document_ids, make_plan
 from palimpsest.flow.recipe import Recipe
 from palimpsest.operations.conversations.build import sample_fingerprint
 from palimpsest.operations.conversations.settings import MemoryConfig, with_clock
 from palimpsest.operations.resolving import identify
-from palimpsest.operations.run import run
 from palimpsest.pages.grid import Grid
 from palimpsest.pages.layout import page_id
 from palimpsest.pages.normalise import normalise
@@ -49,13 +37,10 @@ from palimpsest.sources.documents import Reason, document_id
 from palimpsest.sources.listing import expand
 from palimpsest.storage.local_store import LocalStore
 from palimpsest.telemetry import METRICS
-from tests.mixed_sources import ARABIC, CHINESE, LONG, TABLE, write_mixed_sources
+from tests.golden_corpus import Corpus, Pin, corpus, digest, pin, same_versions
+from tests.mixed_sources import ARABIC, CHINESE, LONG, TABLE
 
-GOLDEN = Path(__file__).parent / "golden"
-HELP = GOLDEN / "help"
-WIDTH = 100
-Pin = Callable[[str, Any], None]
-
+__all__ = ["corpus", "pin"]  # the fixtures
 SCHEMAS = {
     "documents": DOCUMENTS,
     "pages": PAGES,
@@ -103,28 +88,6 @@ MEASURED = (
 )
 """Columns that depend on what a model computed, whose last bits differ from one kind of CPU to another; so do `exact`,
 `decoded_text` and, where there is a target, `status`."""
-
-
-@pytest.fixture
-def pin(request: pytest.FixtureRequest) -> Pin:
-    """`pin(name, value)`: the value is the one recorded in golden/<name>.json, or is recorded there."""
-
-    def compare(name: str, value: Any) -> None:
-        path = GOLDEN / f"{name}.json"
-        text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-        if request.config.getoption("--update-golden"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, "utf-8")
-        assert json.loads(text) == json.loads(path.read_text("utf-8")), f"another {name} than recorded in {path}"
-
-    return compare
-
-
-def digest(data: bytes | str) -> str:
-    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
-
-
-# settings and fingerprints
 
 
 def fingerprints(preset: str, *overrides: str) -> dict[str, str]:
@@ -194,52 +157,6 @@ def test_units_have_their_ids(pin: Pin) -> None:
 
 
 # a corpus
-
-
-class Corpus:
-    """The mixed sources, run once in this process with the codec that ships. The job is in `preset`, for the commands."""
-
-    def __init__(self, base: Path) -> None:
-        self.base, self.out, self.preset = base, base / "corpus", base / "job.toml"
-        (base / "sources").mkdir()
-        write_mixed_sources(base / "sources")
-        settings = f'sources = ["sources"]\nout = {json.dumps(str(self.out))}\n[limits]\nquarantine_share = 0.9\n'
-        verification = '[verification]\nreader = "cells"\nshare = 0.5\ncontrol_share = 0.5\ntarget_precision = 0.0\n'
-        self.preset.write_text(settings + verification + '[placement]\nexecutor = "local"\nthreads_per_worker = 1\n', "utf-8")
-        self.config: JobConfig = load(str(self.preset))
-        self.result = run(self.config)
-        self.prepared = identify(self.config)
-
-    @property
-    def snapshot(self) -> Snapshot:
-        found = latest(LocalStore(self.out))
-        assert found is not None
-        return found
-
-    def shards(self) -> Iterator[tuple[str, pa.Table]]:
-        """Key and rows of every shard, by source and tier."""
-        for unit in sorted(self.snapshot.units, key=lambda unit: unit.source_uri):
-            yield from ((shard.key, read_shard(LocalStore(self.out), shard)) for shard in unit.shards)
-
-    def quarantines(self) -> Iterator[pa.Table]:
-        for unit in sorted(self.snapshot.units, key=lambda unit: unit.source_uri):
-            if unit.quarantine:
-                yield read_shard(LocalStore(self.out), unit.quarantine)
-
-    def version(self, uri: str, found: str) -> str:
-        """The version of a source, or, where a library made its bytes, that they have one."""
-        if not uri.endswith((".gz", ".parquet")):
-            return found
-        assert found == f"sha256:{digest((self.base / uri).read_bytes())}"
-        return "sha256 of the file"
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Corpus]:
-    base = tmp_path_factory.mktemp("golden")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(base)
-        yield Corpus(base)
 
 
 def steady(table: pa.Table, corpus: Corpus) -> pa.Table:
@@ -346,19 +263,6 @@ def test_shards_have_their_bytes(corpus: Corpus, pin: Pin) -> None:
     same_versions(pin, "shard_bytes", ("pyarrow",), records)
 
 
-def same_versions(pin: Pin, name: str, libraries: tuple[str, ...], value: Any) -> None:
-    """Pin what only the same versions of some libraries make; with others there is nothing to compare."""
-    versions = {library: version(library) for library in libraries}
-    path = GOLDEN / f"{name}.json"
-    recorded = json.loads(path.read_text("utf-8"))["versions"] if path.is_file() else versions
-    try:
-        pin(name, {"versions": versions, "value": value})
-    except AssertionError:
-        if recorded == versions:
-            raise
-        pytest.skip(f"{name}: recorded with {recorded}, here are {versions}")
-
-
 # contracts
 
 
@@ -373,106 +277,3 @@ def test_names_that_people_and_machines_rely_on_are_the_recorded_ones(pin: Pin) 
 
 def test_metrics_are_the_recorded_ones(pin: Pin) -> None:
     pin("metrics", {name: {**asdict(metric), "exported": metric.exported(name)} for name, metric in METRICS.items()})
-
-
-# commands
-
-
-def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every command and group with the words that call it."""
-    yield path, command
-    for name, sub in sorted(getattr(command, "commands", {}).items()):
-        yield from commands(sub, (*path, name))
-
-
-COMMANDS = dict(commands(typer.main.get_command(app)))
-
-
-def invoke(*arguments: str) -> Any:
-    """Run a command as on a plain terminal of a fixed width; a bug comes out as the exception that it is."""
-    environment = {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "TERM": "dumb", "FORCE_COLOR": None, "TERMINAL_WIDTH": None}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(typer.rich_utils, "MAX_WIDTH", WIDTH)
-        patch.setattr(typer.rich_utils, "FORCE_TERMINAL", False)
-        done = CliRunner().invoke(app, list(arguments), prog_name="palimpsest", env=environment)
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done
-
-
-def test_commands_have_their_parameters(pin: Pin) -> None:
-    """Whatever the help looks like: names, options, defaults and what they say."""
-    found = {}
-    for path, command in COMMANDS.items():
-        parameters = [
-            {
-                "options": [*parameter.opts, *parameter.secondary_opts],
-                "required": parameter.required,
-                "repeated": parameter.nargs == -1 or bool(getattr(parameter, "multiple", False)),
-                "default": str(parameter.default),
-                "help": getattr(parameter, "help", None),
-            }
-            for parameter in command.params
-        ]
-        found[" ".join(("palimpsest", *path))] = {"help": command.help, "parameters": parameters}
-    pin("commands", found)
-
-
-def test_help_texts_are_the_recorded_ones(request: pytest.FixtureRequest, pin: Pin) -> None:
-    texts = {}
-    for path in COMMANDS:
-        done = invoke(*path, "--help")
-        assert done.exit_code == 0
-        texts["-".join(("palimpsest", *path)) + ".txt"] = "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n"
-    if request.config.getoption("--update-golden"):
-        shutil.rmtree(HELP, ignore_errors=True)
-        HELP.mkdir(parents=True)
-        for name, text in texts.items():
-            (HELP / name).write_text(text, "utf-8")
-    recorded = {path.name: path.read_text("utf-8") for path in HELP.glob("*.txt")}
-    assert sorted(recorded) == sorted(texts)
-    same_versions(pin, "help_versions", ("typer", "rich"), sorted(texts))
-    for name, text in texts.items():
-        assert text == recorded[name], f"another {name} than recorded"
-
-
-def test_commands_end_with_their_exit_codes(corpus: Corpus, tmp_path: Path, pin: Pin) -> None:
-    (tmp_path / "bad.jsonl").write_text('{"text": "never clo\n' * 3, "utf-8")
-    shutil.copytree(corpus.out, tmp_path / "damaged")
-    next((tmp_path / "damaged" / "data" / "tiny").glob("*.parquet")).unlink()
-    job, fresh = str(corpus.preset), str(tmp_path / "fresh")
-    cases: dict[str, tuple[str, ...]] = {
-        "nothing to do": ("run", job),
-        "presets": ("presets", "--json"),
-        "fsck of a sound corpus": ("fsck", str(corpus.out)),
-        "inspect": ("inspect", str(corpus.out), "--json"),
-        "gc, dry": ("gc", str(corpus.out)),
-        "snapshots": ("snapshots", str(corpus.out), "--json"),
-        "unknown command": ("nosuch",),
-        "unknown option": ("run", "local", "--nosuch"),
-        "missing argument": ("fsck",),
-        "value out of range": ("gc", str(corpus.out), "--unused-days", "-1"),
-        "unknown preset": ("run", "nosuch"),
-        "unknown setting": ("run", job, "--set", "tiers.mod=small"),
-        "override without a value": ("run", job, "--set", "tiers.mode"),
-        "wrong value": ("run", job, "--set", "tiers.mode=smal"),
-        "wrong grid": ("run", job, "--set", "layout.grid=1x1"),
-        "missing source": ("run", job, "--source", "no/such/file.txt", "--out", fresh),
-        "no source": ("run", "local", "--out", fresh),
-        "no output": ("run", "local", "--source", str(tmp_path)),
-        "missing checkpoint": ("run", job, "--set", "codec.path=no/such/folder"),
-        "missing corpus": ("fsck", str(tmp_path / "nosuch")),
-        "no corpus": ("inspect", str(tmp_path)),
-        "unknown page": ("inspect", str(corpus.out), "nosuch"),
-        "failed run": ("run", job, "--source", str(tmp_path / "bad.jsonl"), "--out", fresh, "--set", "limits.quarantine_share=0"),
-        "fsck of a damaged corpus": ("fsck", str(tmp_path / "damaged")),
-    }
-    found = {}
-    for name, arguments in cases.items():
-        done = invoke(*arguments)
-        said = done.stdout if done.exit_code in (0, 3) else done.stderr
-        assert "Traceback" not in said and said.strip(), name
-        found[name] = done.exit_code
-        if name == "nothing to do":
-            assert said.startswith("Nothing to do")
-    pin("exit_codes", found)

@@ -34,7 +34,7 @@ class CellHead(nn.Module):
     A cell is read from four patches: the one that contains its centre, and the neighbours towards which the centre lies, because
     a cell on the border of two patches is half in each. The first layer is linear in the patches and in the position, so it runs
     once per patch and once per position, not once per cell. The size of the cells scales and shifts its output: one reader
-    serves all grids, and the same strokes lie differently in small cells (decision 0041).
+    serves all grids, and the same strokes lie differently in small cells (decision 0042).
     """
 
     def __init__(self, channels: int, hidden: int = 256) -> None:

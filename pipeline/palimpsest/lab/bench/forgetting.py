@@ -8,7 +8,7 @@ The rival is BM25: it retrieves turns of text for each question, and so it knows
 
 from __future__ import annotations
 
-import json
+import itertools
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from palimpsest import config as configs
-from palimpsest.config import JobConfig
+from palimpsest.config import JobConfig, SourceConfig
 from palimpsest.errors import UsageError
 from palimpsest.lab.bench.kept import (
     CONTROLLED,
     FADING,
     TRUNCATION,
     Kept,
-    Memory,
+    Remembered,
     Way,
     band_of,
     count,
@@ -42,8 +42,12 @@ from palimpsest.lab.bench.planting import Fact
 from palimpsest.operations.conversations.formats import messages_of
 from palimpsest.operations.conversations.refusals import NoConversation
 from palimpsest.operations.conversations.settings import ConversationConfig
-from palimpsest.operations.conversations.transcript import transcribe
+from palimpsest.operations.conversations.transcript import Transcript, transcribe
 from palimpsest.operations.conversations.turns import parse_conversation
+from palimpsest.pages.layout import Layout
+from palimpsest.sources.jsonl import read_records
+from palimpsest.sources.listing import expand
+from palimpsest.sources.units import Unit
 
 SHARES = (0.05, 0.1, 0.2, 0.3)  # budgets, of what the conversation costs as text
 BANDS = ("under 1 w", "1 w to 1 mo", "1 to 3 mo", "3 to 6 mo", "over 6 mo")
@@ -73,7 +77,7 @@ class Question:
 class Talk:
     """One conversation with its questions."""
 
-    memory: Memory
+    memory: Remembered
     questions: tuple[Question, ...]
 
 
@@ -94,7 +98,7 @@ def bench_forgetting(
     """
     began = time.monotonic()
     check_budgets(budgets)
-    records = [record for path in files for record in read_records(path)][: most or None]
+    records = list(itertools.islice(chats_of(files, config.source.replace(format="jsonl")), most or None))
     asked, prepared, studio = prepare_memory(config, datetime.now(UTC) + timedelta(days=1))
     talks, unknown = [], 0
     for record in records:
@@ -102,7 +106,7 @@ def bench_forgetting(
         questions, missing = questions_of(record, transcript, ids)
         unknown += missing
         if questions:
-            talks.append(Talk(Memory.of(transcript, prepared, studio), questions))
+            talks.append(Talk(Remembered.of(transcript, prepared, studio), questions))
     if not talks:
         raise UsageError(f"{', '.join(map(str, files))}: no record has `qa` with evidence that names one of its messages")
     ways = [*ways_of(asked, prepared, exact=("none", "all")), Way(BM25)]
@@ -137,27 +141,20 @@ def bench_forgetting(
     }
 
 
-def read_records(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The records of a JSON array, a JSON object or JSON lines.
+def chats_of(files: Sequence[Path], source: SourceConfig) -> Iterator[Mapping[str, Any]]:
+    """The records of the files, read as sources are.
 
     Raises:
-        UsageError: naming the file.
+        UsageError: naming the file, for one that is missing or a record that cannot be read.
     """
-    try:
-        text = path.read_text("utf-8")
-        try:
-            whole = json.loads(text)
-        except json.JSONDecodeError:
-            whole = [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: cannot be read as JSON or JSON lines: {error}") from error
-    for number, record in enumerate(whole if isinstance(whole, list) else [whole]):
-        if not isinstance(record, dict):
-            raise UsageError(f"{path}: record {number} is of type {type(record).__name__}, not an object")
-        yield record
+    for item in expand([str(path) for path in files], source):
+        for found in read_records(Unit(object=item), source):
+            if found.problem is not None:
+                raise UsageError(f"{item.uri}: {found.problem}")
+            yield found.record
 
 
-def _transcript(record: Mapping[str, Any], config: JobConfig, layout: Any) -> tuple[Any, dict[str, int]]:
+def _transcript(record: Mapping[str, Any], config: JobConfig, layout: Layout) -> tuple[Transcript, dict[str, int]]:
     """The transcript of a record, and the turns of its messages by their ids."""
     try:
         messages = messages_of(record, "")
@@ -170,7 +167,7 @@ def _transcript(record: Mapping[str, Any], config: JobConfig, layout: Any) -> tu
     return transcribe(conversation, layout, config.layout.max_escaped_share), ids
 
 
-def questions_of(record: Mapping[str, Any], transcript: Any, ids: Mapping[str, int]) -> tuple[tuple[Question, ...], int]:
+def questions_of(record: Mapping[str, Any], transcript: Transcript, ids: Mapping[str, int]) -> tuple[tuple[Question, ...], int]:
     """The questions whose evidence is before the last reply, and how many evidence labels name no message."""
     questions, missing = [], 0
     last = transcript.conversation.targets[-1]

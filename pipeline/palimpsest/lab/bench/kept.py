@@ -1,6 +1,6 @@
 """A conversation kept within a budget of context tokens, and what of it can still be read.
 
-`Memory` reads every page of a conversation once in every mode. `keep` applies a `Way` of keeping to it, as memory samples are
+`Remembered` reads every page of a conversation once in every mode. `keep` applies a `Way` of keeping to it, as memory samples are
 composed; `recall` reads a span of the transcript in the result: text as it is, a page by the codec's decoder from its stored
 tokens, with its errata where the way has them. A dropped span reads as nothing.
 """
@@ -49,7 +49,7 @@ class Way:
 
 
 @dataclass
-class Memory:
+class Remembered:
     """One conversation before its last reply, and what the codec reads on each page in each mode."""
 
     transcript: Transcript
@@ -59,7 +59,7 @@ class Memory:
     _spans: dict[tuple[int, str, Exact, int, int], str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, transcript: Transcript, prepared: Recipe, studio: Studio) -> Memory:
+    def of(cls, transcript: Transcript, prepared: Recipe, studio: Studio) -> Remembered:
         """Draw, encode and read every page in every mode of the ladder."""
         memory = cls(transcript)
         carried = {"unit_id": "bench", "source_uri": "bench", "source_version": "1"}
@@ -149,7 +149,7 @@ def ways_of(asked: JobConfig, prepared: Recipe, exact: Sequence[Exact] = ("none"
     return [Way(TRUNCATION), *named]
 
 
-def keep(memory: Memory, way: Way, budget: int | None) -> Kept:
+def keep(memory: Remembered, way: Way, budget: int | None) -> Kept:
     """The conversation within `budget` context tokens; None keeps all of it as text."""
     if way.policy is None or budget is None:
         return truncate(memory, budget)
@@ -169,7 +169,7 @@ def keep(memory: Memory, way: Way, budget: int | None) -> Kept:
     return Kept((*spans, (memory.tail, memory.end)), drawn, made.cost + tail_tokens, way.exact)
 
 
-def _candidate(memory: Memory, policy: Policy, page: TranscriptPage, exact: Exact, seen: set[str]) -> Candidate:
+def _candidate(memory: Remembered, policy: Policy, page: TranscriptPage, exact: Exact, seen: set[str]) -> Candidate:
     """A page as memory samples see it: with the verdicts that were asked for, and the costs with errata where they are kept."""
     tokens = {mode.name: mode.num_context_tokens for mode in policy.ladder.known}
     costs = {mode: tokens[mode] + memory.read(page.number, mode, exact)[1] for mode in seen}
@@ -182,7 +182,7 @@ def _candidate(memory: Memory, policy: Policy, page: TranscriptPage, exact: Exac
     return Candidate(facts, drawable=not page.uncovered, costs=costs if exact != "none" else None)
 
 
-def truncate(memory: Memory, budget: int | None) -> Kept:
+def truncate(memory: Remembered, budget: int | None) -> Kept:
     """The newest text, as much as `budget` tokens are."""
     from palimpsest.codecs.text_tokens import tokenizer
 
@@ -199,7 +199,7 @@ def count(text: str) -> int:
     return count_tokens([text])[0]
 
 
-def recall(memory: Memory, kept: Kept, fact: Fact) -> str:
+def recall(memory: Remembered, kept: Kept, fact: Fact) -> str:
     """The text that is read where the transcript has a fact; "" where nothing is kept."""
     start, stop = fact.start, fact.start + len(fact.value)
     pieces: list[tuple[int, str]] = []
@@ -237,7 +237,7 @@ def band_of(age: timedelta, edges: Sequence[float], bands: Sequence[str]) -> str
     return bands[min(max(bisect_left(edges, age.total_seconds()) - 1, 0), len(bands) - 1)]
 
 
-def mode_table(prepared: Recipe, memories: Iterable[Memory]) -> list[dict[str, Any]]:
+def mode_table(prepared: Recipe, memories: Iterable[Remembered]) -> list[dict[str, Any]]:
     """Ratio and precision of all pages in each mode, the cheapest first.
 
     Raises:

@@ -20,7 +20,7 @@ from rapidfuzz.distance import Levenshtein
 from palimpsest import config as configs
 from palimpsest.config import ConfigError, JobConfig
 from palimpsest.flow.recipe import Recipe
-from palimpsest.lab.bench.kept import ALL_TEXT, Kept, Memory, Way, band_of, keep, mean, mode_table, recall, ways_of, wilson
+from palimpsest.lab.bench.kept import ALL_TEXT, Kept, Remembered, Way, band_of, keep, mean, mode_table, recall, ways_of, wilson
 from palimpsest.lab.bench.machine import machine
 from palimpsest.lab.bench.memory_findings import BANDS, RULES, findings
 from palimpsest.lab.bench.planting import Fact, plant_facts
@@ -107,8 +107,10 @@ def bench_memory(
 
 
 def check_budgets(budgets: Sequence[int]) -> None:
-    """Raises:
-    ConfigError: a budget is below 1.
+    """Refuse budgets below 1.
+
+    Raises:
+        ConfigError: naming the lowest.
     """
     if any(budget < 1 for budget in budgets):
         raise ConfigError(f"--budget {min(budgets)}: at least 1")
@@ -124,7 +126,7 @@ def prepare_memory(config: JobConfig, as_of: datetime) -> tuple[JobConfig, Recip
 
 def _plant(
     prepared: Recipe, studio: Studio, pages: int, facts_per_page: float, text: Path | None, seed: str
-) -> tuple[Memory, list[Fact]]:
+) -> tuple[Remembered, list[Fact]]:
     """A conversation with facts, and all of its pages read in every mode."""
     draw = random.Random(seed)
     size = (pages + 1) * prepared.layout.capacity
@@ -137,7 +139,7 @@ def _plant(
     if dated[-1].role == "user":
         dated.append(Turn(role="assistant", text="Yes.", timestamp=AS_OF))
     conversation = Conversation(source_id=None, turns=tuple(dated))
-    memory = Memory.of(transcribe(conversation, prepared.layout, prepared.config.layout.max_escaped_share), prepared, studio)
+    memory = Remembered.of(transcribe(conversation, prepared.layout, prepared.config.layout.max_escaped_share), prepared, studio)
     contents = memory.transcript.contents
     facts = [replace(fact, start=contents[fact.turn] + fact.start) for fact in planted if fact.turn < memory.target]
     return memory, facts
@@ -159,7 +161,7 @@ class _Score:
     similarity: float
 
 
-def _scores(memory: Memory, facts: Sequence[Fact], kept: Kept) -> list[_Score]:
+def _scores(memory: Remembered, facts: Sequence[Fact], kept: Kept) -> list[_Score]:
     scores = []
     for fact in facts:
         read = recall(memory, kept, fact)

@@ -32,6 +32,7 @@ class Errors:
         wrong_characters: Levenshtein distance, summed over pages.
         wrong_words: words of the reference that an edit touches.
         confused: the most frequent replacements, as `"!(": 12`.
+        misread, misread_words: (page, character) and (page, word) of the reference texts that an edit touches.
     """
 
     grid: str
@@ -42,6 +43,8 @@ class Errors:
     words: int
     wrong_words: int
     confused: dict[str, int]
+    misread: frozenset[tuple[int, int]] = frozenset()
+    misread_words: frozenset[tuple[int, int]] = frozenset()
 
     @property
     def by_character(self) -> float:
@@ -52,7 +55,8 @@ class Errors:
         return self.wrong_words / max(1, self.words)
 
     def row(self) -> dict[str, Any]:
-        return asdict(self) | {"by_character": round(self.by_character, 6), "by_word": round(self.by_word, 6)}
+        shown = {name: value for name, value in asdict(self).items() if not name.startswith("misread")}
+        return shown | {"by_character": round(self.by_character, 6), "by_word": round(self.by_word, 6)}
 
 
 def measure(reader: CellReader, pools: Iterable[FrozenPages], batch: int = 4) -> Iterator[Errors]:
@@ -69,15 +73,20 @@ def measure(reader: CellReader, pools: Iterable[FrozenPages], batch: int = 4) ->
 
 def compare(pool: FrozenPages, name: str, references: Sequence[str], read: Sequence[str]) -> Errors:
     """Errors of texts that were read, against what the pages say."""
-    wrong_characters = wrong_words = words = 0
+    wrong_characters = words = 0
     confused: dict[str, int] = {}
-    for reference, text in zip(references, read, strict=True):
+    misread: set[tuple[int, int]] = set()
+    misread_words: set[tuple[int, int]] = set()
+    for page, (reference, text) in enumerate(zip(references, read, strict=True)):
         edits = Levenshtein.editops(reference, text)
         wrong_characters += len(edits)
         spans = words_of(reference)
         words += len(spans)
         touched = {edit.src_pos for edit in edits}
-        wrong_words += sum(any(index in touched for index in range(start, end)) for start, end in spans)
+        misread.update((page, index) for index in touched)
+        misread_words.update(
+            (page, word) for word, (start, end) in enumerate(spans) if any(index in touched for index in range(start, end))
+        )
         for edit in edits:
             if edit.tag == "replace":
                 pair = reference[edit.src_pos] + text[edit.dest_pos]
@@ -90,16 +99,18 @@ def compare(pool: FrozenPages, name: str, references: Sequence[str], read: Seque
         characters=sum(map(len, references)),
         wrong_characters=wrong_characters,
         words=words,
-        wrong_words=wrong_words,
+        wrong_words=len(misread_words),
         confused=most,
+        misread=frozenset(misread),
+        misread_words=frozenset(misread_words),
     )
 
 
 def worse(before: Sequence[Errors], after: Sequence[Errors], offered: Collection[tuple[str, str]] | None = None) -> list[str]:
-    """One line for each class, grid and mode that `after` reads worse than `before`.
+    """One line for each class, grid and mode that `after` reads worse than `before`, on the same pages.
 
-    Worse is a share that is higher by more than CHARACTERS or WORDS and by more than two standard errors of the difference: of
-    a few pages, a single misread word would refuse weights that are better everywhere else.
+    Worse is a share that is higher by more than CHARACTERS or WORDS, where that is no chance: by the sign test on what one of the
+    two misreads and the other does not. Else a single word of a few pages would refuse weights that are better everywhere.
 
     Args:
         offered: (grid, mode) that count; None takes all.
@@ -109,14 +120,18 @@ def worse(before: Sequence[Errors], after: Sequence[Errors], offered: Collection
         assert (old.grid, old.mode, old.text_class) == (new.grid, new.mode, new.text_class)
         if offered is not None and (old.grid, old.mode) not in offered:
             continue
-        for unit, count, a, b, slack in (
-            ("characters", old.characters, old.by_character, new.by_character, CHARACTERS),
-            ("words", old.words, old.by_word, new.by_word, WORDS),
+        for unit, a, b, slack, was, now in (
+            ("characters", old.by_character, new.by_character, CHARACTERS, old.misread, new.misread),
+            ("words", old.by_word, new.by_word, WORDS, old.misread_words, new.misread_words),
         ):
-            chance = 2 * math.sqrt((a * (1 - min(a, 1)) + b * (1 - min(b, 1))) / max(1, count))
-            if b > a + max(slack, chance):
+            if b > a + slack and not _may_be_chance(len(was - now), len(now - was)):
                 lines.append(f"{new.grid} {new.mode} {new.text_class}: {b:.3%} of the {unit} wrong, was {a:.3%}")
     return lines
+
+
+def _may_be_chance(lost: int, gained: int) -> bool:
+    """Whether `gained` errors against `lost` ones are within two standard deviations of a fair coin (sign test, McNemar 1947)."""
+    return gained - lost <= 2 * math.sqrt(gained + lost)
 
 
 @torch.no_grad()

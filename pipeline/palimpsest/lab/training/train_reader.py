@@ -28,6 +28,7 @@ from palimpsest.lab.training.codec_pages import BALANCED, PageSampler
 from palimpsest.lab.training.frozen_pages import FrozenPages
 from palimpsest.lab.training.packed import pack_weights
 from palimpsest.lab.training.reader_errors import Errors, measure, temperature, worse
+from palimpsest.lab.training.reader_prior import correct, letter_prior
 from palimpsest.settings import Count, Settings
 
 
@@ -81,6 +82,8 @@ class ReaderConfig(Settings):
     log_every: Count = 20
     evaluate_pages: Count = 4
     """Held-out pages of each class and blend on which old and new weights are compared."""
+    prior: float = 0.6
+    """Share by which the exported reader's prior is moved from the mixture to texts as people write them (`reader_prior.py`)."""
     threads: int = 0
     """0 leaves torch's own number."""
     blends: Annotated[tuple[ReaderBlend, ...], Field(strict=False)] = ()
@@ -207,6 +210,7 @@ def export_reader(
         for name in classes:
             pool.grow(sampler, [name] * config.evaluate_pages)
         pools.append(pool)
+    correct(trained, letter_prior(PageSampler(config.text, seed=99, shares=BALANCED)), config.prior)
     value, raw, calibrated = temperature(trained, pools)
     trained.temperature.fill_(value)
     path = Path(folder)
