@@ -44,7 +44,7 @@ class Group:
         precision: over the pages that were decoded.
         bounds: pages cut by early stopping, whose precision is an upper bound.
         exact_share, word_precision, set_precision, decoder_passes: means over the pages that have them.
-        errata_pages, errata_words, errata_tokens: pages with misread words that are kept beside them, and what these cost.
+        errata_pages, errata_words, errata_tokens: pages with misread words that are kept with them, and the cost of these.
         blank_pages: the control sample; on it, `blank_precision` is a mean, and `blank_gain` that of precision − blank precision.
         payload_bytes: visual tokens and their scales as stored, before Parquet.
         text_bytes: the text in UTF-8.
