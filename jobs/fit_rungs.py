@@ -18,7 +18,7 @@ from palimpsest.config import JobConfig, load
 from palimpsest.lab.bench.tiers import fit_rungs
 from palimpsest.lab.training.codec_pages import SHARES, PageSampler
 from palimpsest.operations.resolving import identify
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layouts.grid import Grid
 from palimpsest.tiers.measured import SHIPPED, shipped
 
 GRIDS = ("64x32", "80x40", "96x48", "112x56", "128x64", "160x80")

@@ -6,7 +6,7 @@ import pytest
 from palimpsest.pages.atlas import PAPER, Atlas, atlas
 from palimpsest.pages.characters import LATIN, NARROW, WIDE, cell_widths
 from palimpsest.pages.fonts import FONTS, font_bytes, unifont
-from palimpsest.pages.grid import Grid, lay_out
+from palimpsest.pages.layouts.grid import Grid, lay_out
 
 MODES_PX = (512, 640, 1024, 1280)
 TEXT = "Flowing text 0123 (é ß “quotes”)\n\tif x:\n        return 漢字 + かな\x07 — жзи αβγ\n" * 20

@@ -25,13 +25,13 @@ from palimpsest.corpus.gc import gc
 from palimpsest.corpus.snapshots import iter_rows, latest
 from palimpsest.flow.stages import Paginate, Write
 from palimpsest.operations.run import run
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layouts.grid import Grid
 from palimpsest.pages.normalise import normalise
 from palimpsest.schemas import DOCUMENTS, VERDICTS
 from palimpsest.sources.listing import expand
 from palimpsest.sources.tables import plan_units, read_unit_tables
 from palimpsest.storage.local_store import LocalStore
-from palimpsest.tiers.policy import policy_of
+from palimpsest.tiers.policies.protocol import policy_of
 from tests.conftest import JobFactory
 from tests.store_crash_child import job as make_corpus
 

@@ -14,10 +14,10 @@ from palimpsest import telemetry
 from palimpsest.config import JobConfig, parse
 from palimpsest.flow.batching import Batches, Size, TooLittleMemory
 from palimpsest.flow.stages import Encode, Paginate, Render, Verify
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layouts.grid import Grid
 from palimpsest.schemas import DOCUMENTS
 from palimpsest.telemetry import Metric
-from palimpsest.tiers.policy import policy_of
+from palimpsest.tiers.policies.protocol import policy_of
 
 
 class Device:

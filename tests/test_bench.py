@@ -23,7 +23,7 @@ from palimpsest.lab.bench.planting import plant_errors
 from palimpsest.lab.bench.run import bench_run
 from palimpsest.lab.bench.texts import bench_pages, bench_text
 from palimpsest.lab.bench.verify import bench_verify
-from palimpsest.pages.grid import Grid, read_back
+from palimpsest.pages.layouts.grid import Grid, read_back
 from palimpsest.pages.text_class import classify
 
 XEON = {"gpu": None, "cpu": "Intel(R) Xeon(R) Processor @ 2.60GHz", "cores": 2, "date": "2026-01-02 03:04 UTC", "commit": "abc"}

@@ -13,7 +13,7 @@ from palimpsest.errors import UsageError
 from palimpsest.lab.bench import readers
 from palimpsest.lab.bench.coverage import bench_coverage
 from palimpsest.lab.bench.readers import bench_readers
-from palimpsest.pages.document import DocumentLayout
+from palimpsest.pages.layouts.document import DocumentLayout
 
 TEXT = "Everyone has the right to life, liberty and the security of person. " * 6
 

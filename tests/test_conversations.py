@@ -16,9 +16,9 @@ from palimpsest.operations.conversations.compose import Candidate, compose, cost
 from palimpsest.operations.conversations.settings import ConversationConfig, MemoryConfig
 from palimpsest.operations.conversations.transcript import transcribe
 from palimpsest.operations.conversations.turns import Conversation, NoConversation, Turn, parse_conversation
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layouts.grid import Grid
 from palimpsest.tiers.ladder import Ladder
-from palimpsest.tiers.policy import PageFacts, Policy, Reading, find_policy
+from palimpsest.tiers.policies.protocol import PageFacts, Policy, Reading, find_policy
 
 LADDER = Ladder.of(MODES.values())
 GRID = Grid(32, 16, "latin")

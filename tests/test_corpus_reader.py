@@ -20,8 +20,8 @@ from palimpsest.codecs.token_storage import DamagedTokens
 from palimpsest.codecs.token_storage.rows import CodecMismatch
 from palimpsest.corpus.format import create_corpus
 from palimpsest.corpus.page import Page
+from palimpsest.corpus.row_filter import UnknownColumn
 from palimpsest.corpus.snapshots import publish
-from palimpsest.corpus.where import UnknownColumn
 from palimpsest.errors import UsageError
 from palimpsest.schemas import SHARD
 from palimpsest.storage.object_store import NoSuchObject

@@ -15,11 +15,11 @@ from palimpsest.errors import UsageError
 from palimpsest.lab.bench import raqm
 from palimpsest.lab.bench.render import invented_text
 from palimpsest.pages import typesetting
-from palimpsest.pages.document import DocumentLayout
 from palimpsest.pages.fonts import FONTS, find_cjk, font_bytes
-from palimpsest.pages.grid import Grid
-from palimpsest.pages.layout import Layout, page_id
-from palimpsest.pages.layouts import layout_of_row, make_layout
+from palimpsest.pages.layouts.document import DocumentLayout
+from palimpsest.pages.layouts.grid import Grid
+from palimpsest.pages.layouts.protocol import Layout, page_id
+from palimpsest.pages.layouts.registry import layout_of_row, make_layout
 from palimpsest.pages.line_breaks import line_breaks
 from palimpsest.pages.normalise import normalise
 from palimpsest.pages.unicode_data import code_points

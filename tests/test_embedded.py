@@ -33,7 +33,7 @@ from palimpsest.codecs.modes import MODES
 from palimpsest.lab.training.guidance import FREE, HEADS, places_to_look
 from palimpsest.lab.training.ideal_reading import looks_at_image, read_ideally
 from palimpsest.pages.characters import LATIN
-from palimpsest.pages.grid import Grid, lay_out
+from palimpsest.pages.layouts.grid import Grid, lay_out
 from palimpsest.pages.normalise import normalise
 from palimpsest.settings import presets_folder
 

@@ -10,8 +10,8 @@ import palimpsest
 from palimpsest.corpus.format import create_corpus
 from palimpsest.corpus.fsck import fsck
 from palimpsest.corpus.matching import present
+from palimpsest.corpus.row_filter import condition
 from palimpsest.corpus.snapshots import publish, snapshot_numbers
-from palimpsest.corpus.where import condition
 from palimpsest.errors import UsageError
 from palimpsest.operations import erase as erasing
 from palimpsest.operations.erase import NothingToErase, SharedDocuments, erase

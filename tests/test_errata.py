@@ -17,7 +17,7 @@ from palimpsest.flow.stages.rate import RateControl
 from palimpsest.flow.stages.tables import table_of
 from palimpsest.schemas import VERDICTS
 from palimpsest.tiers.ladder import Ladder
-from palimpsest.tiers.policy import PageFacts, Reading, find_policy
+from palimpsest.tiers.policies.protocol import PageFacts, Reading, find_policy
 from palimpsest.verification.errata import Erratum, apply, as_text, cost_of, find_errata, is_identifier
 from palimpsest.verification.fidelity import misread
 

@@ -19,9 +19,9 @@ from palimpsest.lab.forecast.rates import EXTRAPOLATED, NotMeasured, Rate, find_
 from palimpsest.lab.forecast.scaling import Scale, limiting, limits, most_gpus, pages_per_second
 from palimpsest.lab.forecast.simulation import simulate
 from palimpsest.lab.forecast.workload import Workload, given_workload, sampled_workload
-from palimpsest.pages.document import DocumentLayout
-from palimpsest.pages.grid import Grid
-from palimpsest.tiers.policy import Policy, policy_of
+from palimpsest.pages.layouts.document import DocumentLayout
+from palimpsest.pages.layouts.grid import Grid
+from palimpsest.tiers.policies.protocol import Policy, policy_of
 
 GRID = Grid.parse("64x32", "latin")
 

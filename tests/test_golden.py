@@ -28,8 +28,8 @@ from palimpsest.flow.recipe import Recipe
 from palimpsest.operations.conversations.build import sample_fingerprint
 from palimpsest.operations.conversations.settings import MemoryConfig, with_clock
 from palimpsest.operations.resolving import identify
-from palimpsest.pages.grid import Grid
-from palimpsest.pages.layout import page_id
+from palimpsest.pages.layouts.grid import Grid
+from palimpsest.pages.layouts.protocol import page_id
 from palimpsest.pages.normalise import normalise
 from palimpsest.schemas import DOCUMENTS, IMAGES, PAGES, QUARANTINE, SHARD, TOKENS, VERDICTS
 from palimpsest.settings import presets_folder

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from palimpsest.cli.app import app
 from palimpsest.corpus.format import create_corpus
 from palimpsest.flow.ledger import UnreadSource
-from palimpsest.operations.quarantined import first_records
+from palimpsest.operations.quarantine import first_records
 from palimpsest.report.committed import newest
 from palimpsest.report.html import report_html
 from palimpsest.storage.local_store import LocalStore

@@ -113,6 +113,16 @@ def test_the_map_in_the_package_docstring_lists_what_is_there() -> None:
     assert files == set(FILES) and len(rooms) == 13
 
 
+def test_the_docstring_of_every_folder_lists_its_files() -> None:
+    for init in sorted(PACKAGE.rglob("__init__.py")):
+        folder = init.parent
+        there = {path.name for path in folder.glob("*.py") if not path.name.startswith("__")}
+        there |= {f"{path.name}/" for path in folder.iterdir() if (path / "__init__.py").exists()}
+        text = ast.get_docstring(ast.parse(init.read_text("utf-8"))) or ""
+        listed = re.findall(r"^ *([a-z0-9_]+(?:\.py|/))  +\S", text, re.MULTILINE)
+        assert sorted(name for name in listed if name != "weights/") == sorted(there - {"presets/"}), folder
+
+
 def test_every_room_imports_only_rooms_above_it() -> None:
     assert violations(PACKAGE, ROOT / "jobs") == []
 
@@ -130,8 +140,8 @@ def test_files_of_a_room_do_not_import_each_other_in_a_circle(room: str) -> None
 @pytest.mark.parametrize(
     ("file", "line", "complaint"),
     [
-        ("pages/grid.py", "import palimpsest.corpus.units", "imports palimpsest.corpus.units, which comes after pages"),
-        ("pages/grid.py", "from palimpsest import operations", "imports palimpsest.operations, which comes after pages"),
+        ("pages/layouts/grid.py", "import palimpsest.corpus.units", "imports palimpsest.corpus.units, which comes after pages"),
+        ("pages/layouts/grid.py", "from palimpsest import operations", "imports palimpsest.operations, which comes after pages"),
         ("corpus/gc.py", "def late():\n    from palimpsest.flow.plan import make_plan", "imports palimpsest.flow.plan"),
         ("corpus/gc.py", "from ..report import html", "imports palimpsest.report, which comes after corpus"),
         ("config.py", "import palimpsest.sources.jsonl", "which comes after config"),
@@ -181,7 +191,7 @@ SIGNALS = {
     "config.py": "pydantic turns what a validator raises into a ConfigError",
     "settings.py": "the same",
     "operations/conversations/settings.py": "the same",
-    "corpus/where.py": "caught in the file, which names the condition",
+    "corpus/row_filter.py": "caught in the file, which names the condition",
     "tiers/predictor.py": "caught in the file, which names the setting",
     "codecs/fast/runner.py": "caught in the file: the attention is not taken",
     "loading/parquet_pages.py": "caught where pages are read: pyarrow reads them instead",

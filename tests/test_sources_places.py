@@ -29,7 +29,7 @@ from palimpsest.operations.doctor import OK, PROBLEM, storage_of
 from palimpsest.sources.documents import Document
 from palimpsest.sources.inventory import Inventory
 from palimpsest.sources.listing import expand, list_sources
-from palimpsest.sources.remote_place import RemoteError, canonical
+from palimpsest.sources.remote_objects import RemoteError, canonical
 from palimpsest.sources.tables import plan_units, read_unit
 from tests.hub_server import REPOSITORY, hub
 from tests.paths import PYTHONPATH

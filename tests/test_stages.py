@@ -18,7 +18,7 @@ from palimpsest.flow.plan import PlannedUnit, planned_units, units_table
 from palimpsest.flow.stages import Encode, Paginate, Render, Verify
 from palimpsest.operations.progress import Progress
 from palimpsest.operations.run import Work
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layouts.grid import Grid
 from palimpsest.schemas import (
     CONTROL,
     DOCUMENTS,
@@ -35,7 +35,7 @@ from palimpsest.sources.objects import UNREAD, SourceObject
 from palimpsest.sources.units import Unit
 from palimpsest.storage.local_store import LocalStore
 from palimpsest.storage.object_store import StoreError
-from palimpsest.tiers.policy import policy_of
+from palimpsest.tiers.policies.protocol import policy_of
 from palimpsest.verification.control import is_sampled
 from tests.mixed_sources import prose
 

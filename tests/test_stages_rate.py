@@ -18,13 +18,13 @@ from palimpsest.corpus.snapshots import latest
 from palimpsest.flow.stages import Paginate, RateControl
 from palimpsest.flow.stages.reread import readings_of
 from palimpsest.operations.run import run
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layouts.grid import Grid
 from palimpsest.report.rate_control import rate_control
 from palimpsest.report.summary import summarise
 from palimpsest.report.text_tables import summary_table
 from palimpsest.schemas import DOCUMENTS, VERDICTS
 from palimpsest.storage.local_store import LocalStore
-from palimpsest.tiers.policy import PageFacts, Policy, Reading, policy_of
+from palimpsest.tiers.policies.protocol import PageFacts, Policy, Reading, policy_of
 from tests import near_sighted
 from tests.conftest import JobFactory
 from tests.mixed_sources import prose

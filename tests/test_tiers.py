@@ -16,11 +16,11 @@ from palimpsest.config import ConfigError, JobConfig, parse
 from palimpsest.flow.recipe import fingerprint
 from palimpsest.lab.bench.fit_rungs import MIN_PAGES, climbing_modes, fading_modes, fit_grid
 from palimpsest.operations.resolving import identify
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layouts.grid import Grid
 from palimpsest.tiers.clock import age_of, parse_as_of, parse_duration
 from palimpsest.tiers.ladder import FORGOTTEN, TEXT, Ladder, ladder_of
 from palimpsest.tiers.measured import SHIPPED, shipped
-from palimpsest.tiers.policy import RANKS, PageFacts, Policy, Reading, find_policy, policy_names, policy_of
+from palimpsest.tiers.policies.protocol import RANKS, PageFacts, Policy, Reading, find_policy, policy_names, policy_of
 from palimpsest.tiers.predictor import FEATURES, Predictor, log_error, page_features, read_entries, read_predictor, rungs_file
 
 ALL = Ladder.of(MODES.values())

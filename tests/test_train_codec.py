@@ -31,7 +31,7 @@ from palimpsest.lab.training.train_codec import OTHERS, TrainConfig, begin_with,
 from palimpsest.lab.training.trainee import Trainee
 from palimpsest.pages.atlas import atlas
 from palimpsest.pages.characters import BLANK, END
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layouts.grid import Grid
 
 WORDS = "The quick brown fox jumps over the lazy dog; 42 élèves, no more.\n"
 

@@ -78,7 +78,7 @@ def bench_coverage(
 
 def _layout(settings: Any) -> Any:
     """The layout that settings describe; without a codec, layout document with every character."""
-    from palimpsest.pages.layouts import make_layout
+    from palimpsest.pages.layouts.registry import make_layout
 
     name = "document" if settings.name == "codec" else settings.name
     alphabet = "unicode" if settings.alphabet == "codec" else settings.alphabet

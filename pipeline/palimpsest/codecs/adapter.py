@@ -22,13 +22,13 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from palimpsest.codecs.asking import Asking, Brackets, prompt_around
 from palimpsest.codecs.checkpoint import Checkpoint, Parts, load_checkpoint
 from palimpsest.codecs.dialects import Dialect, find_dialect
 from palimpsest.codecs.families import deeper_layers, family_of, image_brackets
 from palimpsest.codecs.image_encoder import Fast, ImageEncoder
 from palimpsest.codecs.modes import Mode, find_mode
 from palimpsest.codecs.presets import CodecPreset, find_preset, image_statistics
+from palimpsest.codecs.prompting import Brackets, Prompting, prompt_around
 from palimpsest.codecs.target import PlainTarget, TargetFormat, named_target, read_tokenizer
 from palimpsest.errors import UsageError
 
@@ -268,13 +268,13 @@ def load_codec(
     parts: Parts = "both",
     trust_remote_code: bool = False,
     fast: Fast = "auto",
-    asking: Asking | None = None,
+    prompting: Prompting | None = None,
 ) -> Codec:
     """The codec called `name` (or of a preset), ready to use, its decoder asked as `asking` says.
 
-    See `load_checkpoint`, `Asking` and `Codec` for the arguments and errors.
+    See `load_checkpoint`, `Prompting` and `Codec` for the arguments and errors.
     """
-    preset = (asking or Asking()).of(find_preset(name) if isinstance(name, str) else name)
+    preset = (prompting or Prompting()).of(find_preset(name) if isinstance(name, str) else name)
     checkpoint = load_checkpoint(
         preset,
         path,

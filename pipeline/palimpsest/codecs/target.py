@@ -36,7 +36,7 @@ class PlainTarget:
 
     Args:
         tokenizer: of the checkpoint.
-        around: ids before and behind the visual tokens (`asking.prompt_around`).
+        around: ids before and behind the visual tokens (`prompting.prompt_around`).
         image_token_id: stands for one visual token.
         eos_id: ends the text.
     """

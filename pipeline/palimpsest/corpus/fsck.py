@@ -20,12 +20,12 @@ from palimpsest.corpus.format import NotACorpus, open_corpus
 from palimpsest.corpus.manifest import PREFIX as MANIFESTS
 from palimpsest.corpus.manifest_check import check_index, check_manifest
 from palimpsest.corpus.matching import present
+from palimpsest.corpus.row_filter import Where, condition
 from palimpsest.corpus.sample_sets import PREFIX as SAMPLES
 from palimpsest.corpus.shard_check import CodecRegister, check_samples, check_shard
 from palimpsest.corpus.snapshots import Snapshot, read_snapshot, snapshot_key, snapshot_numbers
 from palimpsest.corpus.units import PREFIX as UNITS
 from palimpsest.corpus.units import CommitRecord, NotReconciled, committed_units, read_unit, unit_key
-from palimpsest.corpus.where import Where, condition
 from palimpsest.schemas import SHARD
 from palimpsest.storage.object_store import ObjectInfo, ObjectStore, StoreError, Unavailable
 

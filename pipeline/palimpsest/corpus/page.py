@@ -16,8 +16,8 @@ import pyarrow as pa
 from palimpsest.codecs.presets import find_preset
 from palimpsest.codecs.token_storage import DamagedTokens, PackedTokens, find_storage
 from palimpsest.codecs.token_storage.rows import refuse_other_codec, stored_tokens
-from palimpsest.corpus.where import UnknownColumn
-from palimpsest.pages.layouts import layout_of_row
+from palimpsest.corpus.row_filter import UnknownColumn
+from palimpsest.pages.layouts.registry import layout_of_row
 from palimpsest.schemas import SHARD
 from palimpsest.storage.stable_json import Damaged
 

@@ -15,9 +15,9 @@ import pyarrow.dataset as pads
 
 from palimpsest.corpus.format import open_corpus
 from palimpsest.corpus.page import DOCUMENT_COLUMNS, Document, Page, documents_of
+from palimpsest.corpus.row_filter import UnknownColumn, Where, condition
 from palimpsest.corpus.shards import ShardRecord, open_shard, read_shard
 from palimpsest.corpus.snapshots import CHECKED, Snapshot, latest, read_snapshot, snapshot_numbers
-from palimpsest.corpus.where import UnknownColumn, Where, condition
 from palimpsest.errors import UsageError
 from palimpsest.schemas import QUARANTINE, SHARD
 from palimpsest.storage.object_store import ObjectStore

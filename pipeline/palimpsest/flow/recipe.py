@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from palimpsest.config import JobConfig, TierConfig, to_json
-from palimpsest.pages.layout import Layout
-from palimpsest.tiers.policy import Policy
+from palimpsest.pages.layouts.protocol import Layout
+from palimpsest.tiers.policies.protocol import Policy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,7 +84,7 @@ class CodecConsumer:
         from palimpsest.codecs.embedded.target import ALPHABET
         from palimpsest.codecs.embedded.vocabulary import cell_ids
         from palimpsest.pages.characters import BLANK, END
-        from palimpsest.pages.grid import Grid, lay_out
+        from palimpsest.pages.layouts.grid import Grid, lay_out
 
         ids: list[int] = []
         for page in lay_out(text, Grid(64, 32, ALPHABET)):

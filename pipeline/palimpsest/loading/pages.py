@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 
 from palimpsest.corpus.format import open_corpus
 from palimpsest.corpus.page import RENDERED, render_row
+from palimpsest.corpus.row_filter import Where, condition
 from palimpsest.corpus.shards import ShardRecord
 from palimpsest.corpus.snapshots import CHECKED, latest, read_snapshot
-from palimpsest.corpus.where import Where, condition
 from palimpsest.errors import UsageError
 from palimpsest.loading.shard_cache import ShardCache
 from palimpsest.loading.shard_rows import READ_ERRORS, OpenShards

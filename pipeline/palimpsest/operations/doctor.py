@@ -175,12 +175,12 @@ def _disk(folder: Path) -> Iterator[Check]:
 def storage_of(uri: str) -> Iterator[Check]:
     """List the first object at a URI, with the credentials that a job would use."""
     from palimpsest.errors import PalimpsestError
-    from palimpsest.sources.remote_place import PLACE, canonical, scheme_of
+    from palimpsest.sources.remote_objects import REMOTE, canonical, scheme_of
     from palimpsest.storage.opening import open_store
     from palimpsest.storage.s3_client import redacted
 
     try:
-        first: object = next(PLACE.entries(canonical(uri)) if scheme_of(uri) else iter(open_store(uri).list()), None)
+        first: object = next(REMOTE.entries(canonical(uri)) if scheme_of(uri) else iter(open_store(uri).list()), None)
     except (PalimpsestError, ValueError, OSError) as error:
         advice = "check the address, the credentials and the permission to list"
         yield Check(subject=redacted(uri), state=PROBLEM, detail=str(error).strip(), advice=advice)

@@ -21,12 +21,12 @@ import pyarrow.compute as pc
 from palimpsest.corpus import document_index
 from palimpsest.corpus.format import open_corpus
 from palimpsest.corpus.matching import PREFIXES, mask, matches, present, read_object
+from palimpsest.corpus.row_filter import condition
 from palimpsest.corpus.run_records import PUBLISHED, new_run_id, record_stats
 from palimpsest.corpus.sample_sets import write_samples
 from palimpsest.corpus.shards import ShardRecord, new_attempt, write_quarantine, write_shard
 from palimpsest.corpus.snapshots import Snapshot, latest, publish, read_snapshot, snapshot_key, snapshot_numbers
 from palimpsest.corpus.units import CommitRecord, Counts, commit_unit, committed_units, read_unit, unit_id, unit_key
-from palimpsest.corpus.where import condition
 from palimpsest.errors import UsageError
 from palimpsest.schemas import QUARANTINE, SHARD
 from palimpsest.storage.object_store import ObjectStore

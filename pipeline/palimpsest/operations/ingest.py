@@ -16,11 +16,11 @@ from typing import Any
 
 from palimpsest import telemetry
 from palimpsest.config import JobConfig
+from palimpsest.corpus.attempts import count_tries, try_id
 from palimpsest.corpus.format import create_corpus
 from palimpsest.corpus.run_records import NOTHING, PUBLISHED, new_run_id, record_configuration, record_failure, record_stats
 from palimpsest.corpus.running import at_work
 from palimpsest.corpus.snapshots import Snapshot, latest
-from palimpsest.corpus.tries import count_tries, try_id
 from palimpsest.corpus.units import Counts
 from palimpsest.errors import RunFailed, UsageError
 from palimpsest.flow.executor import LazyExecutor

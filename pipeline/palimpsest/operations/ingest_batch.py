@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from palimpsest.config import JobConfig
+from palimpsest.corpus.attempts import note_try, try_id
 from palimpsest.corpus.shards import new_attempt, write_quarantine
 from palimpsest.corpus.snapshots import PublishConflict, Snapshot, latest, publish
-from palimpsest.corpus.tries import note_try, try_id
 from palimpsest.corpus.units import CommitRecord, Counts, commit_unit, unit_id
 from palimpsest.flow.executor import LazyExecutor
 from palimpsest.flow.ledger import Metering

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 from palimpsest import config as configs
 from palimpsest.config import JobConfig, LayoutConfig
 from palimpsest.flow.recipe import ASKED, Recipe, fingerprint
-from palimpsest.pages.layouts import make_layout
-from palimpsest.tiers.policy import policy_of
+from palimpsest.pages.layouts.registry import make_layout
+from palimpsest.tiers.policies.protocol import policy_of
 
 if TYPE_CHECKING:
     from palimpsest.codecs.presets import CodecPreset
@@ -39,15 +39,15 @@ def identify(config: JobConfig) -> Recipe:
         ValueError: a grid, mode, token storage or checkpoint does not exist; the message lists the choices.
     """
     from palimpsest.codecs import checkpoint
-    from palimpsest.codecs.asking import Asking
     from palimpsest.codecs.presets import find_preset
+    from palimpsest.codecs.prompting import Prompting
     from palimpsest.codecs.token_storage import STORAGES
 
     if config.storage.tokens not in STORAGES:
         raise configs.ConfigError(f"storage.tokens = {config.storage.tokens!r}: choose one of {', '.join(STORAGES)}")
     codec = config.codec
     preset = find_preset(codec.name)
-    asking = Asking(**{name: getattr(codec, name) for name in ASKED})
+    asking = Prompting(**{name: getattr(codec, name) for name in ASKED})
     differing, preset = asking.differing(preset), asking.of(preset)
     codec = codec.replace(**{name: differing.get(name) for name in ASKED})
     config = config.replace(codec=codec)

@@ -27,11 +27,11 @@ from palimpsest.corpus.units import CommitRecord, unit_id
 from palimpsest.flow.recipe import Recipe, fingerprint, tier_identity
 from palimpsest.flow.stages.reread import FORGET, STAY_TEXT, Touched, facts_of
 from palimpsest.flow.stages.tables import TEXT_TIER
-from palimpsest.pages.layout import Layout
-from palimpsest.pages.layouts import make_layout
+from palimpsest.pages.layouts.protocol import Layout
+from palimpsest.pages.layouts.registry import make_layout
 from palimpsest.storage.object_store import ObjectStore
 from palimpsest.tiers.ladder import FORGOTTEN
-from palimpsest.tiers.policy import Policy, policy_of
+from palimpsest.tiers.policies.protocol import Policy, policy_of
 
 _COLUMNS = [
     *("page_id", "tier", "mode", "timestamp", "importance", "num_text_tokens", "num_context_tokens"),

@@ -45,7 +45,7 @@ from palimpsest.flow.recipe import Recipe
 from palimpsest.flow.supply import supply
 from palimpsest.operations.findings import Metadata, SetAside, absent_fields, check_fields, judge
 from palimpsest.operations.progress import Progress
-from palimpsest.operations.quarantined import first_records
+from palimpsest.operations.quarantine import first_records
 from palimpsest.operations.resolving import identify, located, prepare
 from palimpsest.sources.listing import list_sources
 from palimpsest.sources.objects import SourceObject

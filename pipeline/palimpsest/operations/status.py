@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from palimpsest.config import SourceConfig
+from palimpsest.corpus.attempts import PREFIX as TRIES
 from palimpsest.corpus.format import open_corpus
 from palimpsest.corpus.manifest import Segment, Units, read_columns
 from palimpsest.corpus.run_records import began_at, read_run
 from palimpsest.corpus.shards import ShardRecord, read_shard
 from palimpsest.corpus.snapshots import PREFIX as SNAPSHOTS
 from palimpsest.corpus.snapshots import Snapshot, read_snapshot, snapshot_key, snapshot_numbers
-from palimpsest.corpus.tries import PREFIX as TRIES
 from palimpsest.corpus.units import committed_units
 from palimpsest.operations.changes import compare, published_sources
 from palimpsest.report.committed import committed

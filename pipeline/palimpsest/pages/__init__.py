@@ -1,21 +1,21 @@
 """Documents to pages to pixels. Pure functions: no Ray, no models, no files but the fonts. Read in this order:
 
-normalise      the written rule for what each class of character becomes
-unicode_data   properties of characters from a pinned Unicode
-text_class     prose, code, tables, ...: for reports, and for the font of layout document
-layout         the protocol of a layout: paginate, render, identity
-layouts        the layouts by name
+    normalise.py     the written rule for what each class of character becomes
+    unicode_data.py  properties of characters from a pinned Unicode
+    text_class.py    prose, code, tables, ...: for reports, and for the font of layout document
+    layouts/         the layouts, one file each, and their protocol
 
-grid           layout grid: cells of one size, the same in every mode, exactly invertible
-characters     how many cells a character takes, and the marks
-atlas          cells to pixels, one vectorised copy a page
+Used by layout grid:
 
-document       layout document: word wrap, margins, leading, outline fonts
-line_breaks    where a line may end (UAX 14)
-bidi           reading order (UAX 9)
-words          words to fonts, widths and ink (HarfBuzz)
-typesetting    text to lines to pages, in font units
-stamps         lines to pixels
+    characters.py    how many cells a character takes, and the marks
+    atlas.py         cells to pixels, one vectorised copy a page
 
-fonts          the fonts that ship, recorded by hash, and the CJK font, which is an extra
+Used by layout document:
+
+    line_breaks.py   where a line may end (UAX 14)
+    bidi.py          reading order (UAX 9)
+    words.py         words to fonts, widths and ink (HarfBuzz)
+    typesetting.py   text to lines to pages, in font units
+    stamps.py        lines to pixels
+    fonts.py         the fonts that ship, recorded by hash, and the CJK font, which is an extra
 """

@@ -29,7 +29,7 @@ from palimpsest.pages.characters import (
     cell_widths,
 )
 from palimpsest.pages.fonts import font_bytes, unifont_bitmap
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layouts.grid import Grid
 
 PAPER = 255
 _ADVANCE = 1233 / 2048  # em, DejaVu Sans Mono

@@ -4,13 +4,13 @@ In the order in which data meets them:
 
     objects.py          an object of a listing, the version of its content, globs
     names.py            which names are sources, and which are passed over
-    s3_place.py         S3: entries of a listing, first bytes
-    remote_place.py     Google Cloud, Azure, HTTP, SFTP, HDFS and the Hugging Face hub
-    bucket_listing.py   objects of a place that lists by prefix
+    s3_objects.py       S3: entries of a listing, first bytes
+    remote_objects.py   Google Cloud, Azure, HTTP, SFTP, HDFS and the Hugging Face hub
+    bucket_listing.py   objects of a service that lists by prefix
     listing.py          any URI -> objects
     inventory.py        a listing of any size, sorted, on disk
     documents.py        a document, or a rejected record with one of the reasons
-    decompression.py    .gz .bz2 .xz .zst in bounded steps, up to the place where a stream breaks
+    decompression.py    .gz .bz2 .xz .zst in bounded steps, up to where a stream breaks
     streams.py          an object -> its bytes, within the limits of what it may unfold to
     timestamps.py       a cell -> a moment
     cells.py            a cell -> an id, an importance, a class, a value to carry
@@ -28,5 +28,5 @@ In the order in which data meets them:
     formats.py          which format an object has
     tables.py           a unit -> Arrow tables of the DOCUMENTS schema
 
-A new format is a file with a `Source` and a line in formats.py. A new place is a line in remote_place.py.
+A new format is a file with a `Source` and a line in formats.py. A new place is a line in remote_objects.py.
 """

@@ -22,7 +22,7 @@ from palimpsest.sources.bucket_listing import from_line, to_line
 from palimpsest.sources.listing import find
 from palimpsest.sources.names import PassedOver, is_hidden
 from palimpsest.sources.objects import MAGIC, UNREAD, Listed, SourceObject, glob_pattern, local_object
-from palimpsest.sources.remote_place import canonical, scheme_of
+from palimpsest.sources.remote_objects import canonical, scheme_of
 
 RUN_OBJECTS = 50_000  # sorted in memory at a time
 SETTLED_SECONDS = 2.0  # a file that was changed less than this before it was read may change again under the same status

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from palimpsest.config import SourceConfig
 from palimpsest.errors import UsageError
-from palimpsest.sources import bucket_listing, remote_place, s3_place
+from palimpsest.sources import bucket_listing, remote_objects, s3_objects
 from palimpsest.sources.formats import format_of, supported_names
 from palimpsest.sources.names import (
     CORPUS,
@@ -36,7 +36,7 @@ from palimpsest.storage.s3_client import redacted
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _PLACES = (
-    f"a path, file:///path or s3://bucket/key, each a file, a folder or a glob; or {'://, '.join(remote_place.SCHEMES)}:// "
+    f"a path, file:///path or s3://bucket/key, each a file, a folder or a glob; or {'://, '.join(remote_objects.SCHEMES)}:// "
     f"(docs/sources.md)"
 )
 
@@ -106,9 +106,9 @@ def find(uri: str, config: SourceConfig, out: str, passed: PassedOver) -> Iterat
     if kind == "file":
         yield from _beside(_local(_local_path(uri, scheme is not None), uri, config, out, passed), config, passed)
     elif scheme and kind == "s3":
-        yield from _beside(bucket_listing.found(s3_place, f"s3://{uri[scheme.end() :]}", config, out, passed), config, passed)
-    elif remote_place.scheme_of(uri):
-        place, uri = remote_place.PLACE, remote_place.canonical(uri)
+        yield from _beside(bucket_listing.found(s3_objects, f"s3://{uri[scheme.end() :]}", config, out, passed), config, passed)
+    elif remote_objects.scheme_of(uri):
+        place, uri = remote_objects.REMOTE, remote_objects.canonical(uri)
         yield from _beside(bucket_listing.found(place, uri, config, out, passed), config, passed)
     else:
         raise UsageError(f"source {redacted(uri)!r} has the unknown scheme {kind!r}; give {_PLACES}")

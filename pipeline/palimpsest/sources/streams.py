@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import BinaryIO, cast
 
 from palimpsest.config import SourceConfig
-from palimpsest.sources import remote_place
+from palimpsest.sources import remote_objects
 from palimpsest.sources.decompression import COMPRESSIONS, decompress
 from palimpsest.sources.documents import Reason, Unusable
 from palimpsest.sources.objects import UNREAD, SourceObject
@@ -44,14 +44,14 @@ def opened(item: SourceObject) -> Iterator[BinaryIO]:
             with open(item.key, "rb") as file:
                 yield file
         elif not item.key.startswith("s3://"):
-            with remote_place.PLACE.opened(item) as remote:
+            with remote_objects.REMOTE.opened(item) as remote:
                 yield remote
         else:
             bucket, key = parse_uri(item.key)
             yield cast(BinaryIO, S3Stream(bucket, key, item.size, f'"{item.version.removeprefix("etag:")}"'))
     except FileNotFoundError as error:
         raise Unusable(Reason.VANISHED, f"{item.uri}: {error.strerror or 'no such object'}") from error
-    except remote_place.Changed as error:
+    except remote_objects.Changed as error:
         raise Unusable(Reason.CHANGED, f"{item.uri}: it is no longer what was listed") from error
     except S3Error as error:
         if error.code not in _S3_REASONS:

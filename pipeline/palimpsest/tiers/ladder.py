@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from palimpsest.codecs.modes import Mode
 from palimpsest.config import ConfigError, JobConfig
 from palimpsest.errors import UsageError
-from palimpsest.pages.layout import Layout
+from palimpsest.pages.layouts.protocol import Layout
 
 if TYPE_CHECKING:
     from palimpsest.codecs.target import TargetFormat

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from palimpsest.codecs.embedded.vocabulary import FIRST_CELL, SYMBOLS
 from palimpsest.errors import UsageError
 from palimpsest.pages.characters import END
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layouts.grid import Grid
 
 # N pages, G tokens per side, P = 4 G patches per side, Q cells, C channels
 PATCHES = 4

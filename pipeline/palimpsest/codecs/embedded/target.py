@@ -31,7 +31,7 @@ from palimpsest.codecs.embedded.vocabulary import (
 from palimpsest.codecs.modes import MODES, Mode
 from palimpsest.errors import UsageError
 from palimpsest.pages.characters import BLANK
-from palimpsest.pages.grid import Grid, lay_out, read_back
+from palimpsest.pages.layouts.grid import Grid, lay_out, read_back
 
 ALPHABET = "latin"
 

@@ -2,8 +2,8 @@
 
 Read in this order:
 
-    attention       SAM's attention with decomposed relative positions, in four ways that are equal but for rounding
-    grid_kernel     the fourth way: a Triton kernel that adds the positions tile by tile
-    deepencoder     the encoder as functions of tensors: what depends on a mode alone is computed once
-    runner          static shapes, compiled and captured; pinned copies that overlap with computing
+    attention.py    SAM's attention with decomposed relative positions, in four ways that are equal but for rounding
+    grid_kernel.py  the fourth way: a Triton kernel that adds the positions tile by tile
+    deepencoder.py  the encoder as functions of tensors: what depends on a mode alone is computed once
+    runner.py       static shapes, compiled and captured; pinned copies that overlap with computing
 """

@@ -1,10 +1,10 @@
 """Visual tokens as bytes. Each storage is one file here, found by its name: `storage.tokens`, the column `token_dtype`.
 
-    seam.py    `TokenStorage`: what a storage promises; `PackedTokens`: one page as stored
-    bf16.py    raw bits
-    int8.py    one byte per value, one scale per token
-    int4.py    half a byte per value after a rotation, one scale per token
-    rows.py    the tokens of rows of a corpus, checked before they are read
+    protocol.py  `TokenStorage`: what a storage promises; `PackedTokens`: one page as stored
+    bf16.py      raw bits
+    int8.py      one byte per value, one scale per token
+    int4.py      half a byte per value after a rotation, one scale per token
+    rows.py      the tokens of rows of a corpus, checked before they are read
 
 A new storage is a new file with an object `STORAGE` of the same name. tests/test_token_storage.py runs its contract over
 every file. Tokens live in bfloat16; torch is needed only where tensors go in and out.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from palimpsest.codecs.token_storage.seam import DamagedTokens, PackedTokens, TokenStorage
+from palimpsest.codecs.token_storage.protocol import DamagedTokens, PackedTokens, TokenStorage
 from palimpsest.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STORAGES", "DamagedTokens", "NonFiniteTokens", "PackedTokens", "TokenStorage", "find_storage", "pack", "unpack"]
 
-STORAGES: tuple[str, ...] = tuple(sorted({module.name for module in iter_modules(__path__)} - {"seam", "rows"}))
+STORAGES: tuple[str, ...] = tuple(sorted({module.name for module in iter_modules(__path__)} - {"protocol", "rows"}))
 """The names of the storages."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from palimpsest.codecs.token_storage.seam import PackedTokens, stacked
+from palimpsest.codecs.token_storage.protocol import PackedTokens, stacked
 
 
 class Bf16:

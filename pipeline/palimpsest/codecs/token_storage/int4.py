@@ -14,7 +14,7 @@ from hashlib import sha256
 
 import numpy as np
 
-from palimpsest.codecs.token_storage.seam import DamagedTokens, PackedTokens, bfloat16_bits, stacked
+from palimpsest.codecs.token_storage.protocol import DamagedTokens, PackedTokens, bfloat16_bits, stacked
 
 _HALF = (0.1284, 0.3881, 0.6568, 0.9424, 1.2562, 1.6181, 2.0690, 2.7326)
 LEVELS = np.array([*(-level for level in reversed(_HALF)), *_HALF], np.float32)

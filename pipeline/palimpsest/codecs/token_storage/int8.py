@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from palimpsest.codecs.token_storage.seam import DamagedTokens, PackedTokens, bfloat16_bits, stacked
+from palimpsest.codecs.token_storage.protocol import DamagedTokens, PackedTokens, bfloat16_bits, stacked
 
 INT8_STEPS = 127
 

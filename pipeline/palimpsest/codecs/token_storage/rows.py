@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from palimpsest.codecs.token_storage import unpack
-from palimpsest.codecs.token_storage.seam import DamagedTokens, PackedTokens
+from palimpsest.codecs.token_storage.protocol import DamagedTokens, PackedTokens
 from palimpsest.errors import UsageError
 
 if TYPE_CHECKING:

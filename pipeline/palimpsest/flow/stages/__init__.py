@@ -7,6 +7,7 @@
     encode.py     Encode        IMAGES -> TOKENS
     verify.py     Verify        TOKENS -> VERDICTS
     rate.py       RateControl   PAGES -> VERDICTS, several modes tried where one does not do
+    exact.py      misread words that are kept with a page, and what they cost
     reread.py     Reread        shards -> PAGES: what a new tier is due, taken out of a published corpus
     write.py      Write         VERDICTS -> shards, WRITTEN
     tables.py     operations on tables that they share

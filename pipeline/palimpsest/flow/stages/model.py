@@ -41,7 +41,7 @@ def codec_options(config: JobConfig) -> dict[str, Any]:
     """Arguments of `load_codec` other than name, path and parts."""
     import torch
 
-    from palimpsest.codecs.asking import Asking
+    from palimpsest.codecs.prompting import Prompting
 
     device = config.codec.device
     if device == "auto":
@@ -53,5 +53,5 @@ def codec_options(config: JobConfig) -> dict[str, Any]:
         "device": device,
         "trust_remote_code": config.codec.trust_remote_code,
         "fast": config.codec.fast,
-        "asking": Asking(**{name: getattr(config.codec, name) for name in ASKED}),
+        "prompting": Prompting(**{name: getattr(config.codec, name) for name in ASKED}),
     }

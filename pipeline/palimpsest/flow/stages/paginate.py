@@ -9,12 +9,12 @@ import pyarrow as pa
 
 from palimpsest.config import JobConfig
 from palimpsest.flow.stages.tables import TEXT_TIER, table_of
-from palimpsest.pages.layout import LaidOutPage, Layout, page_id
+from palimpsest.pages.layouts.protocol import LaidOutPage, Layout, page_id
 from palimpsest.pages.normalise import normalise
 from palimpsest.pages.text_class import classify
 from palimpsest.schemas import PAGES, QUARANTINE_BYTES, RowKind
 from palimpsest.sources.documents import Reason, utf8
-from palimpsest.tiers.policy import PageFacts, Policy
+from palimpsest.tiers.policies.protocol import PageFacts, Policy
 
 NOT_COVERED = "not_covered"
 _PAGE_BUFFER = 256  # pages of a document that are kept while its pages are counted

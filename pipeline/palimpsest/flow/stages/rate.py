@@ -14,9 +14,9 @@ from palimpsest.flow.stages.exact import cheaper_as_text
 from palimpsest.flow.stages.render import Render
 from palimpsest.flow.stages.tables import TEXT_TIER, with_columns
 from palimpsest.flow.stages.verify import Verify
-from palimpsest.pages.layout import Layout
+from palimpsest.pages.layouts.protocol import Layout
 from palimpsest.schemas import TRIALS, VERDICTS, RowKind, conform
-from palimpsest.tiers.policy import PageFacts, Policy, Reading
+from palimpsest.tiers.policies.protocol import PageFacts, Policy, Reading
 
 _LOOKED_AT = ["timestamp", "importance", "num_text_tokens", "text", "stored_tier", "tried"]
 

@@ -14,11 +14,11 @@ from palimpsest.corpus.shards import ShardRecord, new_attempt, read_shard, write
 from palimpsest.flow.stages.paginate import NOT_COVERED, why_not_covered
 from palimpsest.flow.stages.rate import readings, trials
 from palimpsest.flow.stages.tables import TEXT_TIER, table_of
-from palimpsest.pages.layout import Layout
+from palimpsest.pages.layouts.protocol import Layout
 from palimpsest.schemas import CARRIER, PAGES, TOUCHED, RowKind, conform
 from palimpsest.storage.opening import open_store
 from palimpsest.tiers.ladder import FORGOTTEN
-from palimpsest.tiers.policy import PageFacts, Policy, Reading
+from palimpsest.tiers.policies.protocol import PageFacts, Policy, Reading
 
 NOT_LAID_OUT = "not_laid_out"
 FORGET = "forgotten"

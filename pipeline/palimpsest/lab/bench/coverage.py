@@ -12,7 +12,7 @@ from typing import Any
 
 from palimpsest.errors import UsageError
 from palimpsest.flow.stages.paginate import why_not_covered
-from palimpsest.pages.layout import Layout
+from palimpsest.pages.layouts.protocol import Layout
 from palimpsest.pages.normalise import normalise
 from palimpsest.pages.text_class import classify
 

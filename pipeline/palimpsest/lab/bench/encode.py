@@ -15,7 +15,7 @@ from palimpsest.flow.allocator import keep_freed_memory
 from palimpsest.lab.bench.machine import machine
 from palimpsest.lab.bench.texts import bench_pages
 from palimpsest.operations.resolving import prepare
-from palimpsest.pages.layout import Layout
+from palimpsest.pages.layouts.protocol import Layout
 
 if TYPE_CHECKING:
     from palimpsest.codecs.adapter import Codec

@@ -44,7 +44,7 @@ from palimpsest.operations.conversations.refusals import NoConversation
 from palimpsest.operations.conversations.settings import ConversationConfig
 from palimpsest.operations.conversations.transcript import Transcript, transcribe
 from palimpsest.operations.conversations.turns import parse_conversation
-from palimpsest.pages.layout import Layout
+from palimpsest.pages.layouts.protocol import Layout
 from palimpsest.sources.jsonl import read_records
 from palimpsest.sources.listing import expand
 from palimpsest.sources.units import Unit

@@ -25,7 +25,7 @@ from palimpsest.operations.conversations.compose import Candidate, compose
 from palimpsest.operations.conversations.transcript import Transcript, TranscriptPage
 from palimpsest.operations.resolving import identify
 from palimpsest.tiers.ladder import TEXT
-from palimpsest.tiers.policy import PageFacts, Policy, Reading, find_policy
+from palimpsest.tiers.policies.protocol import PageFacts, Policy, Reading, find_policy
 from palimpsest.verification.errata import Erratum, Exact, apply, cost_of, find_errata
 
 TRUNCATION, ALL_TEXT = "truncation", "all text, no budget"

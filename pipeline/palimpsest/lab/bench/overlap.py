@@ -161,7 +161,7 @@ def _page_source(px: int, count: int, bench: Any) -> tuple[Callable[[], Any], st
     """A function that draws a batch of pages, and what they are."""
     try:
         from palimpsest.lab.bench.texts import bench_pages
-        from palimpsest.pages.grid import Grid
+        from palimpsest.pages.layouts.grid import Grid
 
         grid = Grid(64, 32)
         made = bench_pages(count, grid)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from palimpsest.pages.document import WIDTH, DocumentLayout
 from palimpsest.pages.fonts import font_bytes
+from palimpsest.pages.layouts.document import WIDTH, DocumentLayout
 
 if TYPE_CHECKING:
     from PIL import ImageFont

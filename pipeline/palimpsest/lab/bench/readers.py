@@ -20,7 +20,7 @@ import numpy as np
 
 from palimpsest.codecs.modes import MODES
 from palimpsest.errors import UsageError
-from palimpsest.pages.layout import Layout
+from palimpsest.pages.layouts.protocol import Layout
 from palimpsest.pages.normalise import normalise
 from palimpsest.pages.text_class import classify
 from palimpsest.verification.fidelity import precision

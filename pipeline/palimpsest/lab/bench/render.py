@@ -21,10 +21,10 @@ import numpy as np
 
 from palimpsest.lab.bench.raqm import draw_lines
 from palimpsest.pages.atlas import PAPER
-from palimpsest.pages.document import DocumentLayout
 from palimpsest.pages.fonts import find_cjk, font_bytes
-from palimpsest.pages.grid import Grid
-from palimpsest.pages.layout import Layout
+from palimpsest.pages.layouts.document import DocumentLayout
+from palimpsest.pages.layouts.grid import Grid
+from palimpsest.pages.layouts.protocol import Layout
 from palimpsest.pages.normalise import normalise
 
 MODES_PX = {"tiny": 512, "small": 640, "base": 1024, "large": 1280}

@@ -10,7 +10,7 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
-from palimpsest.pages.layout import LaidOutPage, Layout
+from palimpsest.pages.layouts.protocol import LaidOutPage, Layout
 from palimpsest.pages.normalise import normalise
 
 VOCABULARY = 8_000

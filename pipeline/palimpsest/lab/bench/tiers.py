@@ -33,7 +33,7 @@ from palimpsest.operations.resolving import prepare
 from palimpsest.schemas import DOCUMENTS, conform
 from palimpsest.sources.documents import document_id
 from palimpsest.tiers.ladder import TEXT
-from palimpsest.tiers.policy import PageFacts, Policy, Reading, find_policy
+from palimpsest.tiers.policies.protocol import PageFacts, Policy, Reading, find_policy
 from palimpsest.tiers.predictor import FORMAT, Predictor, page_features, read_entries, read_predictor, rungs_file
 
 REALLY = 32  # pages that go through the stage

@@ -26,9 +26,9 @@ from palimpsest.lab.forecast.rates import (
 )
 from palimpsest.lab.forecast.workload import given_workload, sampled_workload
 from palimpsest.operations.resolving import concrete_layout
-from palimpsest.pages.layouts import make_layout
+from palimpsest.pages.layouts.registry import make_layout
 from palimpsest.tiers.clock import parse_duration
-from palimpsest.tiers.policy import policy_of
+from palimpsest.tiers.policies.protocol import policy_of
 from palimpsest.tiers.published import published_points
 
 PUBLISHED_DIMS = {"deepseek-ocr": 1280, "unlimited-ocr": 1280, "deepseek-ocr-2": 1280}  # where no checkpoint is here to ask

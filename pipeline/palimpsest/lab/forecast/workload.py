@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 from palimpsest.config import ConfigError, JobConfig
 from palimpsest.flow.plan import PlannedUnit, units_table
 from palimpsest.flow.stages import Paginate, Read
-from palimpsest.pages.layout import Layout
+from palimpsest.pages.layouts.protocol import Layout
 from palimpsest.sources.listing import expand
 from palimpsest.sources.tables import plan_units
 from palimpsest.sources.units import Unit
-from palimpsest.tiers.policy import Policy
+from palimpsest.tiers.policies.protocol import Policy
 
 TEXT = "text"
 CHARACTERS_PER_TOKEN = 4.1  # of English prose in DeepSeek's tokenizer; code and other scripts have fewer

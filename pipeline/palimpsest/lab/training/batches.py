@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from palimpsest.codecs.embedded.target import ALPHABET
 from palimpsest.lab.training.codec_pages import Batch, PageSampler
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layouts.grid import Grid
 from palimpsest.settings import Settings
 
 AHEAD = 3  # batches that each process makes ahead

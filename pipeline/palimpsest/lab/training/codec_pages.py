@@ -18,7 +18,7 @@ from palimpsest.codecs.embedded.target import ALPHABET, template
 from palimpsest.codecs.embedded.vocabulary import EOS, FIRST_CELL, FIRST_TOKEN, SYMBOLS, cell_ids
 from palimpsest.lab.training.writing import KINDS, Writer
 from palimpsest.pages.characters import BLANK, END, LATIN
-from palimpsest.pages.grid import Grid, lay_out
+from palimpsest.pages.layouts.grid import Grid, lay_out
 from palimpsest.pages.normalise import normalise
 
 _ASCII = string.ascii_letters + string.digits + string.punctuation

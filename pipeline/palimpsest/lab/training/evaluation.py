@@ -15,7 +15,7 @@ from palimpsest.codecs.text_tokens import count_tokens
 from palimpsest.lab.training.codec_pages import SHARES, PageSampler
 from palimpsest.lab.training.trainee import Trainee, has_bf16
 from palimpsest.pages.characters import END
-from palimpsest.pages.grid import Grid, read_back
+from palimpsest.pages.layouts.grid import Grid, read_back
 
 _END = SYMBOLS.index(END)
 

@@ -17,7 +17,7 @@ from palimpsest.codecs.token_storage import PackedTokens, pack, unpack
 from palimpsest.lab.training.codec_pages import PageSampler
 from palimpsest.pages.atlas import atlas
 from palimpsest.pages.characters import BLANK, END
-from palimpsest.pages.grid import Grid, read_back
+from palimpsest.pages.layouts.grid import Grid, read_back
 
 if TYPE_CHECKING:
     from palimpsest.codecs.adapter import Codec

@@ -33,7 +33,7 @@ from palimpsest.codecs.embedded.vocabulary import (
 from palimpsest.codecs.modes import MODES
 from palimpsest.lab.training.lessons import WRITING, rest_quietly
 from palimpsest.pages.characters import END
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layouts.grid import Grid
 
 # N pages, L ids of the stretch, S = prefix + L positions of the sequence, H heads
 HEADS = 16  # each carries one patch of a token: (lower half, right half, lower patch of it, right patch of it)

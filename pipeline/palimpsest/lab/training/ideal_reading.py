@@ -31,7 +31,7 @@ from palimpsest.codecs.embedded.vocabulary import (
 )
 from palimpsest.codecs.modes import MODES
 from palimpsest.lab.training.guidance import HEADS, HEIGHT_HEADS, by_head, overlap
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layouts.grid import Grid
 
 # N pages, G * G tokens, Q cells, D channels
 

@@ -20,7 +20,7 @@ from palimpsest.codecs.embedded.vocabulary import FIRST_TOKEN, MODE_NAMES
 from palimpsest.codecs.modes import MODES
 from palimpsest.lab.training.codec_pages import Batch, PageSampler
 from palimpsest.lab.training.trainee import Trainee, has_bf16
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layouts.grid import Grid
 
 HARMONICS = (1, 5)  # half turns over the page: the slow one tells far places apart, the quick one near ones
 CODE = 4 * len(HARMONICS)

@@ -9,7 +9,7 @@ from torch import Tensor
 from palimpsest.codecs.embedded.vocabulary import SYMBOLS
 from palimpsest.pages.atlas import PAPER, atlas
 from palimpsest.pages.characters import BLANK
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layouts.grid import Grid
 
 
 class Painter:

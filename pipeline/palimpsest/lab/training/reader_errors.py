@@ -17,7 +17,7 @@ from rapidfuzz.distance import Levenshtein
 from palimpsest.codecs.embedded.cell_reader import CellReader
 from palimpsest.codecs.embedded.vocabulary import cell_text
 from palimpsest.lab.training.frozen_pages import FrozenPages
-from palimpsest.pages.grid import read_back
+from palimpsest.pages.layouts.grid import read_back
 from palimpsest.verification.fidelity import words_of
 
 CHARACTERS, WORDS = 0.0002, 0.001  # shares by which new weights may read a class worse: 0.02 and 0.1 points

@@ -15,7 +15,7 @@ from palimpsest.lab.training.guidance import BEGINS, evenly, guided_forward, kin
 from palimpsest.lab.training.ideal_reading import looks_at_image, read_ideally
 from palimpsest.lab.training.painting import Painter
 from palimpsest.pages.characters import END
-from palimpsest.pages.grid import Grid
+from palimpsest.pages.layouts.grid import Grid
 
 _END = SYMBOLS.index(END)
 

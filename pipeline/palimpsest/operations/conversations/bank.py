@@ -12,10 +12,10 @@ from palimpsest.config import JobConfig
 from palimpsest.flow.stages import Encode, Render, Verify
 from palimpsest.flow.stages.tables import table_of
 from palimpsest.operations.conversations.transcript import Transcript
-from palimpsest.pages.layout import Layout
+from palimpsest.pages.layouts.protocol import Layout
 from palimpsest.pages.text_class import classify
 from palimpsest.schemas import PAGES
-from palimpsest.tiers.policy import Policy, Reading
+from palimpsest.tiers.policies.protocol import Policy, Reading
 
 BATCH = 32  # pages in memory as images at a time
 

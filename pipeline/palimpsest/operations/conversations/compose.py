@@ -17,7 +17,7 @@ from datetime import timedelta
 
 from palimpsest.codecs.modes import Mode
 from palimpsest.tiers.ladder import FORGOTTEN, TEXT
-from palimpsest.tiers.policy import PageFacts, Policy
+from palimpsest.tiers.policies.protocol import PageFacts, Policy
 
 
 @dataclass(frozen=True, slots=True)

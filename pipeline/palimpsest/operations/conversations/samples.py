@@ -18,7 +18,7 @@ from palimpsest.operations.conversations.turns import Conversation
 from palimpsest.operations.conversations.writer import UnitWriter
 from palimpsest.sources.documents import QUARANTINE_BYTES, excerpt
 from palimpsest.tiers.ladder import TEXT
-from palimpsest.tiers.policy import PageFacts
+from palimpsest.tiers.policies.protocol import PageFacts
 from palimpsest.verification.errata import as_text, of_row
 
 

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 
 from palimpsest.flow.stages.paginate import why_not_covered
 from palimpsest.operations.conversations.turns import Conversation
-from palimpsest.pages.layout import Layout, page_id
+from palimpsest.pages.layouts.protocol import Layout, page_id
 from palimpsest.pages.text_class import classify
 from palimpsest.sources.documents import document_id
 

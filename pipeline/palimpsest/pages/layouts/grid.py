@@ -42,7 +42,7 @@ from palimpsest.pages.characters import (
     cell_widths,
 )
 from palimpsest.pages.fonts import FONTS, GRID_FONTS
-from palimpsest.pages.layout import LaidOutPage, digest
+from palimpsest.pages.layouts.protocol import LaidOutPage, digest
 from palimpsest.pages.normalise import NORMALISE_VERSION
 from palimpsest.pages.unicode_data import code_points, scripts_of
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from palimpsest.config import ConfigError, TierConfig
 from palimpsest.tiers.ladder import TEXT, Ladder
-from palimpsest.tiers.policy import PageFacts
+from palimpsest.tiers.policies.protocol import PageFacts
 
 
 @dataclass(frozen=True)

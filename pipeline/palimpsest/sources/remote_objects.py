@@ -61,8 +61,8 @@ def canonical(uri: str) -> str:
     return f"{scheme_of(uri)}://{uri.partition('://')[2]}"
 
 
-class RemotePlace:
-    """A scheme of this module as a place: entries of a listing, first bytes, streams."""
+class RemoteObjects:
+    """The objects of a scheme of this module: entries of a listing, first bytes, streams."""
 
     def entries(self, prefix: str) -> Iterator[Listed]:
         """The objects whose URI begins with `prefix`: the one of this very name first, then folder by folder.
@@ -282,4 +282,4 @@ def _explained(action: str, uri: str) -> Iterator[None]:
         raise RemoteError(f"cannot {action} {redacted(uri)}: {type(error).__name__}: {redacted(str(error))}") from error
 
 
-PLACE = RemotePlace()
+REMOTE = RemoteObjects()

@@ -1,4 +1,4 @@
-"""The seam of policies: their input, their protocol, and how they are looked up by name and chained.
+"""Policies: their input, their protocol, and how they are looked up by name and chained.
 
     policy = find_policy(config.tiers, ladder)
     policy.tier(PageFacts(age=timedelta(days=40)))        # "small"
@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 from palimpsest.codecs.modes import Mode
 from palimpsest.config import ConfigError, JobConfig, TierConfig
-from palimpsest.pages.layout import Layout
+from palimpsest.pages.layouts.protocol import Layout
 from palimpsest.tiers.clock import age_of, parse_as_of
 from palimpsest.tiers.ladder import FORGOTTEN, TEXT, Ladder, ladder_of
 from palimpsest.tiers.measured import NONE, as_measured, read_rungs, rungs_text
@@ -29,7 +29,7 @@ POLICY = "policy"
 """Reasons of pages kept as text; the modes that were tried are in the row's `tried`."""
 
 RANKS = {"fixed": 0, "age": 0, "forget": 1, "importance": 2, "fidelity": 3}
-"""Policies by name, each the module of this room of that name, and their rank in a chain."""
+"""Policies by name, each the module of this folder of that name, and their rank in a chain."""
 
 
 class Reading(NamedTuple):
@@ -192,7 +192,7 @@ def find_policy(config: TierConfig, ladder: Ladder, predictor: Predictor | None 
     predictor = predictor if climbs else None
     parts: list[TierPolicy] = []
     for name in names:
-        build = import_module(f"palimpsest.tiers.{name}").build
+        build = import_module(f"palimpsest.tiers.policies.{name}").build
         parts.append(build(config, ladder, predictor) if name == "fidelity" else build(config, ladder))
     return Policy(
         names=names,

@@ -12,7 +12,7 @@ from datetime import timedelta
 from palimpsest.config import TierConfig
 from palimpsest.tiers.clock import parse_duration
 from palimpsest.tiers.ladder import FORGOTTEN, Ladder
-from palimpsest.tiers.policy import PageFacts
+from palimpsest.tiers.policies.protocol import PageFacts
 
 
 @dataclass(frozen=True)

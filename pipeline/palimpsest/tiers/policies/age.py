@@ -14,7 +14,7 @@ from datetime import timedelta
 from palimpsest.config import ConfigError, TierConfig
 from palimpsest.tiers.clock import parse_duration
 from palimpsest.tiers.ladder import FIGURE, TEXT, Ladder
-from palimpsest.tiers.policy import PageFacts
+from palimpsest.tiers.policies.protocol import PageFacts
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from palimpsest.codecs.modes import Mode
 from palimpsest.config import TierConfig
 from palimpsest.tiers.ladder import FORGOTTEN, TEXT, Ladder
-from palimpsest.tiers.policy import PageFacts
+from palimpsest.tiers.policies.protocol import PageFacts
 from palimpsest.tiers.predictor import Predictor
 
 LIKELY = 0.5  # chance of meeting the target from which a rung is worth a trial

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from palimpsest.config import TierConfig
 from palimpsest.tiers.ladder import Ladder
-from palimpsest.tiers.policy import PageFacts
+from palimpsest.tiers.policies.protocol import PageFacts
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""S3 as a place of sources: entries of a listing, first bytes. No other file of this room lists S3."""
+"""Sources on S3: entries of a listing, first bytes. No other file of this room lists S3."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from palimpsest.codecs.adapter import load_codec
-from palimpsest.codecs.asking import Asking
 from palimpsest.codecs.presets import find_preset
+from palimpsest.codecs.prompting import Prompting
 from palimpsest.config import JobConfig, parse
 from palimpsest.flow.recipe import fingerprint
 from tests.codec_zoo import IMAGE, MERGED, ZOO, zoo
@@ -34,7 +34,7 @@ def checkpoint(zoo, tmp_path: Path) -> Path:
 
 def asked(directory: Path, **settings: object) -> str:
     """The whole prompt as text, special tokens included."""
-    codec = load_codec(replace(find_preset("auto"), modes=MERGED), directory, asking=Asking(**settings), parts="decoder")
+    codec = load_codec(replace(find_preset("auto"), modes=MERGED), directory, prompting=Prompting(**settings), parts="decoder")
     ids = codec.prompt_ids(MERGED[0], GRID)
     assert ids.count(IMAGE) == MERGED[0].num_context_tokens
     return codec.target.tokenizer.decode(ids, skip_special_tokens=False)
@@ -63,7 +63,7 @@ def test_templates_that_know_no_parts_take_text(checkpoint: Path) -> None:
 def test_brackets_of_the_architecture_are_added_once(zoo) -> None:
     preset, mode = ZOO["qwen"][1], MERGED[0]
     for template in (PARTS, PARTS.replace("<image>", "<start><image><end>").replace("'<start>' + ", "")):
-        codec = load_codec(preset, zoo("qwen"), asking=Asking(chat_template=template), parts="decoder")
+        codec = load_codec(preset, zoo("qwen"), prompting=Prompting(chat_template=template), parts="decoder")
         ids = codec.prompt_ids(mode, GRID)
         first = ids.index(IMAGE)
         assert ids[first - 1] == 5 and ids[first + 4] == 6 and ids[first - 2] != 5 and ids[first + 5] != 6
@@ -90,8 +90,8 @@ def test_what_cannot_be_asked_is_refused_with_the_setting(checkpoint: Path, sett
 
 def test_only_what_differs_from_the_preset_is_in_the_fingerprint() -> None:
     preset = find_preset("deepseek-ocr")
-    assert Asking(prompt=preset.prompt, bos=True).differing(preset) == {}
-    assert Asking(prompt="<image>read", bos=True).differing(preset) == {"prompt": "<image>read"}
+    assert Prompting(prompt=preset.prompt, bos=True).differing(preset) == {}
+    assert Prompting(prompt="<image>read", bos=True).differing(preset) == {"prompt": "<image>read"}
 
     def of(*overrides: str) -> str:
         return fingerprint(parse({}, overrides, kind=JobConfig), "layout", "deepseek-ocr", "revision")

@@ -22,7 +22,7 @@ MARK = "<image>"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asking:
+class Prompting:
     """How a job asks its decoder; None takes the preset's. The fields are those of `CodecPreset`."""
 
     prompt: str | None = None

@@ -7,10 +7,10 @@ from typing import Any
 
 from palimpsest.config import LayoutConfig, parse
 from palimpsest.errors import UsageError
-from palimpsest.pages.document import DocumentLayout
 from palimpsest.pages.fonts import find_cjk
-from palimpsest.pages.grid import Grid
-from palimpsest.pages.layout import Layout
+from palimpsest.pages.layouts.document import DocumentLayout
+from palimpsest.pages.layouts.grid import Grid
+from palimpsest.pages.layouts.protocol import Layout
 
 LAYOUTS = ("grid", "document")
 _DESCRIBED = {"font_size", "padding", "line_spacing", "newline", "font", "cjk"}

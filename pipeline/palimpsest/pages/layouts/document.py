@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from palimpsest.pages.fonts import FONTS, CjkFont
-from palimpsest.pages.layout import LaidOutPage, digest
+from palimpsest.pages.layouts.protocol import LaidOutPage, digest
 from palimpsest.pages.line_breaks import LINE_BREAK_VERSION
 from palimpsest.pages.normalise import NORMALISE_VERSION
 from palimpsest.pages.stamps import STAMPS_VERSION, Lines, draw

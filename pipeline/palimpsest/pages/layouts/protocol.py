@@ -1,7 +1,7 @@
-"""The seam between documents and page images: a layout, found by name.
+"""The protocol between documents and page images.
 
 `grid` is for codecs that were trained on its cells, `document` for models that read documents. Adding one means a class of this
-protocol and a line in `layouts.make_layout`.
+protocol and a line in `registry.make_layout`.
 """
 
 from __future__ import annotations

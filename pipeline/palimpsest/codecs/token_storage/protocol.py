@@ -1,4 +1,4 @@
-"""The seam: what a token storage gets, gives back and promises."""
+"""The protocol: what a token storage gets, gives back and promises."""
 
 from __future__ import annotations
 
