@@ -36,7 +36,7 @@ def bench_coverage(texts: Path, layout: Layout, max_escaped_share: float) -> dic
     """
     pages = kept = 0
     rows: list[dict[str, Any]] = []
-    found = _texts(texts)
+    found = read_texts(texts)
     for name, raw in found:
         text = normalise(raw)
         laid_out = [(page, text[page.char_start : page.char_end]) for page in layout.paginate(text, classify(text))]
@@ -49,7 +49,7 @@ def bench_coverage(texts: Path, layout: Layout, max_escaped_share: float) -> dic
     return {**described, "share": round(kept / max(pages, 1), 4), "rows": rows}
 
 
-def _texts(path: Path) -> list[tuple[str, str]]:
+def read_texts(path: Path) -> list[tuple[str, str]]:
     try:
         if path.is_dir():
             found = [(file.stem, _text_of(file.read_text("utf-8"))) for file in sorted(path.glob("*.html"))]
