@@ -1,7 +1,11 @@
-"""A stand-in for the Hugging Face hub: one data set in a folder, and what reading needs of the hub's HTTP interface."""
+"""A stand-in for the Hugging Face hub: one data set in a folder, and what reading and uploading need of its HTTP interface.
+
+Large files are uploaded by git-lfs, so a client needs HF_HUB_DISABLE_XET=1.
+"""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.server
 import json
@@ -13,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 REPOSITORY = "owner/name"
+TOKEN = "hf_stand_in"  # the only one that may write
 
 
 class _Hub(http.server.BaseHTTPRequestHandler):
@@ -35,6 +40,64 @@ class _Hub(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        path, api = urlsplit(self.path).path, f"/api/datasets/{REPOSITORY}"
+        if path == f"{api}/paths-info/main":
+            self._paths(body)
+        elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self._refuse(401, "Invalid username or password.")
+        elif path == "/api/repos/create":
+            self._create(json.loads(body))
+        elif path == "/api/validate-yaml":
+            self._json({"errors": [], "warnings": []})
+        elif path == f"{api}/preupload/main":
+            files = json.loads(body)["files"]
+            modes = {file["path"]: "lfs" if file["path"].endswith(".parquet") else "regular" for file in files}
+            self._json({"files": [{"path": name, "uploadMode": m, "shouldIgnore": False} for name, m in modes.items()]})
+        elif path == f"/datasets/{REPOSITORY}.git/info/lfs/objects/batch":
+            self._lfs(json.loads(body)["objects"])
+        elif path == f"{api}/commit/main":
+            self._commit([json.loads(line) for line in body.splitlines()])
+        else:
+            self._missing("RepoNotFound")
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        beside = self._large(self.path.rpartition("/")[2])
+        beside.parent.mkdir(exist_ok=True)
+        beside.write_bytes(body)
+        self._end_empty()
+
+    def _create(self, asked: dict[str, Any]) -> None:
+        wanted = (*REPOSITORY.split("/"), "dataset", "private")
+        if (asked.get("organization"), asked["name"], asked["type"], asked["visibility"]) != wanted:
+            self._refuse(403, f"You don't have the rights to create a repo {asked.get('organization')}/{asked['name']}")
+        else:
+            self._json({"url": f"http://{self.headers['Host']}/datasets/{REPOSITORY}", "name": REPOSITORY})
+
+    def _lfs(self, objects: list[dict[str, Any]]) -> None:
+        root = f"http://{self.headers['Host']}/lfs"
+        offered = [{**one, "actions": {"upload": {"href": f"{root}/{one['oid']}"}}} for one in objects]
+        self._json({"transfer": "basic", "objects": offered})
+
+    def _large(self, oid: str) -> Path:
+        return self.folder.parent / f"{self.folder.name}-lfs" / oid
+
+    def _commit(self, lines: list[dict[str, Any]]) -> None:
+        for line in lines:
+            value, into = line["value"], self.folder / line["value"].get("path", "")
+            if line["key"] == "file":
+                content = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                content = self._large(value["oid"]).read_bytes()
+                if hashlib.sha256(content).hexdigest() != value["oid"]:
+                    return self._refuse(400, f"{value['path']} is not what was announced")
+            else:
+                continue
+            into.parent.mkdir(parents=True, exist_ok=True)
+            into.write_bytes(content)
+        self._json({"commitUrl": f"http://{self.headers['Host']}/datasets/{REPOSITORY}/commit/1", "commitOid": "2" * 40})
+
+    def _paths(self, body: bytes) -> None:
         asked = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode()).get("paths", [])
         self._json([self._entry(self.folder / path) for path in asked if (self.folder / path).exists()])
 
@@ -66,6 +129,15 @@ class _Hub(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self._end(json.dumps(value).encode())
+
+    def _refuse(self, status: int, message: str) -> None:
+        self.send_response(status)
+        self.send_header("X-Error-Message", message)
+        self._end(json.dumps({"error": message}).encode())
+
+    def _end_empty(self) -> None:
+        self.send_response(200)
+        self._end(b"")
 
     def _missing(self, code: str) -> None:
         self.send_response(404)

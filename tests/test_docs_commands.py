@@ -24,6 +24,9 @@ DOCUMENTS = (
     "docs/architecture.md",
     "docs/model-card.md",
     "docs/settings.md",
+    "docs/train-on-a-corpus.md",
+    "docs/memory.md",
+    "docs/sources.md",
     "infra/README.md",
     "pipeline/palimpsest/presets/sample/README.md",
 )

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +16,13 @@ import pytest
 
 from palimpsest.corpus.reader import Corpus
 from palimpsest.errors import UsageError
-from palimpsest.loading.export import export_hf, export_lance, export_webdataset
+from palimpsest.loading.exports.protocol import FORMATS, export
+from palimpsest.storage.stable_json import Damaged
+from tests.hub_server import REPOSITORY, TOKEN, hub
 from tests.loader_corpora import publish_corpus, retier_corpus
+from tests.paths import ROOT, SOURCE
+
+READER = ROOT / "tests" / "mds_reader.py"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +41,7 @@ def tokens_by_page(corpus: Corpus) -> dict[str, bytes | None]:
 def test_hugging_face_reads_the_export(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    facts = export_hf(corpus, tmp_path / "hf", licence="cc-by-4.0")
+    facts = export("hf", corpus, tmp_path / "hf", licence="cc-by-4.0")
     assert facts["pages"] == len(corpus)
     expected = tokens_by_page(corpus)
     loaded = datasets.load_dataset(str(tmp_path / "hf"), split="train", cache_dir=str(tmp_path / "cache"))
@@ -44,12 +55,12 @@ def test_hugging_face_reads_the_export(corpus: Corpus, tmp_path: Path, monkeypat
     assert "license: cc-by-4.0" in card and "- config_name: tiny" in card and f"{len(corpus):,} pages" in card
     assert json.loads((tmp_path / "hf" / "croissant.json").read_text())["conformsTo"].endswith("croissant/1.0")
     with pytest.raises(UsageError, match="is not empty"):
-        export_hf(corpus, tmp_path / "hf")
+        export("hf", corpus, tmp_path / "hf")
 
 
 def test_lance_reads_the_export(corpus: Corpus, tmp_path: Path) -> None:
     lance = pytest.importorskip("lance")
-    export_lance(corpus, tmp_path / "pages.lance")
+    export("lance", corpus, tmp_path / "pages.lance")
     table = lance.dataset(str(tmp_path / "pages.lance")).to_table(columns=["page_id", "tokens"])
     assert dict(zip(table["page_id"].to_pylist(), table["tokens"].to_pylist(), strict=True)) == tokens_by_page(corpus)
     assert table.num_rows == len(corpus)
@@ -57,15 +68,93 @@ def test_lance_reads_the_export(corpus: Corpus, tmp_path: Path) -> None:
 
 def test_webdataset_reads_the_export(corpus: Corpus, tmp_path: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
-    export_webdataset(corpus, tmp_path / "wds")
+    export("webdataset", corpus, tmp_path / "wds")
     urls = [str(path) for path in sorted((tmp_path / "wds").glob("*.tar"))]
     rows: list[Any] = list(webdataset.WebDataset(urls, shardshuffle=False))
     assert {row["__key__"]: row.get("tokens.bin") for row in rows} == tokens_by_page(corpus)
     assert len(rows) == len(corpus) and json.loads(rows[0]["json"])["page_id"] == rows[0]["__key__"]
 
 
-def test_duckdb_and_polars_read_the_files_of_a_snapshot(corpus: Corpus) -> None:
-    duckdb, polars = pytest.importorskip("duckdb"), pytest.importorskip("polars")
-    count = duckdb.sql(f"select count(*), count(distinct page_id) from read_parquet({corpus.files()})").fetchall()[0]
-    assert count == (len(corpus), len(corpus))
-    assert polars.scan_parquet(corpus.files()).select("page_id").collect().n_unique() == len(corpus)
+@pytest.mark.parametrize("shard_bytes", [None, 60_000])
+def test_mosaicml_streaming_reads_the_export(corpus: Corpus, tmp_path: Path, shard_bytes: int | None) -> None:
+    if find_spec("streaming") is None:
+        pytest.skip("mosaicml-streaming is not installed: make install")
+    export("mds", corpus, tmp_path / "mds", **({} if shard_bytes is None else {"shard_bytes": shard_bytes}))
+    done = subprocess.run([sys.executable, READER, tmp_path / "mds"], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    read = json.loads(done.stdout.splitlines()[-1])
+    expected = {row["page_id"]: row for row in corpus.table().to_pylist()}
+    assert sorted(read["streamed"]) == sorted(expected) and len(read["pages"]) == len(expected)
+    for page in read["pages"]:
+        row = expected.pop(page["page_id"])
+        for name in ("doc_id", "tier", "status", "text", "page_number", "num_context_tokens", "precision"):
+            assert page[name] == row[name], name
+        for name in ("tokens", "token_scales"):
+            assert page[name] == hashlib.sha256(row[name] or b"").hexdigest()
+        assert page["mode"] == (row["mode"] or "") and page["token_dim"] == (-1 if row["token_dim"] is None else row["token_dim"])
+    assert not expected
+    sizes = [path.stat().st_size for path in (tmp_path / "mds").glob("*.mds")]
+    assert len(sizes) == read["shards"] and (shard_bytes is None or max(sizes) <= shard_bytes and len(sizes) > 2)
+
+
+def test_every_format_writes_the_same_counts_and_refuses_a_folder_in_use(corpus: Corpus, tmp_path: Path) -> None:
+    facts = [export(name, corpus, tmp_path / name) for name in FORMATS]
+    assert facts[0]["pages"] == len(corpus) and all(one == facts[0] for one in facts)
+    for name in FORMATS:
+        with pytest.raises(UsageError, match="is not empty: an export needs a new or empty folder"):
+            export(name, corpus, tmp_path / name)
+    with pytest.raises(UsageError, match="format = 'csv': choose hf, lance, mds, webdataset"):
+        export("csv", corpus, tmp_path / "csv")
+
+
+def test_a_damaged_shard_is_not_exported(corpus: Corpus, tmp_path: Path) -> None:
+    shutil.copytree(corpus.uri, tmp_path / "c")
+    shard = next((tmp_path / "c" / "data" / "tiny").glob("*.parquet"))
+    body = bytearray(shard.read_bytes())
+    body[5000] ^= 4
+    shard.write_bytes(body)
+    for name in FORMATS:
+        with pytest.raises(Damaged, match=shard.name):
+            export(name, Corpus(str(tmp_path / "c")), tmp_path / name)
+
+
+# the hub
+
+
+def push(corpus: Corpus, out: Path, repository: str, address: str, token: str) -> subprocess.CompletedProcess[str]:
+    """`palimpsest export hf --push` in a process of its own: huggingface_hub reads its endpoint once."""
+    command = [sys.executable, "-m", "palimpsest.cli.app", "export", "hf", corpus.uri, "--out", str(out)]
+    here = os.environ | {"PYTHONPATH": str(SOURCE), "HF_ENDPOINT": address, "HF_HOME": str(out.parent / "home")}
+    here |= {"HF_HUB_DISABLE_XET": "1", "HF_TOKEN": token}
+    return subprocess.run([*command, "--push", repository, "--json"], env=here, capture_output=True, text=True, timeout=240)
+
+
+def test_what_is_pushed_to_a_hub_loads_from_there(corpus: Corpus, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    received = tmp_path / "received"
+    received.mkdir()
+    with hub(received) as address:
+        done = push(corpus, tmp_path / "hf", REPOSITORY, address, TOKEN)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert json.loads(done.stdout)["pushed"] == f"{address}/datasets/{REPOSITORY}"
+    sent = {str(path.relative_to(tmp_path / "hf")): path.read_bytes() for path in (tmp_path / "hf").rglob("*") if path.is_file()}
+    got = {str(path.relative_to(received)): path.read_bytes() for path in received.rglob("*") if path.is_file()}
+    assert got == sent and any(name.endswith(".parquet") for name in got)
+    loaded = datasets.load_dataset(str(received), split="train", cache_dir=str(tmp_path / "cache"))
+    assert {row["page_id"]: row["tokens"] for row in loaded} == tokens_by_page(corpus) and len(loaded) == len(corpus)
+
+
+@pytest.mark.parametrize(
+    ("repository", "token", "message"),
+    [
+        ("owner/other", TOKEN, "You don't have the rights"),
+        (REPOSITORY, "hf_wrong", "Invalid username or password"),
+        ("not a name", TOKEN, "Repo id must use alphanumeric"),
+    ],
+)
+def test_a_refused_push_says_why(corpus: Corpus, tmp_path: Path, repository: str, token: str, message: str) -> None:
+    with hub(tmp_path) as address:
+        done = push(corpus, tmp_path / "hf", repository, address, token)
+    told = " ".join(done.stderr.split())
+    assert done.returncode == 2 and message in told and f"--push {repository}" in told and "Traceback" not in told
+    assert (tmp_path / "hf" / "README.md").is_file()

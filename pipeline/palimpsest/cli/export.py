@@ -1,4 +1,4 @@
-"""`palimpsest export hf`, `lance`, `webdataset`."""
+"""`palimpsest export hf`, `lance`, `mds`, `webdataset`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import typer
 
 from palimpsest.cli.console import explained, out, pairs, print_json
 from palimpsest.cli.options import Corpus, Json
-from palimpsest.errors import UsageError
 
 export_app = typer.Typer(no_args_is_help=True, help="Write one snapshot as the data set of another tool.")
 Target = Annotated[Path, typer.Option("--out", "-o", help="A new or empty folder.")]
@@ -29,12 +28,12 @@ def hf(
 
     palimpsest export hf corpora/books --out books-hf --licence cc-by-4.0
     """
-    from palimpsest.loading.export import export_hf, push_hf
+    from palimpsest.loading.exports.hf import push as upload
 
     with explained():
-        facts = export_hf(_opened(corpus, snapshot), target, licence=licence)
+        facts = _exported("hf", corpus, target, snapshot, licence=licence)
         if push:
-            facts["pushed"] = push_hf(target, push)
+            facts["pushed"] = upload(target, push)
     _show(facts, target, as_json)
 
 
@@ -44,11 +43,19 @@ def lance(corpus: Corpus, target: Target, snapshot: Snapshot = None, as_json: Js
 
     palimpsest export lance corpora/books --out books.lance
     """
-    from palimpsest.loading.export import export_lance
-
     with explained():
-        _need("lance", "pylance")
-        facts = export_lance(_opened(corpus, snapshot), target)
+        facts = _exported("lance", corpus, target, snapshot)
+    _show(facts, target, as_json)
+
+
+@export_app.command("mds")
+def mds(corpus: Corpus, target: Target, snapshot: Snapshot = None, as_json: Json = False) -> None:
+    """Shards for MosaicML Streaming (MDS): `streaming.StreamingDataset(local="books-mds", batch_size=8)`.
+
+    palimpsest export mds corpora/books --out books-mds
+    """
+    with explained():
+        facts = _exported("mds", corpus, target, snapshot)
     _show(facts, target, as_json)
 
 
@@ -58,25 +65,16 @@ def webdataset(corpus: Corpus, target: Target, snapshot: Snapshot = None, as_jso
 
     palimpsest export webdataset corpora/books --out books-wds
     """
-    from palimpsest.loading.export import export_webdataset
-
     with explained():
-        _need("webdataset", "webdataset")
-        facts = export_webdataset(_opened(corpus, snapshot), target)
+        facts = _exported("webdataset", corpus, target, snapshot)
     _show(facts, target, as_json)
 
 
-def _opened(corpus: str, snapshot: int | None) -> Any:
+def _exported(name: str, corpus: str, target: Path, snapshot: int | None, **options: Any) -> dict[str, Any]:
     from palimpsest.corpus.reader import Corpus as Reader
+    from palimpsest.loading.exports.protocol import export
 
-    return Reader(corpus, snapshot)
-
-
-def _need(module: str, package: str) -> None:
-    from importlib.util import find_spec
-
-    if find_spec(module) is None:
-        raise UsageError(f"{package} is not installed: pip install 'palimpsest[export]'")
+    return export(name, Reader(corpus, snapshot), target, **options)
 
 
 def _show(facts: dict[str, Any], target: Path, as_json: bool) -> None:

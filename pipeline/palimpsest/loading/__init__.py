@@ -16,7 +16,7 @@
     shard_rows.py     single rows of a shard
     parquet_pages.py  payloads straight from Parquet's data pages
     shard_cache.py    a bounded folder of a bucket's shards
-    export.py         a snapshot for Hugging Face, Lance, WebDataset
+    exports/          a snapshot for Hugging Face, Lance, MosaicML Streaming, WebDataset
 
 `Pages`, `Memory` and `Mix` are also `palimpsest.Pages`, `palimpsest.Memory` and `palimpsest.Mix`.
 """

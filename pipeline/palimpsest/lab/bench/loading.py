@@ -162,9 +162,9 @@ def _pyarrow(root: Path, random_pages: int) -> list[dict[str, Any]]:
 def _hugging_face(root: Path, folder: Path) -> list[dict[str, Any]]:
     import datasets
 
-    from palimpsest.loading.export import export_hf
+    from palimpsest.loading.exports.protocol import export
 
-    export_hf(Corpus(str(root)), folder / "hf")
+    export("hf", Corpus(str(root)), folder / "hf")
     files = [str(path) for path in sorted((folder / "hf").rglob("*.parquet"))]
     streamed = datasets.load_dataset(
         "parquet", data_files=files, split="train", streaming=True, columns=["page_id", "tokens", "token_scales"]
@@ -175,9 +175,9 @@ def _hugging_face(root: Path, folder: Path) -> list[dict[str, Any]]:
 def _lance(root: Path, folder: Path, random_pages: int) -> list[dict[str, Any]]:
     import lance
 
-    from palimpsest.loading.export import export_lance
+    from palimpsest.loading.exports.protocol import export
 
-    export_lance(Corpus(str(root)), folder / "pages.lance")
+    export("lance", Corpus(str(root)), folder / "pages.lance")
     table = lance.dataset(str(folder / "pages.lance"))
     columns = ["page_id", "tokens", "token_scales"]
     picks = np.random.default_rng(1).integers(0, table.count_rows(), random_pages).tolist()
