@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palimpsest.pages.layouts import grid as grid_module
 from palimpsest.pages.characters import BLANK, END, ESC, MARK_BASE, NEWLINE, PAD, RUN, TAB, WIDE_TAIL, cell_widths
+from palimpsest.pages.layouts import grid as grid_module
 from palimpsest.pages.layouts.grid import Grid, lay_out, read_back
 
 _PIECES = st.one_of(
