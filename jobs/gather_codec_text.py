@@ -4,9 +4,11 @@ r"""Gather the text that the embedded codec is trained on from documentation tha
         debian-edu-doc-{de,fr,es,it,nl,da} postgresql-doc-15 git-doc developers-reference{,-de,-fr} \
         installation-guide-amd64 bible-kjv-text debian-policy
     python jobs/gather_codec_text.py OUT.jsonl
+    python jobs/gather_codec_text.py --held-out OUT.jsonl > sample.jsonl
 
 One JSON line a file: text, text_class, source, licence. What is not installed is named and skipped; nothing of the evaluation
-set's sources (Debian Administrator's Handbook, sympy) is read.
+set's sources (Debian Administrator's Handbook, sympy) is read. The second command writes what training never sees, and tables and
+random strings, for `palimpsest fit`: enough for five pages a class on every grid.
 """
 
 from __future__ import annotations
@@ -75,6 +77,18 @@ class _Text(HTMLParser):
         return "\n".join(line for line in lines if line)
 
 
+def held_out(path: str, length: int = 100_000) -> None:
+    """Print texts by class that training does not see, of `length` characters each."""
+    from palimpsest.lab.training.codec_pages import SHARES, PageSampler
+
+    sampler = PageSampler(path, seed=5, held_out=True)
+    for name in SHARES:
+        text = ""
+        while len(text) < length:
+            text += sampler.text(name, 4000) + "\n\n"
+        print(json.dumps({"text": text, "text_class": name}, ensure_ascii=False))
+
+
 def main(out: str) -> None:
     totals: dict[tuple[str, str, str], int] = {}
     with open(out, "w") as file:
@@ -96,4 +110,4 @@ def main(out: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    held_out(sys.argv[2]) if sys.argv[1] == "--held-out" else main(sys.argv[1])

@@ -50,8 +50,10 @@ def texts(declarations: Path, prose: Path, documents: int = 12) -> Iterator[dict
     Args:
         documents: of the prose, at most.
     """
-    for line in prose.read_text("utf-8").splitlines()[:documents]:
-        yield {"name": "prose", "text": json.loads(line)["text"], "text_class": "prose", "language": "eng"}
+    written = [json.loads(line)["text"].strip() for line in prose.read_text("utf-8").splitlines()[:documents]]
+    for text in written:
+        yield {"name": "prose", "text": text, "text_class": "prose", "language": "eng"}
+    yield {"name": "prose, full pages", "text": "\n\n".join(written), "text_class": "prose", "language": "eng"}
     for file in CODE:
         yield {"name": "code", "text": (PACKAGE / file).read_text("utf-8"), "text_class": "code", "language": "eng"}
     for seed in range(5):

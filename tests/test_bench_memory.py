@@ -13,7 +13,7 @@ from palimpsest.cli.app import app
 from palimpsest.lab.bench.forgetting import BM25
 from palimpsest.lab.bench.kept import ALL_TEXT, CONTROLLED, FADING, TRUNCATION, read_at
 from palimpsest.lab.bench.memory_findings import BANDS
-from palimpsest.tiers.measured import Rungs, read_rungs
+from palimpsest.tiers.operating_points.rungs import Rungs, read_rungs
 from tests.mixed_sources import prose
 
 
@@ -132,22 +132,9 @@ def test_a_chat_without_questions_is_refused_by_name(tmp_path: Path, content: st
 
 def test_tiers_are_compared_with_fixed_modes_and_fitted(tmp_path: Path) -> None:
     """Eighteen pages, since a fit asks for that many."""
-    texts, rungs = tmp_path / "texts.jsonl", tmp_path / "rungs.json"
+    texts, points = tmp_path / "texts.jsonl", tmp_path / "points.json"
     texts.write_text(json.dumps({"text": prose(64 * 32 * 20, 3), "text_class": "prose"}) + "\n")
-    asked = [
-        "bench",
-        "tiers",
-        str(texts),
-        "--grid",
-        "64x32",
-        "--mode",
-        "tiny",
-        "--max-pages",
-        "18",
-        "--fit",
-        str(rungs),
-        "--json",
-    ]
+    asked = ["bench", "tiers", str(texts), "--grid", "64x32", "--mode", "tiny", "--max-pages", "18", "--json"]
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
@@ -156,7 +143,30 @@ def test_tiers_are_compared_with_fixed_modes_and_fitted(tmp_path: Path) -> None:
     assert all(row["visual_pages_below_target"] == 0 and row["visual_pages"] + row["text_pages"] == 18 for row in rows.values())
     assert rows["climbing"]["context_tokens"] >= rows["cheapest, known beforehand"]["context_tokens"]
     assert result["as_the_stage_does"] == "18 of 18 pages" and len(result["verdicts"]["pages"]) == 18
-    assert read_rungs(rungs.read_text(), 0.97) == Rungs(("tiny",), ("tiny",))
-    rungs.write_text('{"format": 1}')
-    again = CliRunner().invoke(app, asked)
-    assert again.exit_code == 2 and "no rungs file of format 2" in again.output
+    fit = ["fit", "embedded", "--sample", str(texts), "--vary", "grid=64x32", "--mode", "tiny", "--max-pages", "18"]
+    fit += ["--out", str(points)]
+    done = CliRunner().invoke(app, fit)
+    assert done.exit_code == 0 and "layout.grid=64x32 --set tiers.mode=tiny" in done.output, done.output
+    assert read_rungs(points.read_text(), 0.97) == Rungs(("tiny",), ("tiny",))
+    first = points.read_bytes()
+    again = CliRunner().invoke(app, fit)
+    assert "grid=64x32: measured before" in again.output and points.read_bytes() == first
+    plan = ["plan", "local", "--documents", "10", "--characters", "9000", "--rate", "encode=9", "--rate", "verify=9", "--json"]
+    plan += [
+        "--set",
+        "layout.grid=64x32",
+        "--set",
+        "tiers.policy=fidelity",
+        "--set",
+        f"tiers.predictor={points}",
+        "--tier",
+        "tiny=1",
+    ]
+    planned = json.loads(CliRunner().invoke(app, plan).stdout)["operating_points"]
+    assert [(point["mode"], point["text_class"], point["basis"]) for point in planned] == [
+        ("tiny", "prose", "measured"),
+        ("tiny", "all", "measured"),
+    ]
+    points.write_text('{"format": 1}')
+    again = CliRunner().invoke(app, fit)
+    assert again.exit_code == 2 and "no file of operating points" in again.output

@@ -192,7 +192,7 @@ SIGNALS = {
     "settings.py": "the same",
     "operations/conversations/settings.py": "the same",
     "corpus/row_filter.py": "caught in the file, which names the condition",
-    "tiers/predictor.py": "caught in the file, which names the setting",
+    "tiers/operating_points/measured.py": "caught in the file, which names the setting",
     "codecs/fast/runner.py": "caught in the file: the attention is not taken",
     "loading/parquet_pages.py": "caught where pages are read: pyarrow reads them instead",
     "sources/ipc_sizes.py": "becomes a row with a reason",

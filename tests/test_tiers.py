@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from palimpsest.codecs.modes import MODES, Mode
 from palimpsest.config import ConfigError, JobConfig, parse
 from palimpsest.flow.recipe import fingerprint
-from palimpsest.lab.bench.fit_rungs import MIN_PAGES, climbing_modes, fading_modes, fit_grid
+from palimpsest.lab.bench.fit import MIN_PAGES, climbing_modes, fading_modes, fit_layout
 from palimpsest.operations.resolving import identify
 from palimpsest.pages.layouts.grid import Grid
 from palimpsest.tiers.clock import age_of, parse_as_of, parse_duration
 from palimpsest.tiers.ladder import FORGOTTEN, TEXT, Ladder, ladder_of
-from palimpsest.tiers.measured import SHIPPED, shipped
+from palimpsest.tiers.operating_points.measured import FEATURES, SHIPPED, points_file, read_entries, shipped
 from palimpsest.tiers.policies.protocol import RANKS, PageFacts, Policy, Reading, find_policy, policy_names, policy_of
-from palimpsest.tiers.predictor import FEATURES, Predictor, log_error, page_features, read_entries, read_predictor, rungs_file
+from palimpsest.tiers.predictor import Predictor, log_error, page_features, read_predictor
 
 ALL = Ladder.of(MODES.values())
 GUNDAM = Ladder.of([*MODES.values(), Mode("gundam", 1280, 0, 656, 693)])
@@ -195,9 +195,10 @@ def pages(count: int, seed: int = 0) -> tuple[list[tuple[float, ...]], list[list
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    text = json.dumps(rungs_file([fit_grid("r1", "80x40", ["tiny", "small"], *pages(300))]))
-    found = read_predictor(text, "r1", "80x40", 0.97)
-    assert found is not None and read_predictor(text, "r2", "80x40", 0.97) is None
+    text = json.dumps(points_file([fit_layout("r1", "grid 80x40", ["tiny", "small"], *pages(300))]))
+    grid = Grid.parse("80x40", "latin")
+    found = read_predictor(text, "r1", grid, 0.97)
+    assert found is not None and read_predictor(text, "r2", grid, 0.97) is None
     return found
 
 
@@ -241,13 +242,13 @@ def test_features_are_cheap_numbers_of_any_text() -> None:
         assert len(found) == len(FEATURES) and all(np.isfinite(found)) and found[0] == 1.0
     assert log_error(1.0) == pytest.approx(-3) and log_error(0.0) == pytest.approx(0.0, abs=1e-3)
     with pytest.raises(ValueError, match="too few"):
-        fit_grid("r", "64x32", ["tiny"], [[0.0] * len(FEATURES)] * (MIN_PAGES - 1), [[1.0]] * (MIN_PAGES - 1))
+        fit_layout("r", "grid 64x32", ["tiny"], [[0.0] * len(FEATURES)] * (MIN_PAGES - 1), [[1.0]] * (MIN_PAGES - 1))
 
 
 def test_a_file_that_is_no_predictor_is_named(tmp_path: Any) -> None:
     (tmp_path / "bad.json").write_text('{"format": 99, "features": [], "grids": []}')
     for setting, message in (
-        (str(tmp_path / "bad.json"), "no rungs file of format 2"),
+        (str(tmp_path / "bad.json"), "no file of operating points of format 3"),
         (str(tmp_path / "none.json"), "cannot be read"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -279,10 +280,12 @@ def test_a_rung_to_climb_brings_pages_that_no_cheaper_one_does(met: list[tuple[b
     assert len(lost) <= 4 * 0.2 * len(met)  # by leaving out modes that bring less than a fifth of what is left
 
 
-def measured_on(precision: dict[str, float], revision: str = "r", grid: str = "64x32") -> str:
-    """A rungs file of a codec that reads so much of every page in each mode."""
+def measured_on(precision: dict[str, float], revision: str = "r", layout: str = "grid 64x32") -> str:
+    """A file of operating points of a codec that reads so much of every page in each mode."""
     features = [(1.0, *np.random.default_rng(page).uniform(0, 1, len(FEATURES) - 1)) for page in range(MIN_PAGES)]
-    return json.dumps(rungs_file([fit_grid(revision, grid, list(precision), features, [list(precision.values())] * MIN_PAGES)]))
+    return json.dumps(
+        points_file([fit_layout(revision, layout, list(precision), features, [list(precision.values())] * MIN_PAGES)])
+    )
 
 
 @pytest.mark.parametrize(
@@ -319,26 +322,30 @@ def test_settings_stand_above_what_was_measured() -> None:
     assert of(undated="small").tier(PageFacts()) == "small"
     assert of(policy="importance", mode="small").tier(PageFacts()) == "small"
     assert of(policy="fixed", mode="small").ladder == ALL == of(predictor="none").ladder
-    for other in (measured_on({"tiny": 1.0}, "s"), measured_on({"tiny": 1.0}, grid="80x40")):
+    for other in (measured_on({"tiny": 1.0}, "s"), measured_on({"tiny": 1.0}, layout="grid 80x40")):
         with pytest.raises(ConfigError, match="tiers.predictor: measured on .*, not on grid 64x32 of codec r"):
             of(predictor=other)
-    with pytest.raises(ConfigError, match="no rungs file of format 2"):
-        of(predictor='{"format": 2, "features": [], "grids": []}')
+    with pytest.raises(ConfigError, match="no file of operating points of format 3"):
+        of(predictor='{"format": 3, "features": [], "entries": []}')
 
 
 def test_the_codec_that_ships_has_rungs_and_they_are_those_of_its_weights() -> None:
-    """Else: python jobs/fit_rungs.py, whenever the weights change."""
+    """Else: palimpsest fit embedded (docs/running.md), whenever the weights change."""
     revision = identify(parse({})).revision
     assert [path.name for path in SHIPPED.glob("sha256-*.json")] == [shipped(revision).name]
     entries = read_entries(shipped(revision).read_text())
-    assert {entry["codec_revision"] for entry in entries} == {revision} and {"64x32", "80x40"} <= {
-        entry["grid"] for entry in entries
+    assert {entry["codec_revision"] for entry in entries} == {revision} and {"grid 64x32", "grid 80x40"} <= {
+        entry["layout"] for entry in entries
     }
     for entry in entries:
         assert entry["fading"] == fading_modes(entry["modes"], entry["precision"])
         for target in entry["climbing"]:
             verification = {"target_precision": float(target)}
-            settings = {"layout": {"grid": entry["grid"]}, "tiers": {"policy": "fidelity"}, "verification": verification}
+            settings = {
+                "layout": {"grid": entry["layout"].removeprefix("grid ")},
+                "tiers": {"policy": "fidelity"},
+                "verification": verification,
+            }
             assert set(identify(parse(settings)).config.tiers.modes) == set(entry["climbing"][target])
 
 

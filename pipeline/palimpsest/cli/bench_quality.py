@@ -121,9 +121,6 @@ def bench_tiers(
     mode: Annotated[
         list[str] | None, typer.Option(help="A rung; may be repeated. All modes of the codec where none is named.")
     ] = None,
-    fit: Annotated[
-        Path | None, typer.Option(help="Also write the rungs and the predictor that these pages show to this rungs file.")
-    ] = None,
     max_pages: Annotated[int, typer.Option(help="At most so many pages per class; 0 takes all.")] = 0,
     overrides: Set = None,
     write: Write = None,
@@ -131,11 +128,11 @@ def bench_tiers(
 ) -> None:
     """Rate control compared with one mode for all pages: context tokens, tiers, encodes per page, right predictions.
 
-    All modes of the codec are measured where no --mode is named; rate control climbs on those that the rungs file names.
+    All modes of the codec are measured where no --mode is named; rate control climbs on those worth using (`palimpsest fit`).
 
-    palimpsest bench tiers texts.jsonl --grid 80x40 --target 0.97 --mode tiny --mode small --fit rungs.json
+    palimpsest bench tiers texts.jsonl --grid 80x40 --target 0.97 --mode tiny --mode small
 
-    palimpsest bench tiers eval.jsonl --grid 80x40 --target 0.97 --set tiers.predictor=rungs.json --write docs/results
+    palimpsest bench tiers eval.jsonl --grid 80x40 --target 0.97 --set tiers.predictor=operating-points.json --write docs/results
     """
     from palimpsest.lab.bench.fidelity import read_classes
     from palimpsest.lab.bench.tiers import bench_tiers as measure
@@ -147,7 +144,7 @@ def bench_tiers(
             verification=config.verification.replace(target_precision=target, control_share=0.0),
             tiers=config.tiers.replace(modes=tuple(mode or config.tiers.modes)),
         )
-        result = measure(config, read_classes(texts), fit=fit, max_pages=max_pages)
+        result = measure(config, read_classes(texts), max_pages=max_pages)
     finish(f"tiers-{grid}", result, write, as_json)
 
 

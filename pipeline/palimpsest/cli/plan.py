@@ -105,9 +105,11 @@ def _print(result: dict[str, Any]) -> None:
             f"documents, {sample['characters_per_page']:,.0f} characters a page ({sure}); {classes}"
         )
     for point in result["operating_points"]:
+        folded = point["folded_precision"]
         line(
-            f"operating point: {point['mode']}, {point['text_class']}: {point['ratio']:.3g}x, folded precision "
-            f"{point['folded_precision']:.1%} (p5 {point['p5']:.1%}), {point['basis'].upper()} ({point['source']})"
+            f"operating point: {point['mode']}, {point['text_class']}: {point['ratio']:.3g}x, "
+            f"{'precision' if folded is None else 'folded precision'} {point['precision'] if folded is None else folded:.1%} "
+            f"(p5 {point['p5']:.1%}), {point['basis'].upper()} ({point['source'][:80]})"
         )
     for rate in result["rates"]:
         how = f" = {rate['formula']}" if rate["formula"] else ""

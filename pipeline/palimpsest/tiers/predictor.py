@@ -3,12 +3,11 @@
 For every mode a linear model predicts the logarithm of the error, log10(1 - precision + 0.001). The models' joint errors are
 assumed to be normal, which gives the chance of meeting any target. A verdict in one mode corrects the expectation in the others:
 a page that reads worse than predicted in tiny will read worse than predicted in small. A predictor is measured on one codec
-revision and one grid; elsewhere pages climb rung by rung. It is stored in a rungs file (`measured.py`).
+revision and one layout; elsewhere pages climb rung by rung. It is stored in a file of operating points.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -18,16 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from palimpsest.config import ConfigError
+from palimpsest.pages.layouts.protocol import Layout
+from palimpsest.tiers.operating_points.measured import FEATURES, broken, layout_key, read_entries
 
-FEATURES = ("one", "fill", "digits", "capitals", "marks", "rare", "entropy", "odd_words", "lines")
-FORMAT = 2
 _FLOOR = 1e-3  # errors below one in a thousand count as equal
 _ODD = re.compile(r"(?i:[^aeiouy\W\d_]{5}|[a-z][0-9]|[0-9][a-z])|[a-z][A-Z]")
 _WORD = re.compile(r"\w{3,}")
 
 
-def page_features(text: str, cells: int) -> tuple[float, ...]:
+def page_features(text: str, capacity: int) -> tuple[float, ...]:
     """FEATURES of a page: how full it is, shares of kinds of characters, entropy of characters (bits / 8), share of odd words."""
     size = max(len(text), 1)
     counts = Counter(text)
@@ -39,7 +37,7 @@ def page_features(text: str, cells: int) -> tuple[float, ...]:
 
     return (
         1.0,
-        min(len(text) / cells, 1.0),
+        min(len(text) / capacity, 1.0),
         share(str.isdigit),
         share(str.isupper),
         share(lambda char: char.isascii() and not char.isalnum() and not char.isspace()),
@@ -59,24 +57,24 @@ class Predictor:
     """A fitted model.
 
     Attributes:
-        codec_revision, grid: the codec revision and the grid that it was measured on.
+        codec_revision, layout: the codec revision and the layout that it was measured on.
         modes: names.
         weights: `[modes, FEATURES]`.
         covariance: `[modes, modes]` of the models' errors.
         target: the precision that pages must reach.
-        cells: of the grid.
+        capacity: of the layout, in characters.
     """
 
     codec_revision: str
-    grid: str
+    layout: str
     modes: tuple[str, ...]
     weights: np.ndarray
     covariance: np.ndarray
     target: float
-    cells: int
+    capacity: int
 
     def features(self, text: str) -> tuple[float, ...]:
-        return page_features(text, self.cells)
+        return page_features(text, self.capacity)
 
     def chance(self, mode: str, features: Sequence[float], seen: Mapping[str, float] | None = None) -> float:
         """Probability of meeting the target in `mode`, given the precisions `seen` in others; 0.5 for an unknown mode."""
@@ -94,44 +92,19 @@ class Predictor:
         return 0.5 * math.erfc((mean - log_error(self.target)) / math.sqrt(2 * max(variance, 1e-6)))
 
 
-def read_predictor(text: str, codec_revision: str, grid: str, target: float) -> Predictor | None:
-    """The predictor for a codec revision and a grid from a rungs file's text; None if the file has none for them.
+def read_predictor(text: str, codec_revision: str, layout: Layout, target: float) -> Predictor | None:
+    """The predictor for a codec revision and a layout from a file of operating points; None if it has none for them.
 
     Raises:
-        ConfigError: for a text that is no rungs file of this format.
+        ConfigError: for a text that is no such file.
     """
+    key = layout_key(layout)
     for entry in read_entries(text):
         try:
-            if (entry["codec_revision"], entry["grid"]) == (codec_revision, grid):
-                columns, _, rows = grid.partition("x")
+            if (entry["codec_revision"], entry["layout"]) == (codec_revision, key):
                 weights = np.array(entry["weights"], np.float64).reshape(len(entry["modes"]), len(FEATURES))
                 covariance = np.array(entry["covariance"], np.float64).reshape(len(weights), len(weights))
-                cells = int(columns) * int(rows)
-                return Predictor(codec_revision, grid, tuple(entry["modes"]), weights, covariance, target, cells)
+                return Predictor(codec_revision, key, tuple(entry["modes"]), weights, covariance, target, layout.capacity)
         except (ValueError, KeyError, TypeError) as error:
             raise broken(error) from error
     return None
-
-
-def read_entries(text: str) -> list[dict[str, Any]]:
-    """The entries of a rungs file, one for each codec revision and grid.
-
-    Raises:
-        ConfigError: for a text that is no rungs file of this format.
-    """
-    try:
-        record = json.loads(text)
-        if record["format"] != FORMAT or tuple(record["features"]) != FEATURES:
-            raise ValueError(f"format {record['format']} with features {record['features']}")
-        return list(record["grids"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise broken(error) from error
-
-
-def rungs_file(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A rungs file of several entries."""
-    return {"format": FORMAT, "features": list(FEATURES), "grids": list(entries)}
-
-
-def broken(error: Exception) -> ConfigError:
-    return ConfigError(f"tiers.predictor: no rungs file of format {FORMAT} (palimpsest bench tiers --fit): {error!r}")

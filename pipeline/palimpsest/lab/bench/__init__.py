@@ -28,7 +28,8 @@ How much is read back, and what it is worth:
 
     fidelity.py         precision over compression, by class, grid and mode
     tiers.py            rate control, compared with one mode for all pages
-    fit_rungs.py        measured verdicts -> an entry of a rungs file
+    measured_pages.py   pages read in every mode of a codec
+    fit.py              operating points, fitted to such pages
     public.py           public texts, beside recorded outputs of other systems in the same metrics
     recorded.py         scores of recorded outputs
     replay.py           recorded outputs decoded again, to count passes

@@ -1,60 +1,40 @@
-"""Rate control measured: tokens and trials of `tiers.policy = "fidelity"` beside those of one mode for all pages; rungs files.
+"""Rate control measured: tokens and trials of `tiers.policy = "fidelity"` beside those of one mode for all pages.
 
 Every page is drawn, encoded and read back once in every mode. The policy is a pure function of these verdicts, so all ways of
 choosing are compared on the same ones; a page that does not meet the target is text in each of them, and costs its text tokens. A
-share of the pages then really goes through the stage, and must come to rest where the comparison says. The same verdicts say
-which modes are rungs (`fit_rungs`).
+share of the pages then really goes through the stage, and must come to rest where the comparison says.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from palimpsest import config as configs
-from palimpsest.codecs.modes import Mode
-from palimpsest.config import ConfigError, JobConfig
+from palimpsest.config import JobConfig
 from palimpsest.flow.recipe import Recipe
-from palimpsest.flow.stages import Encode, Paginate, RateControl, Render, Verify
-from palimpsest.flow.stages.tables import with_columns
-from palimpsest.lab.bench.fit_rungs import MIN_PAGES, fit_grid
+from palimpsest.flow.stages import RateControl
+from palimpsest.lab.bench.fit import MIN_PAGES, entry_of
 from palimpsest.lab.bench.machine import machine
-from palimpsest.operations.resolving import prepare
-from palimpsest.schemas import DOCUMENTS, conform
-from palimpsest.sources.documents import document_id
+from palimpsest.lab.bench.measured_pages import Measured, measure_pages, modes_of
 from palimpsest.tiers.ladder import TEXT
+from palimpsest.tiers.operating_points.measured import points_file
 from palimpsest.tiers.policies.protocol import PageFacts, Policy, Reading, find_policy
-from palimpsest.tiers.predictor import FORMAT, Predictor, page_features, read_entries, read_predictor, rungs_file
+from palimpsest.tiers.predictor import Predictor, read_predictor
 
 REALLY = 32  # pages that go through the stage
 
 
-@dataclass
-class Measured:
-    """One page that the codec can read: its cost as text, and its verdict in each mode."""
-
-    text_class: str
-    text_tokens: int
-    features: tuple[float, ...]
-    readings: dict[str, Reading]
-
-
-def bench_tiers(config: JobConfig, texts: dict[str, str], *, fit: Path | None = None, max_pages: int = 0) -> dict[str, Any]:
+def bench_tiers(config: JobConfig, texts: dict[str, str], *, max_pages: int = 0) -> dict[str, Any]:
     """Measure on `texts` by class.
 
     Args:
         config: `tiers.policy` is taken to be fidelity; the rungs are `tiers.modes`, the target `verification.target_precision`.
-        fit: also write an entry fitted to these pages to the rungs file there; other grids and revisions in that file stay.
         max_pages: at most so many pages of each class; 0 takes all.
 
     Returns:
@@ -63,8 +43,8 @@ def bench_tiers(config: JobConfig, texts: dict[str, str], *, fit: Path | None = 
     Raises:
         ValueError: where no page can be read by the codec.
     """
-    prepared, tables, measured, seconds = _measured(config, texts, max_pages)
-    modes = [mode.name for mode in _modes(config, prepared)]
+    prepared, tables, measured, seconds = measure_pages(config, texts, max_pages)
+    modes = [mode.name for mode in modes_of(config, prepared)]
     crossed = _cross_validated(prepared, measured, modes)
     blind = find_policy(prepared.config.tiers, prepared.policy.ladder)
     ways: dict[str, Callable[[int], tuple[str, int]]] = {}
@@ -78,8 +58,6 @@ def bench_tiers(config: JobConfig, texts: dict[str, str], *, fit: Path | None = 
     chosen = {name: [way(place) for place in range(len(measured))] for name, way in ways.items()}
     rows = [_row(prepared, name, measured, ends) for name, ends in chosen.items()]
     best = _beside_fixed(rows)
-    if fit:
-        _write_fit(fit, prepared, measured, modes)
     named = next((name for name in chosen if name.startswith("predicted")), "climbing")
     return {
         "codec": f"{prepared.codec} {prepared.revision}",
@@ -110,101 +88,6 @@ def bench_tiers(config: JobConfig, texts: dict[str, str], *, fit: Path | None = 
         "config": configs.to_json(config),
         "machine": machine(),
     }
-
-
-def fit_rungs(config: JobConfig, texts: dict[str, str], path: Path, *, max_pages: int = 0) -> dict[str, Any]:
-    """Measure `texts` by class in every mode of the codec on the grid, and write the entry to the rungs file at `path`.
-
-    Raises:
-        ValueError: where too few pages can be read by the codec; for a file there that is no rungs file.
-    """
-    return fit_points(config, texts, path, max_pages=max_pages)[0]
-
-
-def fit_points(
-    config: JobConfig, texts: dict[str, str], path: Path, *, max_pages: int = 0
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """`fit_rungs`, and the operating points that were measured: one for each mode and class, and one for "all" classes."""
-    config = config.replace(tiers=config.tiers.replace(modes=(), predictor="none"))
-    prepared, _, measured, _ = _measured(config, texts, max_pages)
-    modes = _modes(config, prepared)
-    entry = _write_fit(path, prepared, measured, [mode.name for mode in modes])
-    classes = {name: [page for page in measured if page.text_class == name] for name in texts}
-    points = []
-    for name, pages in [*classes.items(), ("all", measured)]:
-        for mode in modes if pages else []:
-            read = [page.readings[mode.name] for page in pages]
-            tokens = mean(page.text_tokens for page in pages)
-            points.append(
-                {
-                    "grid": str(prepared.layout),
-                    "mode": mode.name,
-                    "text_class": name,
-                    "pages": len(pages),
-                    "ratio": tokens / mode.num_context_tokens,
-                    "precision": mean(reading.precision for reading in read),
-                    "reached": mean(float(reading.met) for reading in read),
-                }
-            )
-    return entry, points
-
-
-def _measured(
-    config: JobConfig, texts: dict[str, str], max_pages: int
-) -> tuple[Recipe, list[pa.Table], list[Measured], dict[str, float]]:
-    config = config.replace(verification=config.verification.replace(share=1.0), tiers=config.tiers.replace(policy="fidelity"))
-    prepared = prepare(config)
-    tables = list(_pages(prepared, texts, max_pages))
-    measured, seconds = _measure(prepared, tables, _modes(config, prepared))
-    if not measured:
-        raise ValueError(f"none of the pages can be read by codec {prepared.codec!r}")
-    return prepared, tables, measured, seconds
-
-
-def _modes(config: JobConfig, prepared: Recipe) -> list[Mode]:
-    """Those that are measured, cheapest first: the ones that the settings name, or else all, rungs or not."""
-    ladder = prepared.policy.ladder
-    return list(reversed(ladder.modes if config.tiers.modes else ladder.known))
-
-
-def _pages(prepared: Recipe, texts: dict[str, str], max_pages: int) -> list[pa.Table]:
-    paginate = Paginate(prepared.config, prepared.layout, prepared.policy)
-    found = []
-    for name, text in texts.items():
-        document = {"unit_id": "bench", "kind": "document", "doc_id": document_id(text), "text_class": name, "text": text}
-        document |= {"source_uri": "bench", "source_version": "1"}
-        columns = {field.name: pa.array([document.get(field.name)], field.type) for field in DOCUMENTS}
-        left = max_pages or 1 << 30
-        for table in paginate(conform(pa.table(columns), DOCUMENTS, "bench")):
-            table = table.filter(pc.is_null(table["tier"])).slice(0, left)  # the others are text, whatever the policy
-            left -= table.num_rows
-            if table.num_rows:
-                found.append(table)
-    return found
-
-
-def _measure(prepared: Recipe, tables: Sequence[pa.Table], modes: Sequence[Mode]) -> tuple[list[Measured], dict[str, float]]:
-    """Every page in every mode; and the seconds that a page takes in each."""
-    render, encode = Render(prepared.layout), Encode(prepared.config, prepared.fingerprint)
-    verify = Verify(prepared.config, prepared.fingerprint)
-    measured: list[Measured] = []
-    seconds: Counter[str] = Counter()
-    for table in tables:
-        rows = table.select(["text", "text_class", "num_text_tokens"]).to_pylist()
-        some = [
-            Measured(row["text_class"], row["num_text_tokens"], page_features(row["text"], prepared.layout.capacity), {})
-            for row in rows
-        ]
-        for mode in modes:
-            names = pa.array([mode.name] * len(rows), pa.string())
-            sizes = pa.array([mode.px] * len(rows), pa.int32())
-            start = time.perf_counter()
-            judged = verify(encode(render(with_columns(table, {"tier": names, "mode": names, "image_px": sizes}))))
-            seconds[mode.name] += time.perf_counter() - start  # type: ignore[assignment]
-            for page, precision, status in zip(some, judged["precision"].to_pylist(), judged["status"].to_pylist(), strict=True):
-                page.readings[mode.name] = Reading(precision, status == "verified")
-        measured += some
-    return measured, {name: value / max(len(measured), 1) for name, value in seconds.items()}
 
 
 def _climb(policy: Policy, page: Measured) -> tuple[str, int]:
@@ -285,33 +168,13 @@ def _cross_validated(prepared: Recipe, measured: Sequence[Measured], modes: Sequ
     halves = [measured[1::2], measured[::2]]
     if min(map(len, halves)) < MIN_PAGES:
         return None
-    fitted = [_predictor(prepared, _entry(prepared, half, modes)) for half in halves]
+    fitted = [_predictor(prepared, entry_of(prepared, half, modes)) for half in halves]
     return [find_policy(prepared.config.tiers, prepared.policy.ladder, predictor) for predictor in fitted]
-
-
-def _entry(prepared: Recipe, measured: Sequence[Measured], modes: Sequence[str]) -> dict[str, Any]:
-    precisions = [[page.readings[mode].precision for mode in modes] for page in measured]
-    return fit_grid(prepared.revision, str(prepared.layout), modes, [page.features for page in measured], precisions)
 
 
 def _predictor(prepared: Recipe, entry: dict[str, Any]) -> Predictor | None:
     target = prepared.config.verification.target_precision
-    return read_predictor(json.dumps(rungs_file([entry])), prepared.revision, str(prepared.layout), target)
-
-
-def _write_fit(path: Path, prepared: Recipe, measured: Sequence[Measured], modes: Sequence[str]) -> dict[str, Any]:
-    entry = _entry(prepared, measured, modes)
-    kept: list[dict[str, Any]] = []
-    if path.is_file():
-        try:
-            kept = read_entries(path.read_text("utf-8"))
-        except ConfigError as error:
-            raise ConfigError(f"--fit {str(path)!r} is there and is no rungs file of format {FORMAT}: {error}") from error
-    same = (entry["codec_revision"], entry["grid"])
-    kept = [old for old in kept if (old["codec_revision"], old["grid"]) != same]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rungs_file([*kept, entry]), indent=1) + "\n", "utf-8")
-    return entry
+    return read_predictor(json.dumps(points_file([entry])), prepared.revision, prepared.layout, target)
 
 
 def _really(prepared: Recipe, tables: Sequence[pa.Table], measured: Sequence[Measured]) -> str:

@@ -28,8 +28,9 @@ from palimpsest.lab.forecast.workload import given_workload, sampled_workload
 from palimpsest.operations.resolving import concrete_layout
 from palimpsest.pages.layouts.registry import make_layout
 from palimpsest.tiers.clock import parse_duration
+from palimpsest.tiers.operating_points.measured import measured_points
+from palimpsest.tiers.operating_points.published import published_points
 from palimpsest.tiers.policies.protocol import policy_of
-from palimpsest.tiers.published import published_points
 
 PUBLISHED_DIMS = {"deepseek-ocr": 1280, "unlimited-ocr": 1280, "deepseek-ocr-2": 1280}  # where no checkpoint is here to ask
 
@@ -60,7 +61,8 @@ def forecast(
     codec = find_preset(config.codec.name)
     config = config.replace(layout=concrete_layout(config.layout, codec), sources=tuple(source))
     layout = make_layout(config.layout)
-    config, policy = policy_of(config, layout, _revision(codec, config))
+    revision, named = _revision(codec, config), config.tiers.predictor
+    config, policy = policy_of(config, layout, revision)
     given = {name: value for name, value in numbers.items() if value}
     if source:
         if given:
@@ -104,7 +106,11 @@ def forecast(
         "terms": {name: getattr(supposed, name) for name in Terms.__dataclass_fields__},
         **estimated.to_json(),
         "token_dim": dim,
-        "operating_points": [asdict(point) for point in published_points(codec.name) if point.mode in work.encodes],
+        "operating_points": [
+            asdict(point)
+            for point in (*published_points(codec.name), *measured_points(named, revision, layout))
+            if point.mode in work.encodes
+        ],
         "sensitivity": sensitivity(work, speeds, supposed, modes, dim),
         "assumed": [*work.assumed, *_assumed(speeds, supposed, dim_from)],
     }

@@ -20,7 +20,8 @@ from palimpsest.config import ConfigError, JobConfig, TierConfig
 from palimpsest.pages.layouts.protocol import Layout
 from palimpsest.tiers.clock import age_of, parse_as_of
 from palimpsest.tiers.ladder import FORGOTTEN, TEXT, Ladder, ladder_of
-from palimpsest.tiers.measured import NONE, as_measured, read_rungs, rungs_text
+from palimpsest.tiers.operating_points.measured import NONE, entry_text
+from palimpsest.tiers.operating_points.rungs import as_measured, read_rungs
 from palimpsest.tiers.predictor import Predictor, read_predictor
 
 BELOW = "below_every_rung"
@@ -211,7 +212,7 @@ def policy_of(
 ) -> tuple[JobConfig, Policy]:
     """The policy of a job, and its configuration completed by the measured rungs of the codec.
 
-    So every worker and every later job has the same rungs and the same predictor, even if the rungs file changes.
+    So every worker and every later job has the same rungs and the same predictor, even if the file changes.
 
     Args:
         published: the pages belong to a published corpus; only there may a policy forget.
@@ -228,12 +229,12 @@ def policy_of(
     if "forget" in names and not published:
         raise ConfigError(f"tiers.policy = {tiers.policy!r}: 'forget' drops texts of a published corpus: palimpsest retier")
     if names != ("fixed",):
-        text = rungs_text(tiers.predictor, codec_revision, str(layout))
+        text = entry_text(tiers.predictor, codec_revision, layout)
         if text != NONE:
             tiers = as_measured(tiers, names, ladder, read_rungs(text, config.verification.target_precision))
             ladder = Ladder.of(ladder.known, tiers.modes)
         if "fidelity" in names:
             tiers = tiers.replace(predictor=text)
             target = config.verification.target_precision
-            predictor = None if text == NONE else read_predictor(text, codec_revision, str(layout), target)
+            predictor = None if text == NONE else read_predictor(text, codec_revision, layout, target)
     return config.replace(tiers=tiers), find_policy(tiers, ladder, predictor, one_way=one_way)
