@@ -65,7 +65,9 @@ def test_fit_measures_every_grid_and_mode_and_writes_the_file_that_policies_read
     assert result["best"] is None and {point["mode"] for point in result["points"]} == set(MODES)
     for point in result["points"]:
         assert point["pages"] == 18 and not any(point["reached"].values()) and point["precision"] < 0.5
-        assert point["ratio"] == pytest.approx(result["points"][0]["ratio"] * 73 / MODES[point["mode"]].num_context_tokens, rel=1e-3)
+        assert point["ratio"] == pytest.approx(
+            result["points"][0]["ratio"] * 73 / MODES[point["mode"]].num_context_tokens, rel=1e-3
+        )
     settings = {"codec": {"path": str(tiny_codec)}, "tiers": {"policy": "fidelity", "predictor": str(file)}}
     assert identify(parse(settings)).policy.predictor is not None
 

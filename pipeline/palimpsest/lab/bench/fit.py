@@ -157,7 +157,9 @@ def fit_points(config: JobConfig, texts: Mapping[str, str], path: Path, *, max_p
     kept = [old for old in entries if (old["codec_revision"], old["layout"]) != key[:2]]
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(points_file([*kept, entry]), indent=1) + "\n", "utf-8")
+    record = points_file([*kept, entry])
+    lines = ",\n".join(json.dumps(each) for each in record.pop("entries"))  # a line for each entry
+    beside.write_text(f'{json.dumps(record)[:-1]}, "entries": [\n{lines}\n]}}\n', "utf-8")
     beside.replace(path)
     return entry, True
 
