@@ -19,9 +19,11 @@ $(VENV)/installed: pyproject.toml | $(VENV)/bin/pip
 	$(PIP) -e .
 	touch $@
 
+# Azurite, the server behind the test of az://, is a package of npm; without npm that test is skipped.
 $(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/pip
 	$(PIP) -e '.[dev]'
 	$(PIP) --no-deps mosaicml-streaming==0.13.0  # reads an export in a test; some of what it requires contradicts our versions
+	npm install --silent --no-audit --no-fund --prefix $(VENV)/node azurite@3.35.0 || echo "no Azurite: the test of az:// will be skipped"
 	touch $(VENV)/installed $@
 
 demo: $(VENV)/installed

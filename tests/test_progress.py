@@ -16,6 +16,7 @@ from palimpsest.cli import progress as shown
 from palimpsest.cli.progress import LiveLine, described
 from palimpsest.config import to_toml
 from palimpsest.corpus.units import CommitRecord
+from palimpsest.errors import Stopped
 from palimpsest.flow.ledger import InFlight, SourceUnit
 from palimpsest.flow.plan import PlannedUnit
 from palimpsest.operations import progress as module
@@ -61,7 +62,28 @@ def test_the_estimate_is_good_after_a_fifth_of_the_pages(monkeypatch: pytest.Mon
             assert progress.estimated_pages is not None and abs(progress.estimated_pages - units * PAGES) <= 5
     assert progress.share == 1.0
     progress.stages = lambda: {"encode": {"rows": 120.0}}
-    assert described(progress) == "100 of about 100 pages  0.8 pages/s  10/10 units committed  (120 encoded)"
+    assert described(progress) == "100 of about 100 pages  1.0 pages/s  10/10 units committed  (120 encoded)"
+
+
+def test_verified_pages_count_before_they_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard gathers many pages, and the time left cannot wait for it; what the executor did before is of another job."""
+    now, verified = 1000.0, {"pages": 500, "text_bytes": 500 * TEXT}
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    progress = Progress(units_total=10, bytes_total=100 * TEXT, began=now, stages=lambda: {"verify": verified})
+    progress.look()
+    assert progress.share == 0 and progress.seconds_left is None and progress.rate == 0
+    now += 20
+    for page in range(1, 11):
+        now += 2
+        verified = {"pages": 500 + page, "text_bytes": (500 + page) * TEXT}
+        progress.look()
+        assert progress.pages_done == page and progress.estimated_pages == 100
+        assert page == 1 or (progress.rate, progress.seconds_left) == (pytest.approx(0.5), pytest.approx(2 * (100 - page)))
+    assert described(progress).startswith("0 of about 100 pages  0.5 pages/s  0/10 units committed  about 3 min 00 s left")
+    with pytest.raises(Stopped, match="repeats 10 pages"), progress.stoppable():
+        raise KeyboardInterrupt
+    progress.again(unit())  # with 10 pages that never arrived here: the workers' counts go on, and what they did is done again
+    assert progress.pages_done == progress.pages
 
 
 def test_pages_that_are_known_beforehand_are_no_estimate() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -19,9 +20,11 @@ from palimpsest.config import ConfigError, SourceConfig, parse
 from palimpsest.operations.findings import Metadata, absent_fields, check_fields
 from palimpsest.sources.cells import carried, identifier, importance
 from palimpsest.sources.documents import Document, Rejected, Unusable
+from palimpsest.sources.jsonl import read_records
 from palimpsest.sources.listing import expand
 from palimpsest.sources.tables import plan_units, read_unit
 from palimpsest.sources.timestamps import parse_timestamp
+from palimpsest.sources.units import Unit
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
 DAY, MONTH, YEAR = datetime(2024, 3, 1, tzinfo=UTC), datetime(2024, 3, 1, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=UTC)
@@ -152,6 +155,58 @@ def test_bad_metadata_costs_a_value_or_the_record(tmp_path: Path) -> None:
     assert list(documents(long)[0].nulled) == ["metadata_too_long"]
 
 
+DOUBLED = [
+    ('{"text": "a", "text": "b"}', {}, "doubled_key"),
+    (r'{"text": "a", "te\u0078t": "b"}', {}, "doubled_key"),
+    ('{"text": "a", "text": null}', {}, "doubled_key"),
+    ('{"text": "a", "text": "a"}', {}, "a"),  # nothing is lost
+    ('{"doc": {"text": "a", "text": "b"}}', {"text_field": "doc.text"}, "doubled_key"),
+    ('{"doc": {"text": "a"}, "doc": {"text": "b"}}', {"text_field": "doc.text"}, "doubled_key"),
+    ('{"a": "x", "b": "y", "b": "z"}', {"text_template": "{a} {b}"}, "doubled_key"),
+    ('{"text": "a", "other": 1, "other": 2, "deep": [{"k": 1, "k": 2}]}', {}, "a"),  # what is not read decides nothing
+    ('{"text": "a", "id": "1", "id": "2"}', {}, "a doubled_key"),
+    ('{"text": "a", "id": "1", "id": "2"}', {"bad_metadata": "quarantine"}, "doubled_key"),
+    ('{"text": "a", "meta": {"k": 1, "k": 2}}', {"carry": ("meta",)}, "a doubled_key"),
+]
+
+
+@pytest.mark.parametrize(("line", "settings", "outcome"), DOUBLED)
+@pytest.mark.parametrize("around", ["{}\n", "[{}]", "[\n{},\n{}]"])
+def test_a_key_with_two_values_is_never_decided_in_silence(
+    tmp_path: Path, line: str, settings: dict[str, Any], outcome: str, around: str
+) -> None:
+    (tmp_path / "a.json").write_text(around.replace("{}", line))
+    found = records(tmp_path, **settings)
+    assert len(found) == around.count("{}")
+    for record in found:
+        reasons = [record.reason] if isinstance(record, Rejected) else [record.text, *record.nulled]
+        assert " ".join(map(str, reasons)) == outcome
+        if isinstance(record, Rejected):
+            assert "occurs 2 times in one object, with different values" in record.detail and record.record
+        else:
+            assert record.source_id is None and record.extra is None
+
+
+def test_a_conversation_with_a_doubled_key_is_refused_wherever_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        '{"messages": [{"role": "user", "content": "a", "content": "b"}]}\n'
+        '{"messages": [{"role": "user", "role": "user", "content": "a"}]}\n'
+    )
+    (item,) = expand([str(path)], SourceConfig())
+    refused, kept = read_records(Unit(object=item), SourceConfig())
+    assert refused.problem is not None and refused.problem.reason == "doubled_key" and "'content'" in refused.problem.detail
+    assert kept.problem is None and kept.record == {"messages": [{"role": "user", "content": "a"}]}
+
+
+def test_a_record_of_many_doubled_keys_is_judged_in_linear_time(tmp_path: Path) -> None:
+    pairs = ", ".join(f'"k{number}": {number}, "k{number}": -{number}' for number in range(1, 100_000))
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "a", {pairs}}}')
+    began = time.process_time()
+    assert [document.text for document in documents(tmp_path)] == ["a"]
+    assert time.process_time() - began < 10  # a second; minutes if each key looks for its values
+
+
 def test_nested_fields_templates_and_carried_values(tmp_path: Path) -> None:
     record = {"doc": {"text": "body", "id": 5}, "title": "Title", "meta": {"licence": "MIT"}, "language": "en", "empty": None}
     path = lines(tmp_path / "a.jsonl", record, {"doc": {"text": "only"}}, {"doc.text": "literal", "doc": {"text": "nested"}})
@@ -239,7 +294,15 @@ def test_a_wrong_or_doubled_column_is_one_message(tmp_path: Path) -> None:
     (row,) = records(path)
     assert isinstance(row, Rejected) and row.reason == "missing_column"
     pq.write_table(pa.table({"Text": ["x"]}), path)
-    with pytest.raises(ValueError, match=r"did you mean 'Text'\? Case tells names apart: set source.text_field = 'Text'"):
+    with pytest.raises(
+        ValueError, match=r"did you mean 'Text'\? Case and blanks tell names apart: set source.text_field = 'Text'"
+    ):
+        check_fields(expand([str(path)], SourceConfig()), SourceConfig())
+    pq.write_table(pa.table({" text": ["x"]}), path)
+    with pytest.raises(ValueError, match="did you mean ' text'"):
+        check_fields(expand([str(path)], SourceConfig()), SourceConfig())
+    pq.write_table(pa.table([["x"], ["y"], ["z"]], names=["text", "id", "id"]), path)  # what is read, not the text alone
+    with pytest.raises(ValueError, match="has 2 columns 'id': text, id, id. Rename all but one. Nothing was done"):
         check_fields(expand([str(path)], SourceConfig()), SourceConfig())
     pq.write_table(pa.table([["x"], ["y"]], names=["text", "text"]), path)
     with pytest.raises(ValueError, match="2 columns 'text'"):

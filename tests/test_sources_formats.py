@@ -107,7 +107,7 @@ CORNERS: list[tuple[bytes, str]] = [
     (b'{"text": "\\ud83d\\ude00"}', "\U0001f600"),
     (b'{"text": "\\ud83d"}', "lone_surrogates"),
     (b'{"text": "\\ude00\\ud83d"}', "lone_surrogates"),
-    (b'{"text": "a", "text": "b"}', "b"),
+    (b'{"text": "a", "text": "b"}', "doubled_key"),
     (b'{"text": "a",}', "invalid_json"),
     (b"{'text': 'a'}", "invalid_json"),
     (b'{"text": "a"} // comment', "invalid_json"),
@@ -132,6 +132,13 @@ CORNERS: list[tuple[bytes, str]] = [
 def test_corners_of_json_and_utf8(tmp_path: Path, line: bytes, outcome: str) -> None:
     path = written(tmp_path / "a.jsonl", b'{"text": "before"}\n' + line + b'\n{"text": "after"}\n')
     assert outcomes(path) == ["before", outcome, "after"]
+
+
+def test_zeros_that_a_crashed_writer_left_are_no_utf16(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", b'{"text": "kept"}\n' + bytes(5000) + b'\n{"text": "after"}\n')
+    assert outcomes(path) == ["kept", "invalid_json", "after"]
+    for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
+        assert outcomes(written(tmp_path / "a.jsonl", '{"text": "wide"}\n'.encode(encoding))) == ["utf16_detected"]
 
 
 @pytest.mark.parametrize("content", [b" \x005", b"a\x00", b"\x00\x00\x00", b"short\x00text\x00here\x00ok"])

@@ -36,6 +36,7 @@ from tests.paths import PYTHONPATH
 
 CONFIG = SourceConfig(unit_bytes=300)
 LINES = "".join(json.dumps({"text": f"text {n}"}) + "\n" for n in range(40)).encode()
+AZURITE = Path(sys.prefix, "node", "node_modules", ".bin")  # where `make install` puts it
 Write = Callable[[str, bytes], None]
 
 
@@ -195,9 +196,9 @@ def test_buckets_of_google(gcs: tuple[str, Write]) -> None:
 
 @pytest.fixture
 def azure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[str, Write]]:
-    program = shutil.which("azurite-blob")
-    if program is None:
-        pytest.skip("azurite is not installed: npm install -g azurite")
+    program = shutil.which("azurite-blob", path=AZURITE) or shutil.which("azurite-blob")
+    if program is None or shutil.which("node") is None:
+        pytest.skip("azurite is not installed: make install, where npm is there")
     pytest.importorskip("adlfs", reason="adlfs is not installed: pip install 'palimpsest[azure]'")
     port = _free_port()
     command = [program, "--blobPort", str(port), "--skipApiVersionCheck", "--inMemoryPersistence"]

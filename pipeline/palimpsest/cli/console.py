@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import logging
 import os
@@ -31,6 +32,7 @@ from palimpsest.errors import PalimpsestError
 from palimpsest.report.tables import Pairs
 
 DONE, FAILED, USAGE, FINDINGS = 0, 1, 2, 3
+MESSAGE_CHARS = 300  # of a library's warning
 WIDE = 10_000  # columns where the output is no terminal: nothing is cut for a reader that has no width
 ASCII = {"×": "x", "–": "-", "−": "-", "…": "...", "→": "->", "≤": "<=", "≥": ">=", "·": ".", "⏎": "\\n", "⇥": "\\t", "±": "+-"}
 
@@ -82,7 +84,7 @@ def set_verbosity(verbosity: int) -> None:
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' own progress and advice off the terminal; what they warn of otherwise, and their errors, stay."""
+    """Keep the libraries' own progress and advice off the terminal; their warnings and errors become events, one line each."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -92,6 +94,51 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks")  # a small corpus is no mistake
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
+    warnings.showwarning = _warned
+    logging.Logger.callHandlers = _logged  # type: ignore[assignment,method-assign]  # torch and transformers bring handlers of their own
+
+
+def _warned(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """`warnings.showwarning`, as an event; what is meant for programmers is routine."""
+    advice = issubclass(category, DeprecationWarning | PendingDeprecationWarning | FutureWarning | ResourceWarning)
+    where = f"{os.path.basename(filename)}:{lineno}"
+    telemetry.log_event("library_warning", routine=advice, kind=category.__name__, where=where, text=_one_line(str(message)))
+
+
+def _logged(logger: logging.Logger, record: logging.LogRecord) -> None:
+    """`Logger.callHandlers`, with an event in place of the handlers that print."""
+    at: logging.Logger | None = logger
+    while at:
+        for handler in at.handlers:
+            if record.levelno >= handler.level and not _prints(handler):
+                handler.handle(record)
+        at = at.parent if at.propagate else None
+    if record.levelno >= logging.WARNING:
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError):  # the library's own mistake in its message
+            text = str(record.msg)
+        ray = record.name.partition(".")[0] == "ray"  # its errors are raised too
+        level = record.levelname.lower()
+        telemetry.log_event("library_message", routine=ray, library=record.name, level=level, text=_one_line(text))
+
+
+def _prints(handler: logging.Handler) -> bool:
+    if isinstance(handler, logging.FileHandler) or not isinstance(handler, logging.StreamHandler):
+        return False
+    return not isinstance(handler.stream, io.StringIO)
+
+
+def _one_line(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= MESSAGE_CHARS else f"{flat[: MESSAGE_CHARS - 3]}..."
 
 
 def needs_lab() -> None:

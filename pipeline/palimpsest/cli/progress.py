@@ -79,6 +79,8 @@ class LiveLine:
     def _follow(self) -> None:
         next_line = time.monotonic() + BEAT
         while not self._ended.wait(REDRAW):
+            if self._progress is not None:
+                self._progress.look()
             if not self._piped:
                 self._draw()
             elif time.monotonic() >= next_line:
@@ -104,7 +106,9 @@ class LiveLine:
 def described(progress: Progress) -> str:
     """Pages done and in all, rate, units, time left, and where the pages are that are not written yet."""
     total = progress.estimated_pages
-    about = "" if total is None else f" of {'' if progress.pages_total is not None else 'about '}{max(total, progress.pages):,}"
+    about = (
+        "" if total is None else f" of {'' if progress.pages_total is not None else 'about '}{max(total, progress.pages_done):,}"
+    )
     parts = [f"{progress.pages:,}{about} pages", f"{progress.rate:,.1f} pages/s"]
     if progress.units_total:
         parts.append(f"{progress.units:,}/{progress.units_total:,} units committed")

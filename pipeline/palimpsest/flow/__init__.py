@@ -8,6 +8,7 @@
     local_executor.py  the stages in this process
     ray_executor.py    the stages on Ray Data
     ray_workers.py     the stages as Ray's workers run them
+    ray_output.py      Ray's own lines, kept away from ours
     ray_jobs.py        Ray's job submission
     ray_internals.py   all uses of Ray's private API
     isolation.py       records that killed a worker, tried one by one

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from palimpsest import telemetry
 from palimpsest.flow.stages import Model
+from palimpsest.schemas import RowKind
 
 Pull = Callable[[Iterator[pa.Table]], pa.Table | None]
 
@@ -20,7 +22,10 @@ def _next(tables: Iterator[pa.Table]) -> pa.Table | None:
 
 
 class Clock:
-    """Times batches by stage. `spent` has seconds, batches, rows, and the metrics that the models of a stage report."""
+    """Times batches by stage.
+
+    `spent` has seconds, batches, rows, the verified pages and their bytes of text, and what the models of a stage report.
+    """
 
     def __init__(self) -> None:
         self.spent: dict[str, Counter[str]] = defaultdict(Counter)
@@ -46,6 +51,10 @@ class Clock:
                 return
             spent["batches"] += 1
             spent["rows"] += table.num_rows
+            if stage == "verify":  # for the progress
+                pages = table["text"].filter(pc.equal(table["kind"], RowKind.PAGE))
+                spent["pages"] += len(pages)
+                spent["text_bytes"] += pc.sum(pc.binary_length(pages)).as_py() or 0
             telemetry.record("palimpsest_stage_seconds", seconds, stage=stage)
             yield table
 

@@ -9,7 +9,6 @@ and quarantined (ray_workers.py). Units that are incomplete after that are proce
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -37,12 +36,14 @@ from palimpsest.flow.clock import added_up
 from palimpsest.flow.executor import Row, StageSeconds
 from palimpsest.flow.ledger import WorkerFailed, WorkersLost
 from palimpsest.flow.plan import PlannedUnit, units_table
+from palimpsest.flow.ray_output import core_lines_held, messages_as_events, quiet_loggers
 from palimpsest.flow.recipe import Recipe
 from palimpsest.flow.stages import Encode, Paginate, RateControl, Read, Render, Verify, Write
 from palimpsest.flow.stages.reread import Reread, Touched, touched_table
 from palimpsest.schemas import RowKind
 from palimpsest.sources.units import Unit
 
+quiet_loggers()
 # Ray has no other way yet to set the number of retries of a task or a batch.
 warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
 
@@ -60,8 +61,6 @@ def connected(placement: PlacementConfig) -> Iterator[RayExecutor]:
     if ray.is_initialized():
         yield RayExecutor()
         return
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     if placement.address == "local":
         options |= {"address": "local", "include_dashboard": False}
@@ -70,21 +69,24 @@ def connected(placement: PlacementConfig) -> Iterator[RayExecutor]:
     else:
         options["address"] = placement.address
     handler = signal.getsignal(signal.SIGTERM)
-    _start(options)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)  # Ray's handler would end the driver without a message about the committed units
-    try:
-        _refuse_too_little(placement)
-        yield RayExecutor()
-    finally:
-        ray.shutdown()
+    with messages_as_events():
+        _start(options)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray's handler would end the driver without our message
+        try:
+            _refuse_too_little(placement)
+            yield RayExecutor()
+        finally:
+            with core_lines_held():
+                ray.shutdown()
 
 
 def _start(options: dict[str, Any]) -> None:
     """`ray.init`, with retries: its helpers have 15 seconds to start, which is too short on a busy machine."""
     for tries_left in reversed(range(START_TRIES)):
         try:
-            ray.init(**options)
+            with core_lines_held():
+                ray.init(**options)
             return
         except Exception as error:  # Ray raises nothing more specific
             if not tries_left or "timed out during startup" not in str(error):

@@ -1,17 +1,35 @@
 """All uses of Ray's private API, in one file. `tests/test_ray_internals.py` runs it with the installed Ray.
 
+on_message      what the cluster tells its driver, which Ray would print
 KeyValues       the key-value store of a cluster's head: bytes by key, which outlive the processes that wrote them
 task_attempt    the number of earlier tries of the current task
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray.experimental import internal_kv
 
 _NAMESPACE = b"palimpsest"
+
+
+@contextmanager
+def on_message(tell: Callable[[str], None]) -> Iterator[None]:
+    """Give messages of the cluster to `tell`, such as that a worker died or ran out of memory; Ray prints them to stdout."""
+
+    def print_worker_logs(data: Mapping[str, Any], print_file: Any, ignore_prefix: bool = False) -> None:
+        tell(" ".join(data["lines"]))
+
+    worker: Any = ray._private.worker  # type: ignore[attr-defined]
+    printing, worker.print_worker_logs = worker.print_worker_logs, print_worker_logs
+    try:
+        yield
+    finally:
+        worker.print_worker_logs = printing
 
 
 class KeyValues:

@@ -13,7 +13,7 @@ from typing import cast
 from palimpsest.config import SourceConfig
 from palimpsest.corpus.units import CommitRecord, Counts
 from palimpsest.errors import UsageError
-from palimpsest.sources.columns import missing_column
+from palimpsest.sources.columns import doubled_column, missing_column
 from palimpsest.sources.documents import Unusable
 from palimpsest.sources.fields import partitions, text_fields
 from palimpsest.sources.formats import COLUMNS, format_name
@@ -111,10 +111,9 @@ def check_fields(objects: Iterable[SourceObject], config: SourceConfig) -> None:
         except Unusable:
             continue  # reading it will say what is wrong with it, in a row
         known = {*columns, *partitions(item.key)}
-        doubled = [field for field in text_fields(config) if columns.count(field) > 1]
+        doubled = doubled_column(columns, item.uri, config)
         if not doubled and any(field in known or field.partition(".")[0] in known for field in text_fields(config)):
             return
-        said = f"{item.uri} has {columns.count(doubled[0])} columns {doubled[0]!r}" if doubled else ""
-        problem = problem or said or missing_column(columns, item.uri, config)
+        problem = problem or doubled or missing_column(columns, item.uri, config)
     if problem:
-        raise UsageError(f"{problem}. Nothing was done")
+        raise UsageError(f"{problem.removesuffix('.')}. Nothing was done")

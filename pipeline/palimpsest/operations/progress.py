@@ -23,7 +23,8 @@ class Progress(Subscriber):
         bytes, bytes_total: stored bytes of the sources of these units, and of all units to process.
         pages, text_tokens, context_tokens, text_bytes: written so far, not necessarily committed.
         pages_total: number of pages, if it is known beforehand (re-tiering).
-        stages: seconds and rows of each stage's workers so far (`Executor.stage_seconds`).
+        stages: seconds, rows and bytes of text of each stage's workers so far (`Executor.stage_seconds`). Pages that are verified
+            count for the share, the rate and the time left before they are written: a shard gathers many.
         watch: called after every change.
     """
 
@@ -43,7 +44,11 @@ class Progress(Subscriber):
     began: float = field(default_factory=time.monotonic)
     _settled: int = 0  # text bytes of the units that `bytes` counts
     _settled_pages: int = 0
-    _first: tuple[float, float] | None = None  # when the first pages arrived, and their share of the job
+    _first: tuple[float, float, int] | None = None  # when the first pages were done, their share of the job, and their number
+    _earlier: dict[str, float] = field(default_factory=dict)  # of the verified: what an executor did before, or does again
+
+    def __post_init__(self) -> None:
+        self._earlier = dict(self._verified())
 
     @property
     def seconds(self) -> float:
@@ -54,59 +59,76 @@ class Progress(Subscriber):
     def share(self) -> float | None:
         """The completed share of the job, from 0 to 1; None while it is unknown.
 
-        It is the share of pages if their number is known. Otherwise it compares the bytes of written text with the bytes of the
+        It is the share of pages if their number is known. Otherwise it compares the bytes of verified text with the bytes of the
         sources. Committed units give the source bytes per byte of text; before the first one the ratio is assumed to be 1.
         """
         if self.pages_total is not None:
-            return self.pages / self.pages_total if self.pages_total else 1.0
+            return min(1.0, self.pages_done / self.pages_total) if self.pages_total else 1.0
         if not self.bytes_total:
             return None
         each = self.bytes / self._settled if self._settled else 1.0
-        running = (self.text_bytes - self._settled) * each
+        running = (max(self.text_bytes, self._since("text_bytes")) - self._settled) * each
         return min(1.0, (self.bytes + running) / self.bytes_total)
+
+    @property
+    def pages_done(self) -> int:
+        """Pages that are verified; those that are written are among them."""
+        return max(self.pages, int(self._since("pages")))
 
     @property
     def estimated_pages(self) -> int | None:
         """The approximate number of pages of the whole job; None while that is unknown."""
-        return self.pages_total if self.pages_total is not None else round(self.pages / self.share) if self.share else None
+        if self.pages_total is not None:
+            return self.pages_total
+        return round(self.pages_done / self.share) if self.pages_done and self.share else None
 
     @property
     def rate(self) -> float:
-        """Pages per second since processing began."""
-        return self.pages / self.seconds if self.seconds else 0.0
+        """Pages per second since the first ones were done, which excludes the start-up."""
+        if self._first is None:
+            return 0.0
+        at, _, before = self._first
+        elapsed, done = time.monotonic() - at, self.pages_done - before
+        if done <= 0:  # all pages arrived at once
+            elapsed, done = self.seconds, self.pages_done
+        return done / elapsed if elapsed else 0.0
 
     @property
     def seconds_left(self) -> float | None:
-        """The estimated time left; None while unknown. It uses the speed since the first pages, which excludes the start-up."""
+        """The estimated time left; None while unknown. It uses the speed since the first pages."""
         share = self.share
         if not share or self._first is None:
             return None
-        at, before = self._first
+        at, before, _ = self._first
         elapsed, done = time.monotonic() - at, share - before
-        if done <= 0:  # only the first pages have arrived
-            elapsed, done = self.seconds, share
-        return max(0.0, (1 - share) * elapsed / done)
+        return max(0.0, (1 - share) * elapsed / done) if done > 0 else None
+
+    def look(self) -> None:
+        """Note when the first pages are done; whoever shows the progress calls it now and then."""
+        if self._first is None and (done := self.pages_done):
+            self._first = time.monotonic(), self.share or 0.0, done
 
     def read(self, pages: int) -> None:
         """Add the number of pages of a published corpus that were checked."""
         self.pages += pages
-        if self._first is None:
-            self._first = time.monotonic(), self.share or 0.0
+        self.look()
         self.watch(self)
 
     def arrived(self, row: Mapping[str, Any]) -> None:
         if row["kind"] == RowKind.QUARANTINED:
             self.quarantined += 1
         elif row["kind"] == RowKind.WRITTEN:
-            counts = row["counts"]
-            self._add(counts, 1)
-            if self._first is None:
-                self._first = time.monotonic(), self.share or 0.0
+            self._add(row["counts"], 1)
+            self.look()
         self.watch(self)
 
     def again(self, unit: UnitInFlight) -> None:
         self._add(unit.arrived.counts, -1)
         self.quarantined -= sum(unit.reasons.values())
+        seen = self._verified()  # what was verified and not written is verified again
+        self._earlier = {
+            name: seen.get(name, 0.0) - written for name, written in (("pages", self.pages), ("text_bytes", self.text_bytes))
+        }
         self.watch(self)
 
     def committed(self, unit: UnitInFlight, record: CommitRecord) -> None:
@@ -114,6 +136,13 @@ class Progress(Subscriber):
 
     def unread(self, unit: UnitInFlight, source: UnreadSource) -> None:
         self._settle(unit)
+
+    def _verified(self) -> Mapping[str, float]:
+        return self.stages().get("verify", {})
+
+    def _since(self, name: str) -> float:
+        """Pages, or bytes of their text, that were verified in this job."""
+        return self._verified().get(name, 0.0) - self._earlier.get(name, 0.0)
 
     def _add(self, counts: Mapping[str, int], sign: int) -> None:
         for name in ("pages", "text_tokens", "context_tokens", "text_bytes"):
@@ -137,6 +166,6 @@ class Progress(Subscriber):
         try:
             yield
         except KeyboardInterrupt as error:
-            repeated = self.pages - self._settled_pages
+            repeated = max(0, self.pages_done - self._settled_pages)
             again = f"the same command continues from there and repeats {repeated:,} pages of units that were not complete"
             raise Stopped(f"stopped with {self.units:,} of {self.units_total:,} units committed; {again}") from error

@@ -31,6 +31,19 @@ class OddCell:
         return Unusable(reason, f"field {field!r} cannot be read: {type(self.error).__name__}: {self.error}")
 
 
+class DoubledKey(OddCell):
+    """A key that an object has several times, with different values: nobody knows which one is meant."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def __repr__(self) -> str:
+        return f"<{self.times} values>"
+
+    def refuse(self, field: str, reason: Reason) -> Unusable:
+        return Unusable(Reason.DOUBLED_KEY, f"field {field!r} occurs {self.times} times in one object, with different values")
+
+
 def is_missing(value: Any) -> bool:
     return value is None or value == "" or value == b"" or (isinstance(value, float | Decimal) and math.isnan(value))
 
@@ -123,6 +136,8 @@ def _digits(value: int) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, OddCell):
+        raise value.refuse("within", Reason.BAD_EXTRA)
     if isinstance(value, bytes):
         return text_of_bytes(value)
     if isinstance(value, date | time):

@@ -32,10 +32,18 @@ def read_columns(names: Sequence[str], item: SourceObject, config: SourceConfig)
     found = list(dict.fromkeys(root for root in roots.values() if root in names))
     if all(roots[field] not in names for field in text_fields(config)):
         raise Unusable(Reason.MISSING_COLUMN, missing_column(names, item.uri, config))
-    if doubled := next((name for name in found if names.count(name) > 1), None):
-        said = f"{item.uri} has {names.count(doubled)} columns {doubled!r}: {', '.join(names[:_SHOWN])}. Rename all but one"
-        raise Unusable(Reason.DOUBLED_COLUMN, said)
+    if doubled := doubled_column(names, item.uri, config):
+        raise Unusable(Reason.DOUBLED_COLUMN, doubled)
     return found
+
+
+def doubled_column(names: Sequence[str], uri: str, config: SourceConfig) -> str:
+    """The message about a table in which a column that is read occurs twice; empty where none does."""
+    roots = (field if field in names else field.partition(".")[0] for field in field_names(config))
+    doubled = next((root for root in roots if names.count(root) > 1), None)
+    if doubled is None:
+        return ""
+    return f"{uri} has {names.count(doubled)} columns {doubled!r}: {', '.join(map(str, names[:_SHOWN]))}. Rename all but one"
 
 
 def missing_column(names: Sequence[str], uri: str, config: SourceConfig) -> str:
@@ -45,11 +53,15 @@ def missing_column(names: Sequence[str], uri: str, config: SourceConfig) -> str:
     shown = ", ".join(str(name) for name in names[:_SHOWN]) or "none"
     if len(names) > _SHOWN:
         shown += f" and {len(names) - _SHOWN} more"
-    near = next((name for name in names for field in fields if str(name).lower() == field.lower()), None)
+    near = next((name for name in names for field in fields if str(name).strip().lower() == field.lower()), None)
     separator = next((sign for sign in ";|\t" if len(names) == 1 and sign in str(names[0])), None)
     if separator:
         return f"{uri} has one column, {shown}: its cells are separated by {separator!r}; only commas and, in .tsv, tabs are read"
-    hint = f"did you mean {near!r}? Case tells names apart: set {setting} = {near!r}" if near else f"set {setting} to the text's"
+    hint = (
+        f"did you mean {near!r}? Case and blanks tell names apart: set {setting} = {near!r}"
+        if near
+        else f"set {setting} to the text's"
+    )
     return f"{uri} has no column {', '.join(map(repr, fields))}; its columns are {shown}; {hint}"
 
 

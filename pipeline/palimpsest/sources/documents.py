@@ -53,6 +53,7 @@ class Reason(StrEnum):
     METADATA_TOO_LONG = "metadata_too_long"  # an id, a class or a carried value longer than max_metadata_chars
 
     MISSING_COLUMN = "missing_column"  # a table without the text's column: one record for all its rows
+    DOUBLED_KEY = "doubled_key"  # a JSON object that has a key several times, with different values
     DOUBLED_COLUMN = "doubled_column"  # a table in which a name that is read stands for two columns
 
     MOSTLY_BAD = "mostly_bad"  # so many records of an object are bad that the rest is not read

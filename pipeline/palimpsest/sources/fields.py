@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from palimpsest.config import SourceConfig
-from palimpsest.sources.cells import OddCell, carried, identifier, importance, is_missing, text_class, text_of_bytes
+from palimpsest.sources.cells import DoubledKey, OddCell, carried, identifier, importance, is_missing, text_class, text_of_bytes
 from palimpsest.sources.documents import Document, Reason, Rejected, Unusable, decode, document_id, excerpt, shorten
 from palimpsest.sources.objects import SourceObject
 from palimpsest.sources.timestamps import parse_timestamp
@@ -82,11 +82,13 @@ class _Cells:
         if value is ABSENT:
             return None
         self.present.append(field)
-        if isinstance(value, OddCell):
+        if isinstance(value, OddCell) and not isinstance(value, DoubledKey):
             raise value.refuse(field, reason)
         if isinstance(value, bytes) and convert not in (identifier, carried):
             value = text_of_bytes(value)
         try:
+            if isinstance(value, DoubledKey):
+                raise value.refuse(field, reason)
             return convert(value, *arguments)
         except Unusable as problem:
             if self.strict:

@@ -6,12 +6,14 @@ import codecs
 import itertools
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from palimpsest.config import SourceConfig
+from palimpsest.sources.cells import DoubledKey
 from palimpsest.sources.documents import Document, Reason, Rejected, Unusable, decode, excerpt
 from palimpsest.sources.fields import ABSENT, build_document, lookup, reject
 from palimpsest.sources.json_values import LINES, shape_of, split_lines, split_values
@@ -61,14 +63,17 @@ class LineRecord:
 
 
 def read_records(unit: Unit, config: SourceConfig) -> Iterator[LineRecord]:
-    """The records of a unit as JSON objects, for records that are not one text each. Nothing is raised for bad data."""
+    """The records of a unit as JSON objects, for records that are not one text each. Nothing is raised for bad data.
+
+    A record in which any object has a key twice, with different values, is refused: all of it may be read.
+    """
     try:
         for offset, line in _values(unit, config):
             start = excerpt(line or b"")
             try:
                 if line is None:
                     raise Unusable(Reason.TOO_LARGE, _too_long(offset, config))
-                yield LineRecord(record=_parse(decode(line, config.charset)), problem=None, excerpt=start)
+                yield LineRecord(record=_parse(decode(line, config.charset), _REFUSING), problem=None, excerpt=start)
             except Unusable as problem:
                 problem.record = problem.record or start
                 yield LineRecord(record={}, problem=problem, excerpt=start)
@@ -158,9 +163,31 @@ def _too_long(offset: int, config: SourceConfig) -> str:
     return f"the record at byte {offset} is longer than 4 × source.max_document_chars = {config.max_document_chars} bytes"
 
 
-def _parse(line: str) -> dict[str, Any]:
+def _marked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, in which keys with several different values are marked: JSON's own rule keeps the last without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        differing = {name for name, value in pairs if value != found[name]}
+        times = Counter(name for name, _ in pairs)
+        found |= {name: DoubledKey(times[name]) for name in differing}
+    return found
+
+
+def _refused(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = _marked(pairs)
+    for name, value in found.items() if len(found) < len(pairs) else ():
+        if isinstance(value, DoubledKey):
+            raise value.refuse(name, Reason.DOUBLED_KEY)
+    return found
+
+
+_MARKING = json.JSONDecoder(strict=False, object_pairs_hook=_marked)
+_REFUSING = json.JSONDecoder(strict=False, object_pairs_hook=_refused)
+
+
+def _parse(line: str, decoder: json.JSONDecoder = _MARKING) -> dict[str, Any]:
     try:
-        record = json.loads(line, strict=False)
+        record = decoder.decode(line)
     except RecursionError:
         raise Unusable(Reason.INVALID_JSON, "nested too deeply") from None
     except json.JSONDecodeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator
 
 from palimpsest.config import SourceConfig
@@ -29,6 +30,7 @@ _OTHER_FORMATS = {
     b"\x7fELF": "a program",
 }
 _FEWEST_BYTES = 16  # by which an encoding is judged
+_PADDING = re.compile(b"\\0{8,}")
 _ZEROS_OF_UTF16 = 0.3  # Latin text in UTF-16 has a zero in half of its bytes, text in UTF-8 in none
 
 
@@ -66,8 +68,9 @@ def refuse_other_format(head: bytes) -> None:
 def looks_like_utf16(head: bytes) -> bool:
     """Whether bytes without a byte-order mark are UTF-16 or UTF-32 all the same, judging by their zeros.
 
-    A few bytes prove nothing: a short text may hold a NUL.
+    A few bytes prove nothing: a short text may hold a NUL. Nor do long runs of zeros, which a writer that crashed leaves.
     """
+    head = _PADDING.sub(b"", head)
     return len(head) >= _FEWEST_BYTES and max(head[0::2].count(0), head[1::2].count(0)) > _ZEROS_OF_UTF16 * len(head)
 
 
