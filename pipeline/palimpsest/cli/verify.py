@@ -22,7 +22,7 @@ def verify(
     corpus: Corpus,
     share: Share = 1.0,
     storage: Annotated[
-        list[str] | None, typer.Option(help="Also measure the decode loss of this token storage: bf16, int8, int4.")
+        list[str] | None, typer.Option(help="Also measure the decode loss of this token storage: bf16, int8, int4, pq.")
     ] = None,
     overrides: Set = None,
     as_json: Json = False,
@@ -68,7 +68,7 @@ def result_tables(result: ReverifyResult) -> list[RenderableType]:
     if result.storages:
         losses = [
             (
-                *(s.text_class or "all", s.storage, f"{s.bytes_per_text_token:.1f}", f"{s.pages:,}"),
+                *(s.text_class or "all", s.storage.partition(":")[0], f"{s.bytes_per_text_token:.1f}", f"{s.pages:,}"),
                 *(_spread(s.precision), _loss(s), f"{s.changed:,}"),
             )
             for s in result.storages

@@ -155,6 +155,16 @@ class Codec:
         """
         return self._reader.read(tokens.to(self.device), *grid)
 
+    def sensitivity(self, tokens: Tensor, grid: tuple[int, int]) -> np.ndarray | None:
+        """What an error in a token costs the codec's cell reader, float64 `[token_dim, token_dim]`; None where it has none.
+
+        Args:
+            tokens: bfloat16 `[n, num_vision_tokens, token_dim]` of pages of this grid.
+        """
+        if not self.preset.reader or not hasattr(self._reader, "sensitivity"):
+            return None
+        return np.asarray(self._reader.sensitivity(tokens.to(self.device), *grid).numpy())
+
     @cached_property
     def _reader(self) -> Any:
         if not self.preset.reader:

@@ -13,6 +13,8 @@ from typing import Literal
 
 import pyarrow.compute as pc
 
+from palimpsest.corpus.codebooks import PREFIX as CODEBOOKS
+from palimpsest.corpus.codebooks import needed_codebooks
 from palimpsest.corpus.document_index import PREFIX as DOCUMENTS
 from palimpsest.corpus.duplicates import PageCensus
 from palimpsest.corpus.format import KEY as CORPUS_KEY
@@ -23,13 +25,13 @@ from palimpsest.corpus.matching import present
 from palimpsest.corpus.row_filter import Where, condition
 from palimpsest.corpus.sample_sets import PREFIX as SAMPLES
 from palimpsest.corpus.shard_check import CodecRegister, check_samples, check_shard
-from palimpsest.corpus.snapshots import Snapshot, read_snapshot, snapshot_key, snapshot_numbers
+from palimpsest.corpus.snapshots import Snapshot, all_units, read_snapshot, snapshot_key, snapshot_numbers
 from palimpsest.corpus.units import PREFIX as UNITS
 from palimpsest.corpus.units import CommitRecord, NotReconciled, committed_units, read_unit, unit_key
 from palimpsest.schemas import SHARD
 from palimpsest.storage.object_store import ObjectInfo, ObjectStore, StoreError, Unavailable
 
-DATA_PREFIXES = ("data/", SAMPLES, "quarantine/", "_probe/", MANIFESTS, DOCUMENTS)
+DATA_PREFIXES = ("data/", SAMPLES, "quarantine/", "_probe/", MANIFESTS, DOCUMENTS, CODEBOOKS)
 
 
 @dataclass(frozen=True, order=True)
@@ -92,6 +94,7 @@ def findings(store: ObjectStore) -> Iterator[Finding]:
                     yield from _check_unit(store, unit, CodecRegister())
         yield from _check_records(store, item, records)
     yield from _reported(UNITS, _unpublished(store, checked, keys))
+    yield from _reported(CODEBOOKS, _codebooks(store, keys))
     for prefix in DATA_PREFIXES:
         yield from _reported(prefix, _orphans(store, prefix, keys))
     yield from _reported("unfinished writes", _unfinished(store))
@@ -213,6 +216,12 @@ def _check_unit(
     if unit.quarantine is not None:
         for what in check_shard(store, unit, unit.quarantine, codecs):
             yield Finding("error", unit.quarantine.key, what)
+
+
+def _codebooks(store: ObjectStore, keys: set[str]) -> Iterator[Finding]:
+    """Add the keys of the codebooks that units need to `keys`; that they are sound is checked with the rows."""
+    keys.update(needed_codebooks(store, all_units(store)))
+    yield from ()
 
 
 def _orphans(store: ObjectStore, prefix: str, known: set[str]) -> Iterator[Finding]:

@@ -12,14 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from palimpsest.corpus.codebooks import PREFIX as CODEBOOKS
+from palimpsest.corpus.codebooks import needed_codebooks
 from palimpsest.corpus.format import open_corpus
 from palimpsest.corpus.fsck import DATA_PREFIXES
 from palimpsest.corpus.running import PREFIX as RUNNING
 from palimpsest.corpus.shards import ShardRecord
 from palimpsest.corpus.snapshots import PREFIX as SNAPSHOTS
-from palimpsest.corpus.snapshots import read_snapshot, snapshot_key, snapshot_numbers, units_of
+from palimpsest.corpus.snapshots import all_units, read_snapshot, snapshot_key, snapshot_numbers, units_of
 from palimpsest.corpus.units import CommitRecord, committed_units, read_unit, unit_key
-from palimpsest.storage.object_store import ObjectStore
+from palimpsest.storage.object_store import ObjectInfo, ObjectStore
 
 UNUSED_FOR = timedelta(days=7)
 
@@ -47,7 +49,8 @@ def gc(
     """
     open_corpus(store)
     before = (now or datetime.now(UTC)) - unused_for
-    removals = [*_expired(store, before), *_orphans(store, before)]
+    removals = list(_expired(store, before))
+    removals += _orphans(store, before, {removal.key for removal in removals})
     if delete:
         for removal in removals:
             (store.discard if removal.unfinished else store.delete)(removal.key)
@@ -89,12 +92,13 @@ def _expired(store: ObjectStore, before: datetime) -> Iterator[Removal]:
         needed.update(sizes)
 
 
-def _orphans(store: ObjectStore, before: datetime) -> Iterator[Removal]:
-    """Data of no unit, and unfinished writes, both last touched before `before`."""
-    known = {shard.key for unit in _all_units(store) for shard in unit.objects}
+def _orphans(store: ObjectStore, before: datetime, expired: set[str]) -> Iterator[Removal]:
+    """Data of no unit, codebooks that no unit needs which stays, and unfinished writes, all last touched before `before`."""
+    known = {shard.key for unit in all_units(store) for shard in unit.objects}
     known.update(key for number in snapshot_numbers(store) for key in read_snapshot(store, number).keys)
+    known |= needed_codebooks(store, (unit for unit in all_units(store) if unit_key(unit.unit_id) not in expired))
     for prefix in DATA_PREFIXES:
-        for info in store.list(prefix):
+        for info in store.list(prefix) if prefix != CODEBOOKS else _purposes_first(store):
             if info.key not in known and info.modified < before:
                 yield Removal(info.key, info.size, "in no commit record")
     for info in store.list(RUNNING):
@@ -105,12 +109,6 @@ def _orphans(store: ObjectStore, before: datetime) -> Iterator[Removal]:
             yield Removal(info.key, info.size, "unfinished write", unfinished=True)
 
 
-def _all_units(store: ObjectStore) -> Iterator[CommitRecord]:
-    """The units of all snapshots, with repeats; then the committed units that are in no snapshot."""
-    published: set[str] = set()
-    for _, unit in units_of(store, snapshot_numbers(store)):
-        published.add(unit.unit_id)
-        yield unit
-    for unit_id in committed_units(store):
-        if unit_id not in published:
-            yield read_unit(store, unit_id)
+def _purposes_first(store: ObjectStore) -> list[ObjectInfo]:
+    """The objects of codebooks: what names one goes before it, so that no run finds the name of one that is gone."""
+    return sorted(store.list(CODEBOOKS), key=lambda info: (not info.key.endswith(".json"), info.key))

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from palimpsest.codecs.presets import find_preset
-from palimpsest.codecs.token_storage import DamagedTokens, PackedTokens, find_storage
+from palimpsest.codecs.token_storage import NONE, DamagedTokens, PackedTokens, find_storage
 from palimpsest.codecs.token_storage.rows import refuse_other_codec, stored_tokens
+from palimpsest.corpus.codebooks import read_codebook
 from palimpsest.corpus.row_filter import UnknownColumn
 from palimpsest.pages.layouts.registry import layout_of_row
 from palimpsest.schemas import SHARD
@@ -23,8 +24,10 @@ from palimpsest.storage.stable_json import Damaged
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
     from palimpsest.codecs.adapter import Codec
+    from palimpsest.storage.object_store import ObjectStore
 
 
 class Page:
@@ -33,10 +36,10 @@ class Page:
     The column `tokens` holds the bytes as stored; as an attribute it is the method that unpacks them.
     """
 
-    __slots__ = ("_row", "_rows")
+    __slots__ = ("_row", "_rows", "_store")
 
-    def __init__(self, rows: pa.Table, row: int) -> None:
-        self._rows, self._row = rows, row
+    def __init__(self, rows: pa.Table, row: int, store: ObjectStore | None = None) -> None:
+        self._rows, self._row, self._store = rows, row, store  # the store holds the codebook of tokens stored as pq
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -65,21 +68,30 @@ class Page:
         pixels = render_row({name: self._value(name) for name in RENDERED})
         return None if pixels is None else Image.fromarray(pixels)
 
-    def tokens(self) -> np.ndarray | None:
+    def tokens(self, codec: Codec | None = None) -> np.ndarray | None:
         """The visual tokens, dequantised: float32 `[num_vision_tokens, token_dim]`. None for a page kept as text.
 
         numpy has no bfloat16; the values are bfloat16's, so that `torch.from_numpy(page.tokens()).bfloat16()` loses nothing.
 
+        Args:
+            codec: of a corpus without stored tokens, whose pages are encoded again; from `palimpsest.load_codec`. None means the
+                codec that comes with Palimpsest.
+
         Raises:
             DamagedTokens: the stored bytes do not have the recorded hash or length.
+            Damaged: the corpus's codebook is missing or damaged.
+            CodecMismatch: the page is encoded again, and the codec is another than the row's.
         """
         payload = self._value("tokens")
         if payload is None:
-            return None
+            if self.token_dtype != NONE:
+                return None
+            return encoded_again({name: self._value(name) for name in AGAIN}, codec).float().numpy()
         found = hashlib.sha256(payload).hexdigest()
         if found != self.tokens_sha256:
             raise DamagedTokens(f"page {self.page_id}: its tokens have sha256 {found}, the row says {self.tokens_sha256}")
         packed = PackedTokens(payload=payload, scales=self.token_scales)
+        self._read_codebook()
         bits = find_storage(self.token_dtype).unpack_bits([packed], self.num_vision_tokens, self.token_dim)[0]
         return (bits.astype(np.uint32) << 16).view(np.float32)
 
@@ -94,17 +106,25 @@ class Page:
             CodecMismatch: the tokens are of another codec or revision.
             DamagedTokens: as `tokens`.
         """
-        if self._value("tokens") is None:
+        if self._value("mode") is None:
             return str(self.text)
-        codec = codec or _embedded()
+        codec = codec or embedded()
         row = self._rows.slice(self._row, 1)
         refuse_other_codec((self.codec, self.codec_revision), (codec.id, codec.revision))
         mode, grid = codec.mode(self.mode), (self.grid_w, self.grid_h)
-        tokens = stored_tokens(row, mode, codec)
+        if self.token_dtype == NONE:
+            tokens = encoded_again({name: self._value(name) for name in AGAIN}, codec)[None]
+        else:
+            self._read_codebook()
+            tokens = stored_tokens(row, mode, codec)
         if codec.preset.reader:
             return codec.decode_ids(codec.read_cells(tokens, grid)[0])
         longest = 2 * len(codec.encode_text(self.text, mode, grid)) + 64  # a decoder that repeats itself ends here
         return codec.decode_ids(codec.generate(codec.features(tokens, mode), [codec.prompt_ids(mode, grid)], longest)[0])
+
+    def _read_codebook(self) -> None:
+        if self._store is not None:
+            read_codebook(self._store, self.token_dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,8 +198,32 @@ def render_row(row: Mapping[str, Any]) -> np.ndarray | None:
     return layout.render([row["text"]], [page.drawing], row["image_px"])[0]
 
 
+AGAIN = (*RENDERED, "mode", "codec_revision")
+"""Columns of a row that is encoded again."""
+
+
+def encoded_again(row: Mapping[str, Any], codec: Codec | None = None) -> Tensor:
+    """The tokens of a row of storage none: its page drawn and encoded, bfloat16 `[num_vision_tokens, token_dim]` on the CPU.
+
+    Args:
+        row: with the columns AGAIN.
+        codec: with its encoder; None means the codec that comes with Palimpsest: a name or path in a corpus is never loaded.
+
+    Raises:
+        CodecMismatch: the row's tokens are of another codec or revision.
+        Damaged: as `render_row`.
+    """
+    codec = codec or embedded()
+    refuse_other_codec((row["codec"], row["codec_revision"]), (codec.id, codec.revision))
+    image = render_row(row)
+    if image is None:
+        raise Damaged(f"page {ascii(row.get('page_id', ''))[:80]} has a mode and no image")
+    return codec.encode(image[None], codec.mode(row["mode"]))[0].cpu()
+
+
 @lru_cache(maxsize=1)
-def _embedded() -> Codec:
+def embedded() -> Codec:
+    """The codec that comes with Palimpsest, on the CPU, with both halves: loaded once per process."""
     from palimpsest.codecs.adapter import load_codec
 
-    return load_codec("embedded", parts="decoder")
+    return load_codec("embedded", parts="both")

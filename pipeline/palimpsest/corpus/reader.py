@@ -98,7 +98,7 @@ class Corpus:
             UnknownColumn, UsageError: at once. Damaged: when the shard is read.
         """
         expression = condition(where, SHARD)
-        return (Page(rows, row) for rows in self._tables(SHARD.names, expression) for row in range(rows.num_rows))
+        return (Page(rows, row, self.store) for rows in self._tables(SHARD.names, expression) for row in range(rows.num_rows))
 
     def documents(self, where: Where | None = None) -> Iterator[Document]:
         """Documents, reassembled from their pages; the texts of one unit are in memory at a time.

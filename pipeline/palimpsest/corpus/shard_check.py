@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from palimpsest.codecs.token_storage import STORAGES, find_storage
+from palimpsest.codecs.token_storage import NONE, STORAGES, find_storage
+from palimpsest.codecs.token_storage.pq import is_name
+from palimpsest.corpus.codebooks import check_codebook
 from palimpsest.corpus.duplicates import PageCensus
 from palimpsest.corpus.shards import QUARANTINE_TIER, STATUSES, TEXT_TIER, ShardRecord, open_shard, read_shard
 from palimpsest.corpus.units import CommitRecord
@@ -29,11 +31,18 @@ class CodecRegister:
     """The codec of each fingerprint. All tokens of a fingerprint must have the codec that was seen first."""
 
     of_fingerprint: dict[str, tuple[str | None, str | None]] = field(default_factory=dict)
+    codebooks: dict[str, str | None] = field(default_factory=dict)
 
     def conflict(self, fingerprint: str, codec: tuple[str | None, str | None]) -> str | None:
         """The fault of tokens of `codec` (id, revision) under `fingerprint`, or None."""
         first = self.of_fingerprint.setdefault(fingerprint, codec)
         return None if first == codec else f"tokens of codec {codec}, but fingerprint {fingerprint} has {first}"
+
+    def codebook_fault(self, store: ObjectStore, name: str) -> str | None:
+        """The fault of the codebook of a token storage, read once; None for a sound one or none."""
+        if name not in self.codebooks:
+            self.codebooks[name] = check_codebook(store, name)
+        return self.codebooks[name]
 
 
 def check_shard(
@@ -60,13 +69,19 @@ def check_shard(
         return
     with stream:
         try:
-            yield from _check_parquet(stream, unit, shard, codecs, census, number)
+            yield from _check_parquet(store, stream, unit, shard, codecs, census, number)
         except (pa.ArrowException, OSError) as error:
             yield f"is not readable as Parquet: {error}"
 
 
 def _check_parquet(
-    stream: BinaryIO, unit: CommitRecord, shard: ShardRecord, codecs: CodecRegister, census: PageCensus | None, number: int
+    store: ObjectStore,
+    stream: BinaryIO,
+    unit: CommitRecord,
+    shard: ShardRecord,
+    codecs: CodecRegister,
+    census: PageCensus | None,
+    number: int,
 ) -> Iterator[str]:
     parquet = pq.ParquetFile(stream)
     schema = QUARANTINE if shard.tier == QUARANTINE_TIER else SHARD
@@ -87,7 +102,7 @@ def _check_parquet(
             if census is not None:
                 census.add((page_id or "" for page_id in batch["page_id"].to_pylist()), number, seen)
             for row in batch.to_pylist():
-                for fault in _row_faults(row, unit, shard, codecs):
+                for fault in _row_faults(row, unit, shard, codecs, store):
                     faults.setdefault(fault, []).append(str(row["page_id"]))
         seen += batch.num_rows
     for fault, rows in faults.items():
@@ -132,7 +147,9 @@ def _sample_faults(row: dict[str, Any], unit: CommitRecord, pages: list[list[str
                 yield f"sample {row['sample_id']}: row {page_row} of shard {shard} is not its page {segment['page_id']}"
 
 
-def _row_faults(row: dict[str, Any], unit: CommitRecord, shard: ShardRecord, codecs: CodecRegister) -> Iterator[str]:
+def _row_faults(
+    row: dict[str, Any], unit: CommitRecord, shard: ShardRecord, codecs: CodecRegister, store: ObjectStore
+) -> Iterator[str]:
     if not row["page_id"] or not row["doc_id"]:
         yield "page_id or doc_id is missing"
     if row["tier"] != shard.tier:
@@ -149,18 +166,25 @@ def _row_faults(row: dict[str, Any], unit: CommitRecord, shard: ShardRecord, cod
         if row["tokens"] is not None:
             yield "tokens on a page of tier 'text'"
         return
-    if row["tokens"] is None:
+    if row["token_dtype"] == NONE:
+        if row["tokens"] is not None or row["token_scales"] is not None:
+            yield "tokens on a page of token_dtype 'none'"
+    elif row["tokens"] is None:
         yield f"no tokens on a page of tier {row['tier']!r}"
         return
-    yield from _token_faults(row)
+    else:
+        yield from _token_faults(row, codecs, store)
     conflict = codecs.conflict(row["fingerprint"], (row["codec"], row["codec_revision"]))
     if conflict:
         yield conflict
 
 
-def _token_faults(row: dict[str, Any]) -> Iterator[str]:
+def _token_faults(row: dict[str, Any], codecs: CodecRegister, store: ObjectStore) -> Iterator[str]:
     dtype = row["token_dtype"]
-    if dtype not in STORAGES:
+    if (fault := codecs.codebook_fault(store, dtype or "")) is not None:
+        yield fault
+        return
+    if dtype not in STORAGES and not is_name(dtype or ""):
         yield f"token_dtype {dtype!r} is none of {STORAGES}"
     else:
         count, dim = row["num_vision_tokens"] or 0, row["token_dim"] or 0

@@ -24,7 +24,7 @@ from palimpsest.corpus.document_index import DocumentSegment
 from palimpsest.corpus.format import REBUILD
 from palimpsest.corpus.manifest import Merged, Segment, Units, merge, read_columns, sum_counts, write
 from palimpsest.corpus.shards import ShardRecord, open_shard
-from palimpsest.corpus.units import CommitRecord, Counts
+from palimpsest.corpus.units import CommitRecord, Counts, committed_units, read_unit
 from palimpsest.schemas import SHARD
 from palimpsest.storage.object_store import NoSuchObject, ObjectStore, StoreError
 from palimpsest.storage.stable_json import Damaged, decoded, read_json, to_bytes
@@ -231,6 +231,17 @@ def units_of(store: ObjectStore, numbers: Iterable[int]) -> Iterator[tuple[int, 
         seen.update(segment.key for segment in fresh)
         for unit in Units(store, fresh):
             yield number, unit
+
+
+def all_units(store: ObjectStore) -> Iterator[CommitRecord]:
+    """The units of all snapshots, with repeats; then the committed units that are in no snapshot."""
+    published: set[str] = set()
+    for _, unit in units_of(store, snapshot_numbers(store)):
+        published.add(unit.unit_id)
+        yield unit
+    for unit_id in committed_units(store):
+        if unit_id not in published:
+            yield read_unit(store, unit_id)
 
 
 def snapshot_key(number: int) -> str:

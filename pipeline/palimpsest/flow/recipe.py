@@ -52,7 +52,9 @@ def fingerprint(config: JobConfig, layout: str, codec: str, revision: str) -> st
     asked = {name: value for name in ASKED if (value := getattr(config.codec, name)) is not None}
     what["codec"] = {"id": codec, "revision": revision, "dtype": config.codec.dtype, "fast": config.codec.fast, **asked}
     what["layout"] = {"fingerprint": layout, "max_escaped_share": config.layout.max_escaped_share}
-    del what["storage"]["row_group_bytes"]
+    del what["storage"]["row_group_bytes"], what["storage"]["pq_bits"]  # the codebook says how many bits it has
+    if not config.storage.codebook:
+        del what["storage"]["codebook"]
     what["tiers"] = tier_identity(config.tiers)
     if config.verification.score == "auto":
         del what["verification"]["score"]

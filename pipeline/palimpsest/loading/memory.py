@@ -13,10 +13,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from palimpsest.corpus.page import AGAIN
 from palimpsest.corpus.sample_sets import published_samples
 from palimpsest.corpus.units import CommitRecord
 from palimpsest.errors import UsageError
@@ -30,6 +31,9 @@ from palimpsest.loading.tokens import give_tokens
 from palimpsest.schemas import SAMPLES, VISUAL
 from palimpsest.storage.opening import open_store
 from palimpsest.storage.stable_json import Damaged
+
+if TYPE_CHECKING:
+    from palimpsest.codecs.adapter import Codec
 
 
 class OverBudget(UsageError):
@@ -47,7 +51,7 @@ class Memory(Rows):
             `dropped_segments` counts them. Where None, segments are as they were composed, with the budget of DeepSeek's
             tokenizer.
         number: of the published version; the newest where None.
-        seed, streams, window_bytes, cache, cache_bytes: as for `Pages`.
+        seed, streams, window_bytes, cache, cache_bytes, codec: as for `Pages`.
 
     Raises:
         UsageError: nothing is published; a budget without a tokenizer.
@@ -67,8 +71,9 @@ class Memory(Rows):
         window_bytes: int = WINDOW_BYTES,
         cache: str | Path | None = None,
         cache_bytes: int = 16 << 30,
+        codec: Codec | None = None,
     ) -> None:
-        self.uri, self.budget = str(uri), budget
+        self.uri, self.budget, self.codec = str(uri), budget, codec
         if budget is not None and tokenizer is None:
             raise UsageError(f"Memory(budget={budget}) counts in the consumer's ids: pass its tokenizer")
         self.consumer: Consumer | None = None if tokenizer is None else consumer(tokenizer)
@@ -133,9 +138,9 @@ class Memory(Rows):
         shard, row = segment["page_shard"], segment["page_row"]
         if not 0 <= shard < len(unit.shards) or not 0 <= row < unit.shards[shard].rows:
             raise Damaged(f"unit {unit.unit_id} has no row {row} in page shard {shard}")
-        page = self._shards_open.get(unit.shards[shard]).read([row], ("page_id", "mode", *COUNTED, *TOKEN_COLUMNS), payload=True)[
-            0
-        ]
+        page = self._shards_open.get(unit.shards[shard]).read(
+            [row], ("page_id", "mode", *COUNTED, *TOKEN_COLUMNS, *AGAIN), payload=True
+        )[0]
         if page["tokens_sha256"] != segment["tokens_sha256"]:
             key = unit.shards[shard].key
             raise Damaged(f"row {row} of {key} is not the page that the sample shows: its tokens_sha256 differs")
@@ -151,7 +156,7 @@ class Memory(Rows):
         segments = []
         for segment in item["segments"]:
             page = segment.get("page")
-            tokens = {} if page is None else give_tokens(page, as_stored=False)
+            tokens = {} if page is None else give_tokens(page, as_stored=False, codec=self.codec)
             known = {name: value for name, value in segment.items() if name != "page"}
             vision = {} if page is None else {"num_vision_tokens": page["num_vision_tokens"], "mode": page["mode"]}
             segments.append({**known, **vision, **tokens})

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from palimpsest.corpus.format import open_corpus
-from palimpsest.corpus.page import RENDERED, render_row
+from palimpsest.corpus.page import AGAIN, RENDERED, render_row
 from palimpsest.corpus.row_filter import Where, condition
 from palimpsest.corpus.shards import ShardRecord
 from palimpsest.corpus.snapshots import CHECKED, latest, read_snapshot
@@ -30,6 +30,7 @@ from palimpsest.storage.opening import open_store
 from palimpsest.storage.stable_json import Damaged
 
 if TYPE_CHECKING:
+    from palimpsest.codecs.adapter import Codec
     from palimpsest.storage.object_store import ObjectStore
 
 Give = Literal["tokens", "int8", "image", "text"]
@@ -73,6 +74,8 @@ class Pages(Rows):
         seed, streams, window_bytes: of the order: streams × window rows are shuffled together. `window_bytes` bounds what all
             streams of a rank hold, as stored.
         cache, cache_bytes: a folder that keeps pieces of a bucket's shards, and its limit.
+        codec: encodes pages of a corpus that keeps no tokens, from `palimpsest.load_codec`; None means the codec that comes with
+            Palimpsest, which each worker loads for itself.
 
     Raises:
         UsageError: no snapshot, an unknown column, a filter that keeps nothing (when read).
@@ -93,13 +96,14 @@ class Pages(Rows):
         window_bytes: int = WINDOW_BYTES,
         cache: str | Path | None = None,
         cache_bytes: int = 16 << 30,
+        codec: Codec | None = None,
     ) -> None:
         if not callable(give) and give not in GIVES:
             raise UsageError(f"give = {give!r}: choose {', '.join(GIVES)}, or a function of a row")
         unknown = [name for name in columns if name not in SHARD.names]
         if unknown:
             raise UsageError(f"columns = {unknown}: unknown; a page has {', '.join(SHARD.names)}")
-        self.corpus, self.give = str(corpus), give
+        self.corpus, self.give, self.codec = str(corpus), give, codec
         store = open_store(corpus)
         open_corpus(store)
         version = latest(store) if snapshot is None else read_snapshot(store, snapshot)
@@ -117,7 +121,12 @@ class Pages(Rows):
         self._below_target = below_target
         gives = set(GIVES) if callable(give) else {give}
         self._payload = bool(gives & {"tokens", "int8"})
-        needed = [*_SAMPLE, *columns, *(TOKEN_COLUMNS if self._payload else ()), *(RENDERED if "image" in gives else ())]
+        needed = [
+            *_SAMPLE,
+            *columns,
+            *((*TOKEN_COLUMNS, *AGAIN) if self._payload else ()),
+            *(RENDERED if "image" in gives else ()),
+        ]
         self._columns = tuple(name for name in dict.fromkeys(needed) if name in SHARD.names)
         self._cache = None if cache is None else ShardCache(cache, cache_bytes)
         self._opened: tuple[int, OpenShards] | None = None
@@ -217,7 +226,7 @@ class Pages(Rows):
         give = self.give(item) if callable(self.give) else self.give
         if give not in GIVES:
             raise UsageError(f"give returned {give!r} for page {item['page_id']}: choose {', '.join(GIVES)}")
-        return given(item, give)
+        return given(item, give, self.codec)
 
     @property
     def _shards_open(self) -> OpenShards:
@@ -273,7 +282,7 @@ class _Index:
         self.shard, self.row, self.keep = shard, row, keep
 
 
-def given(row: dict[str, Any], give: Give) -> dict[str, Any]:
+def given(row: dict[str, Any], give: Give, codec: Codec | None = None) -> dict[str, Any]:
     """A row as a sample that gives `give`; a page of tier text gives its text.
 
     Raises:
@@ -283,7 +292,7 @@ def given(row: dict[str, Any], give: Give) -> dict[str, Any]:
     sample = {name: value for name, value in row.items() if name not in ("tokens", "token_scales", "tokens_sha256")}
     sample["give"] = give if row["mode"] is not None else "text"
     if sample["give"] in ("tokens", "int8"):
-        sample |= give_tokens(row, as_stored=give == "int8")
+        sample |= give_tokens(row, as_stored=give == "int8", codec=codec)
     elif sample["give"] == "image":
         sample["image"] = render_row(row)
     return sample

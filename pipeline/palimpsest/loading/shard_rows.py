@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from palimpsest.codecs.token_storage import NONE
+from palimpsest.corpus.codebooks import read_codebook
 from palimpsest.corpus.shards import TEXT_TIER, ShardRecord
 from palimpsest.loading.parquet_pages import DataPage, NotPlain, data_pages, values
 from palimpsest.loading.shard_cache import ShardCache
@@ -29,7 +31,7 @@ class ShardRows:
     """One open shard."""
 
     def __init__(self, store: ObjectStore, shard: ShardRecord, cache: ShardCache | None = None) -> None:
-        self.shard, self.uri = shard, store.uri(shard.key)
+        self.shard, self.uri, self._store = shard, store.uri(shard.key), store
         self._stream = opened(store, shard, cache)
         self._fd = _descriptor(self._stream)
         try:
@@ -94,6 +96,10 @@ class ShardRows:
     def _add_payloads(self, group: int, rows: list[int], found: list[dict[str, Any]]) -> None:
         for row, tokens in zip(found, self._tokens(group, rows), strict=True):
             row[TOKENS] = tokens
+            if tokens is None and row.get("token_dtype") == NONE:
+                continue
+            if tokens is not None:
+                read_codebook(self._store, row["token_dtype"] or "")
             if (None if tokens is None else sha256(tokens).hexdigest()) != row["tokens_sha256"]:
                 raise Damaged(f"the tokens of page {row.get('page_id')} do not have their sha256")
 

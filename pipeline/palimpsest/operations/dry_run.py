@@ -8,6 +8,7 @@ from palimpsest.config import JobConfig
 from palimpsest.corpus.running import check_running
 from palimpsest.corpus.snapshots import latest
 from palimpsest.flow.plan import source_uri
+from palimpsest.operations.codebooks import found_codebook
 from palimpsest.operations.findings import check_fields
 from palimpsest.operations.resolving import located, prepare
 from palimpsest.sources.listing import list_sources
@@ -23,16 +24,17 @@ def plan_only(config: JobConfig) -> dict[str, Any]:
         ValueError, AlreadyRunning: what `run` would refuse before its work.
     """
     config = located(config)
-    recipe = prepare(config)
+    store = open_store(config.out)
+    recipe = found_codebook(store, prepare(config))
     listing = list_sources(config.sources, config.source, config.out)
     items = listing.objects
     units = [unit for item in items for unit in plan_units(item, config.source)]
-    store = open_store(config.out)
     check_running(store, recipe.fingerprint)
     published_units = _published(store)
     if not published_units:
         check_fields(items, config.source)
     known = sum((source_uri(unit), unit.object.version, unit.slice, recipe.fingerprint) in published_units for unit in units)
+    fitted = recipe.config.storage.tokens != "pq" or recipe.config.storage.codebook
     return {
         "sources": len(items),
         "passed over": str(listing.passed_over) or "no name",
@@ -43,7 +45,7 @@ def plan_only(config: JobConfig) -> dict[str, Any]:
         "layout": str(recipe.layout),
         "tiers": recipe.policy.described,
         "codec": f"{recipe.codec} {recipe.revision}",
-        "fingerprint": recipe.fingerprint,
+        "fingerprint": recipe.fingerprint if fitted else "depends on the codebook, which the run fits to this corpus",
         "out": config.out,
     }
 

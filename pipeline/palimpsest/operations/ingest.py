@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
 from typing import Any
 
 from palimpsest import telemetry
@@ -27,6 +28,7 @@ from palimpsest.flow.executor import LazyExecutor
 from palimpsest.flow.ledger import UnreadSource, refuse_quarantine
 from palimpsest.flow.recipe import Recipe
 from palimpsest.operations.changes import Spill, State, compare, published_sources
+from palimpsest.operations.codebooks import SAMPLED, found_codebook, settled_codebook
 from palimpsest.operations.findings import SetAside, absent_fields, check_fields
 from palimpsest.operations.ingest_batch import Batcher, Blocked, Outcome
 from palimpsest.operations.ingest_cache import Memory, VersionWriter
@@ -34,7 +36,7 @@ from palimpsest.operations.progress import Progress
 from palimpsest.operations.resolving import identify, located, prepare
 from palimpsest.operations.run import Work, refuse_absent
 from palimpsest.sources.inventory import Inventory, versions
-from palimpsest.sources.objects import Listed
+from palimpsest.sources.objects import Listed, SourceObject
 from palimpsest.storage.object_store import ObjectStore
 from palimpsest.storage.opening import open_store
 from palimpsest.storage.probe import probe
@@ -137,8 +139,8 @@ def ingest(
     """
     phases = _Phases()
     config = located(config)
-    recipe = identify(config)
     store = store or open_store(config.out)
+    recipe = found_codebook(store, identify(config))
     run_id = new_run_id()
     telemetry.set_context(run_id=run_id)
     with ExitStack() as stack:
@@ -152,6 +154,7 @@ def ingest(
         else:
             ingestion = _Ingestion(config, recipe, store, run_id, inventory, base, memory, stack, watch, phases)
             result = ingestion.pass_(dry_run)
+            recipe = ingestion.recipe  # with the codebook that it may have fitted
     if not dry_run and result.snapshot is not None:
         stats = {**result.to_json(), "fingerprint": recipe.fingerprint, "outcome": PUBLISHED if result.snapshots else NOTHING}
         record_stats(store, run_id, {**stats, "command": "ingest", "newest_source": inventory.newest})
@@ -252,11 +255,15 @@ class _Ingestion:
             )
         return listing
 
+    def _new_objects(self) -> Iterator[SourceObject]:
+        return (listed.item for listed, _ in islice(chain(self.new, self.rewritten), SAMPLED))
+
     def _batcher(self) -> Batcher:
         """Set up the work: create the corpus, check the configuration against the model, and start Ray on its first use."""
         prepare(self.config)
         create_corpus(self.store)
         self.is_corpus = True
+        self.recipe = settled_codebook(self.store, self.recipe, self._new_objects())
         self.stack.enter_context(at_work(self.store, self.run_id, self.recipe.fingerprint, "ingest"))
         probe(self.store)
         self.phases.end("prepare")

@@ -42,9 +42,16 @@ def identify(config: JobConfig) -> Recipe:
     from palimpsest.codecs.presets import find_preset
     from palimpsest.codecs.prompting import Prompting
     from palimpsest.codecs.token_storage import STORAGES
+    from palimpsest.codecs.token_storage.pq import is_name
 
     if config.storage.tokens not in STORAGES:
         raise configs.ConfigError(f"storage.tokens = {config.storage.tokens!r}: choose one of {', '.join(STORAGES)}")
+    if config.storage.codebook and not is_name(f"pq:{config.storage.codebook}"):
+        raise configs.ConfigError(
+            f"storage.codebook = {config.storage.codebook!r}: expected the sha256 of a codebook, 64 hex digits"
+        )
+    if config.storage.codebook and config.storage.tokens != "pq":
+        raise configs.ConfigError(f"storage.codebook: storage.tokens = {config.storage.tokens!r} has no codebook; only 'pq' has")
     codec = config.codec
     preset = find_preset(codec.name)
     asking = Prompting(**{name: getattr(codec, name) for name in ASKED})

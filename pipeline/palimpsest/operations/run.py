@@ -43,6 +43,7 @@ from palimpsest.flow.ledger import (
 from palimpsest.flow.plan import Plan, PlannedUnit, make_plan, publishable, settled
 from palimpsest.flow.recipe import Recipe
 from palimpsest.flow.supply import supply
+from palimpsest.operations.codebooks import found_codebook, settled_codebook
 from palimpsest.operations.findings import Metadata, SetAside, absent_fields, check_fields, judge
 from palimpsest.operations.progress import Progress
 from palimpsest.operations.quarantine import first_records
@@ -121,8 +122,8 @@ def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: 
     config = located(config)
     listing = list_sources(config.sources, config.source, config.out)
     objects = listing.objects
-    recipe = identify(config)
     store = open_store(config.out)
+    recipe = found_codebook(store, identify(config))
     run_id = new_run_id()
     telemetry.set_context(run_id=run_id)
     base, lost = _base(store)
@@ -134,6 +135,7 @@ def run(config: JobConfig, watch: Callable[[Progress], None] = lambda progress: 
     else:
         prepare(config)
         create_corpus(store)
+        recipe = settled_codebook(store, recipe, objects)
         with at_work(store, run_id, recipe.fingerprint, "run"):
             probe(store)
             plan, work, progress, snapshot, ready = _build(objects, recipe, store, run_id, watch)

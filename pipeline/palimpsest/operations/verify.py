@@ -10,21 +10,26 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from palimpsest.codecs.token_storage import DamagedTokens, PackedTokens, find_storage, pack
+from palimpsest.codecs.token_storage import NONE, DamagedTokens, PackedTokens, find_storage, pack
+from palimpsest.codecs.token_storage.pq import STORAGE, add_codebook
 from palimpsest.codecs.token_storage.rows import refuse_other_codec, stored_tokens
 from palimpsest.config import JobConfig
+from palimpsest.corpus.codebooks import check_codebook, read_codebook
 from palimpsest.corpus.page import render_row
 from palimpsest.corpus.reader import published
 from palimpsest.corpus.run_records import read_run
 from palimpsest.corpus.snapshots import Snapshot, iter_shards
 from palimpsest.flow.stages import Encode, Verify
+from palimpsest.operations.codebooks import PAGES, fit
 from palimpsest.operations.progress import Progress
+from palimpsest.pages.layouts.registry import make_layout
 from palimpsest.report.findings import BASELINE, COUNTED, Findings, ReverifyResult
 from palimpsest.schemas import BLANK
 from palimpsest.storage.object_store import NoSuchObject, ObjectStore
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
     from palimpsest.verification.verdict import Verdict
 
 _READ_ROWS = 256
+UNFITTED = STORAGE.name
 _COLUMNS = [
     *("page_id", "text", "text_class", "tier", "mode", "image_px", "grid_h", "grid_w", "layout", "reason"),
     *("tokens", "token_dtype", "token_scales", "tokens_sha256", "codec", "codec_revision"),
@@ -76,18 +82,24 @@ def reverify(
         config: `codec`, `verification` and `placement` are used. Blank-page controls are decoded again too: a page with its
             control is a batch of two, and the last bits of a product depend on its number of rows.
         share: share of the pages, chosen by page id as a run chooses the pages that it verifies.
-        storages: token storages whose decode loss is measured too; bf16 is always added, as the reference.
+        storages: token storages whose decode loss is measured too; bf16 is always added, as the reference. pq is measured with the
+            corpus's codebook, and where it has none, with one that is fitted to its first pages and not kept.
 
     Raises:
         CodecMismatch: a row's tokens are of another codec or revision than `config.codec`; nothing is decoded.
+        Damaged: the codebook of `config` is missing or damaged.
         ValueError: the share is outside [0, 1], or a storage is unknown; the message lists the choices.
     """
     began = time.monotonic()
     tried = tuple(find_storage(name).name for name in dict.fromkeys((BASELINE, *storages))) if storages else ()
     is_sampled("", share)
-    reader = _Reader(config, tried)
+    if config.storage.codebook:
+        read_codebook(store, f"pq:{config.storage.codebook}")
+    reader = _Reader(store, config, tried)
     codec = reader.verify.codec
     _refuse_other_codecs(store, snapshot, (codec.id, codec.revision))
+    if UNFITTED in tried:
+        reader.storages = [_codebook(store, snapshot, reader) if name == UNFITTED else name for name in tried]
     found, progress = Findings(), Progress(pages_total=snapshot.totals.rows, watch=watch)
     for table in _tables(store, snapshot, _COLUMNS, found.damage):
         _take_in(table, reader, share, found)
@@ -137,10 +149,11 @@ def _take_in(table: pa.Table, reader: _Reader, share: float, found: Findings) ->
     ):
         if mode is not None and is_sampled(f"verify {page_id}", share):
             batches[mode, dtype].append(index)
-    for (mode, _), indices in batches.items():
+    for (mode, dtype), indices in batches.items():
         sound = []
+        broken = reader.codebook_fault(dtype)
         for index in indices:
-            what = reader.damage(table.slice(index, 1), mode)
+            what = broken or reader.damage(table.slice(index, 1), mode)
             if what is None:
                 sound.append(index)
             else:
@@ -148,16 +161,51 @@ def _take_in(table: pa.Table, reader: _Reader, share: float, found: Findings) ->
         step = reader.verify.step(reader.verify.config.placement.verify_batch)
         for start in range(0, len(sound), step):
             rows = table.take(sound[start : start + step])
+            if dtype == NONE or reader.storages:
+                packed = reader.encoded(rows, mode)
+                found.remade(reader.remade(rows, packed), len(rows))
+            if dtype == NONE:
+                rows = _with_tokens(rows, BASELINE, packed(BASELINE))
             found.compare(rows, reader.verdicts(rows, mode))
             if reader.storages:
-                found.store(rows, *reader.by_storage(rows, mode))
+                found.store(
+                    rows, {name: reader.verdicts(_with_tokens(rows, name, packed(name)), mode) for name in reader.storages}
+                )
+
+
+def _codebook(store: ObjectStore, snapshot: Snapshot, reader: _Reader) -> str:
+    """The storage pq with the codebook of the corpus, or one that is fitted to its first pages."""
+    config = reader.verify.config
+    if config.storage.codebook:
+        return f"pq:{config.storage.codebook}"
+    layout = make_layout(config.layout)
+    seen: dict[str, None] = {}
+
+    def texts() -> Iterator[tuple[str, str]]:
+        for table in _tables(store, snapshot, ["text", "text_class", "mode"], lambda page_id, what: None):
+            seen.update(dict.fromkeys(name for name in table["mode"].unique().to_pylist() if name is not None))
+            visual = table.filter(pc.is_valid(table["mode"]))
+            yield from zip(visual["text"].to_pylist(), visual["text_class"].to_pylist(), strict=True)
+
+    first = list(islice(texts(), PAGES))
+    codec = reader.encode.codec
+    return add_codebook(fit(codec, layout, [codec.mode(name) for name in seen], first, config.storage.pq_bits))
 
 
 class _Reader:
     """The decoder, and the encoder where storages are measured or blank-page controls are decoded."""
 
-    def __init__(self, config: JobConfig, storages: Sequence[str]) -> None:
-        self.verify, self.storages = Verify(config, ""), storages
+    def __init__(self, store: ObjectStore, config: JobConfig, storages: Sequence[str]) -> None:
+        self.store, self.verify, self.storages = store, Verify(config, ""), storages
+        self._codebooks: dict[str, str | None] = {}
+
+    def codebook_fault(self, dtype: str | None) -> str | None:
+        """The fault of the codebook of tokens of this dtype, or None."""
+        if dtype is None:
+            return None
+        if dtype not in self._codebooks:
+            self._codebooks[dtype] = check_codebook(self.store, dtype)
+        return self._codebooks[dtype]
 
     @cached_property
     def encode(self) -> Encode:
@@ -172,6 +220,8 @@ class _Reader:
 
     def damage(self, row: pa.Table, mode: str) -> str | None:
         """The reason why a row's tokens cannot be decoded, or None."""
+        if row["token_dtype"][0].as_py() == NONE:
+            return self._undrawable(row)
         if row["tokens"].null_count:
             return f"no tokens on a page of mode {mode!r}"
         try:
@@ -180,12 +230,15 @@ class _Reader:
             return str(error)
         return None
 
-    def by_storage(self, rows: pa.Table, mode_name: str) -> tuple[int, dict[str, Sequence[Verdict]]]:
-        """Render and encode pages again, and decode them from each storage.
+    def _undrawable(self, row: pa.Table) -> str | None:
+        """The reason why a page without stored tokens cannot be encoded again, or None."""
+        try:
+            return None if render_row(row.to_pylist()[0]) is not None else "a mode and no image"
+        except Damaged as error:
+            return str(error)
 
-        Returns:
-            the number of pages that gave the stored tokens again, and verdicts by storage.
-        """
+    def encoded(self, rows: pa.Table, mode_name: str) -> Callable[[str], list[PackedTokens]]:
+        """Render and encode pages again; the function packs their tokens in a storage."""
         codec, step = self.encode.codec, self.encode.step(self.encode.config.placement.encode_batch)
         images = np.stack([image for row in rows.to_pylist() if (image := render_row(row)) is not None])
         mode = codec.mode(mode_name)
@@ -194,10 +247,14 @@ class _Reader:
         def packed(storage: str) -> list[PackedTokens]:
             return [page for tokens in batches for page in pack(storage, tokens)]
 
+        return packed
+
+    def remade(self, rows: pa.Table, packed: Callable[[str], list[PackedTokens]]) -> int:
+        """The number of pages that gave the recorded tokens again; for storage none their hash is of bf16."""
+        stored = rows["token_dtype"][0].as_py()
         recorded = rows["tokens_sha256"].to_pylist()
-        remade = sum(page.sha256 == sha256 for page, sha256 in zip(packed(rows["token_dtype"][0].as_py()), recorded, strict=True))
-        verdicts = {name: self.verdicts(_with_tokens(rows, name, packed(name)), mode_name) for name in self.storages}
-        return remade, verdicts
+        pages = packed(BASELINE if stored == NONE else stored)
+        return sum(page.sha256 == sha256 for page, sha256 in zip(pages, recorded, strict=True))
 
 
 def _with_tokens(rows: pa.Table, storage: str, pages: Sequence[PackedTokens]) -> pa.Table:

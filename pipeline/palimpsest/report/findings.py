@@ -91,7 +91,8 @@ class ReverifyResult:
         agreeing, disagreeing: compared pages, by whether what is read now and its precision differ from what is recorded by more
             than TOLERANCE. Where that is the upper bound of an early stop, a whole reading may be anything up to it.
         disagreements, damages: by name, the first NAMED of them.
-        remade, not_remade: with `storages`, pages whose text gave the stored tokens again, and pages whose text did not.
+        remade, not_remade: pages that were encoded again, with `storages` or because no tokens are stored: whose text gave the
+            recorded tokens again, and whose text did not.
     """
 
     corpus: str
@@ -180,11 +181,14 @@ class Findings:
                     )
                 )
 
-    def store(self, rows: pa.Table, remade: int, verdicts: dict[str, Sequence[Verdict]]) -> None:
+    def remade(self, remade: int, pages: int) -> None:
+        """Take in how many of the pages that were encoded again gave the recorded tokens."""
+        self.counts["remade"] += remade
+        self.counts["not_remade"] += pages - remade
+
+    def store(self, rows: pa.Table, verdicts: dict[str, Sequence[Verdict]]) -> None:
         """Take in what one batch of pages read from each storage."""
         baseline = verdicts[BASELINE]
-        self.counts["remade"] += remade
-        self.counts["not_remade"] += len(baseline) - remade
         pages = rows.select(["text_class", "mode", "num_vision_tokens", "num_text_tokens"]).to_pylist()
         for storage, read in verdicts.items():
             for page, verdict, best in zip(pages, read, baseline, strict=True):

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from palimpsest.codecs.token_storage import find_storage
+from palimpsest.corpus.codebooks import read_codebooks
 from palimpsest.corpus.shards import TEXT_TIER
 from palimpsest.corpus.snapshots import Snapshot, iter_tables
 from palimpsest.corpus.units import Counts
@@ -133,6 +134,7 @@ def summarise(store: ObjectStore, snapshot: Snapshot) -> Summary:
     """
     census = _Census()
     for table in iter_tables(store, snapshot, _MEASURED):
+        read_codebooks(store, table["token_dtype"])  # a codebook says how many bytes its tokens have
         census.add(table)
     return census.summary(store, snapshot)
 

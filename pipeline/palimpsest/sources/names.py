@@ -36,7 +36,7 @@ RULES = {
 MARKERS = ("corpus.json", "memory.json")  # what the root of a corpus and of a set of memory samples holds
 MARKER_BYTES = 4096  # a marker is smaller
 CORPUS_PARTS = frozenset(
-    ("_snapshots", "_manifests", "_documents", "_units", "_sets", "_tries", "_ingest", "_probe", "_running")
+    ("_snapshots", "_manifests", "_documents", "_units", "_sets", "_tries", "_ingest", "_codebooks", "_probe", "_running")
     + ("data", "quarantine", "runs", "pages", "samples", *MARKERS)
 )  # first steps of the keys in a corpus: only where one occurs, a bucket is asked for a marker
 

@@ -91,6 +91,33 @@ class CellReader(nn.Module):
         logits = self(tokens.to(dtype), index.to(tokens.device), waves.to(tokens.device, dtype)).float()
         return (logits / self.temperature.float()).softmax(-1).amax(-1)
 
+    def sensitivity(self, tokens: Tensor, columns: int, rows: int, draws: int = 2) -> Tensor:
+        """What an error in a token costs the reading, float64 `[token_dim, token_dim]`.
+
+        It is the mean of g g^T over tokens. g says how the margins of cells (the best symbol over the second, in nats) move with
+        the token, each over the margin itself: what is read without doubt may move further.
+
+        Args:
+            tokens: `[N, G * G, token_dim]`.
+            columns, rows: the grid.
+            draws: random signs for the cells, so that one gradient holds all cells of a page.
+        """
+        index, waves = cell_places(Grid(columns, rows), math.isqrt(tokens.shape[1]))
+        device, kind = tokens.device, self.spread.weight.dtype
+        random = torch.Generator().manual_seed(0)
+        total = torch.zeros(tokens.shape[2], tokens.shape[2], dtype=torch.float64)
+        for page in tokens.float().split(1):
+            page = page.requires_grad_(True)
+            best = self(page.to(kind), index.to(device), waves.to(device, kind)).float()[0].topk(2, -1).values
+            margins = best[:, 0] - best[:, 1]
+            relative = margins / (margins.detach() + 1.0)
+            for draw in range(draws):
+                signs = (torch.randint(0, 2, margins.shape, generator=random) * 2 - 1).to(device)
+                (moved,) = torch.autograd.grad((signs * relative).sum(), page, retain_graph=draw + 1 < draws)
+                rows_of = moved[0].double().cpu()
+                total += rows_of.T @ rows_of
+        return total / max(1, tokens.shape[0] * tokens.shape[1] * draws)
+
     @torch.no_grad()
     def read(self, tokens: Tensor, columns: int, rows: int) -> list[list[int]]:
         """The ids of the cells of pages.

@@ -4,6 +4,10 @@
     bf16.py      raw bits
     int8.py      one byte per value, one scale per token
     int4.py      half a byte per value after a rotation, one scale per token
+    pq.py        a quarter of a byte per value on axes fitted to the corpus, with a codebook beside it
+    none.py      nothing: the page is encoded again when its tokens are needed
+    codebook.py  the codebook of pq: its format, checked when read
+    codebook_fit.py  tokens of a corpus -> its codebook
     rows.py      the tokens of rows of a corpus, checked before they are read
 
 A new storage is a new file with an object `STORAGE` of the same name. tests/test_token_storage.py runs its contract over
@@ -19,16 +23,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from palimpsest.codecs.token_storage.pq import PREFIX, fitted
 from palimpsest.codecs.token_storage.protocol import DamagedTokens, PackedTokens, TokenStorage
 from palimpsest.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["STORAGES", "DamagedTokens", "NonFiniteTokens", "PackedTokens", "TokenStorage", "find_storage", "pack", "unpack"]
+__all__ = [
+    "NONE",
+    "STORAGES",
+    "DamagedTokens",
+    "NonFiniteTokens",
+    "PackedTokens",
+    "TokenStorage",
+    "find_storage",
+    "pack",
+    "unpack",
+]
 
-STORAGES: tuple[str, ...] = tuple(sorted({module.name for module in iter_modules(__path__)} - {"protocol", "rows"}))
+STORAGES: tuple[str, ...] = tuple(
+    sorted({module.name for module in iter_modules(__path__)} - {"codebook", "codebook_fit", "protocol", "rows"})
+)
 """The names of the storages."""
+NONE = "none"
+"""The storage that keeps nothing."""
 
 
 class NonFiniteTokens(ValueError):
@@ -40,11 +59,14 @@ class NonFiniteTokens(ValueError):
 
 
 def find_storage(name: str) -> TokenStorage:
-    """The token storage called `name`.
+    """The token storage called `name`: one of STORAGES, or `pq:<sha256>` of a codebook that is known.
 
     Raises:
         ValueError: for an unknown name, with the choices.
+        UnknownCodebook: for a codebook that this process has not read.
     """
+    if name.startswith(PREFIX):
+        return fitted(name)
     if name not in STORAGES:
         raise UsageError(f"token_dtype {name!r}: choose one of {', '.join(STORAGES)}")
     storage: TokenStorage = import_module(f"{__name__}.{name}").STORAGE

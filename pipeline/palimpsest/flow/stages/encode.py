@@ -35,7 +35,7 @@ class Encode(Model):
 
             def packed(some: Sequence[int], mode: Mode = mode) -> list[PackedTokens]:
                 images = np.stack([page_image(table["image"][index], mode.px) for index in some])
-                return pack(self.config.storage.tokens, self.codec.encode(images, mode))
+                return pack(self.storage, self.codec.encode(images, mode))
 
             for index, page in zip(indices, self.batched.over(name, indices, packed), strict=True):
                 values = {
@@ -43,7 +43,7 @@ class Encode(Model):
                     "num_context_tokens": mode.num_context_tokens,
                     "tokens": page.payload,
                     "token_dim": self.codec.token_dim,
-                    "token_dtype": self.config.storage.tokens,
+                    "token_dtype": self.storage,
                     "token_scales": page.scales,
                     "tokens_sha256": page.sha256,
                     "codec": self.codec.id,
@@ -78,7 +78,7 @@ class Encode(Model):
         if mode_name not in self._encoded_blanks:
             mode = self.codec.mode(mode_name)
             empty = np.full((1, mode.px, mode.px), 255, np.uint8)
-            (page,) = pack(self.config.storage.tokens, self.codec.encode(empty, mode))
+            (page,) = pack(self.storage, self.codec.encode(empty, mode))
             self._encoded_blanks[mode_name] = {"tokens": page.payload, "scales": page.scales}
         return self._encoded_blanks[mode_name]
 

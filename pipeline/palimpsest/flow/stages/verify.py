@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from palimpsest.codecs.token_storage import NONE
 from palimpsest.codecs.token_storage.rows import stored_tokens
 from palimpsest.flow.stages.exact import cheaper_as_text, with_errata
 from palimpsest.flow.stages.model import Model
@@ -56,6 +57,8 @@ class Verify(Model):
         carried = {"reason": pa.array(reasons, pa.string()), "detail": pa.array(details, pa.string())}
         judged = conform(with_columns(with_columns(table, carried), verdicts), VERDICTS, "verify")
         judged = with_errata(judged, self.config.tiers.exact)
+        if self.config.storage.tokens == NONE:
+            judged = without_tokens(judged)
         return cheaper_as_text(judged) if self.settles else judged
 
     def verdicts(self, table: pa.Table, mode_name: str) -> Sequence[Any]:
@@ -142,4 +145,11 @@ class Verify(Model):
 
         assert stored is not None and stored["tokens"] is not None, "a page of the control sample has no tokens of an empty page"
         page = PackedTokens(payload=stored["tokens"], scales=stored["scales"])
-        return unpack(self.config.storage.tokens, [page], mode.num_vision_tokens, self.codec.token_dim)
+        return unpack(self.storage, [page], mode.num_vision_tokens, self.codec.token_dim)
+
+
+def without_tokens(table: pa.Table) -> pa.Table:
+    """VERDICTS of a corpus that keeps no tokens. `tokens_sha256` stays: of the bfloat16 tokens that were read."""
+    kinds = [None if dtype is None else NONE for dtype in table["token_dtype"].to_pylist()]
+    empty = {name: pa.nulls(table.num_rows, VERDICTS.field(name).type) for name in ("tokens", "token_scales")}
+    return with_columns(table, {**empty, "token_dtype": pa.array(kinds, VERDICTS.field("token_dtype").type)})

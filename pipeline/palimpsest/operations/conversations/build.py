@@ -105,6 +105,10 @@ def build(config: MemoryConfig, watch: Watch = lambda counts: None) -> MemoryRes
     if other:
         raise ConfigError(f"source {other[0]!r} is not JSON lines; conversations are read from .jsonl or .ndjson files")
     check_messages(items, config)
+    if config.storage.tokens == "pq":
+        raise ConfigError(
+            "storage.tokens = 'pq': a codebook is fitted to documents; for conversations choose int8, int4, bf16 or none"
+        )
     prepared = prepare(config)
     store = open_store(config.out)
     create_corpus(store, "samples")

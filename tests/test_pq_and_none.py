@@ -1,0 +1,459 @@
+"""Corpora whose tokens are stored as pq, with a codebook beside them, and corpora that store none: made, read, damaged, cleaned."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from palimpsest.codecs.adapter import Codec, load_codec
+from palimpsest.codecs.token_storage import DamagedTokens, NonFiniteTokens, find_storage, pack, pq, unpack
+from palimpsest.codecs.token_storage.codebook import Codebook, DamagedCodebook, parse
+from palimpsest.codecs.token_storage.codebook_fit import fit_codebook
+from palimpsest.codecs.token_storage.pq import UnknownCodebook, add_codebook
+from palimpsest.codecs.token_storage.rows import CodecMismatch
+from palimpsest.config import JobConfig
+from palimpsest.corpus.codebooks import codebook_key
+from palimpsest.corpus.fsck import fsck
+from palimpsest.corpus.gc import gc
+from palimpsest.corpus.reader import Corpus
+from palimpsest.corpus.snapshots import latest
+from palimpsest.loading import Pages
+from palimpsest.loading.export import export_hf, export_webdataset
+from palimpsest.operations import codebooks
+from palimpsest.operations.dry_run import plan_only
+from palimpsest.operations.ingest import ingest
+from palimpsest.operations.retier import retier
+from palimpsest.operations.run import run
+from palimpsest.operations.verify import open_and_reverify
+from palimpsest.storage.local_store import LocalStore
+from palimpsest.storage.stable_json import Damaged
+from tests.corpora import trusting
+
+JobFactory = Callable[..., JobConfig]
+FOREVER = timedelta(days=30)
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test begins as a fresh process that has read no codebook."""
+    monkeypatch.setattr(pq, "_known", {})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_pages() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codebooks, "RANDOM_PAGES", 4)
+        patch.setattr(codebooks, "PAGES", 8)
+        yield
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("source") / "texts.jsonl"
+    texts = [f"Chapter {number}. The fox saw {number * 37} hens and ran {'far ' * number}away." for number in range(1, 9)]
+    path.write_text("".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(texts)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, source: Path, job: JobFactory) -> dict[str, Path]:
+    """A corpus of each storage, of the same source."""
+    base = tmp_path_factory.mktemp("made")
+    for name in ("bf16", "pq", "none"):
+        run(job(source, base / name, f"storage.tokens={name}", "layout.grid=32x16"))
+    return {name: base / name for name in ("bf16", "pq", "none")}
+
+
+@pytest.fixture
+def copy(made: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
+    return lambda name: Path(shutil.copytree(made[name], tmp_path / name))
+
+
+def codebooks_of(corpus: Path) -> list[Path]:
+    return sorted((corpus / "_codebooks").glob("*.safetensors"))
+
+
+def tokens_of(corpus: Path, **options: Any) -> dict[str, np.ndarray]:
+    return {page.page_id: found for page in Corpus(str(corpus)).pages() if (found := page.tokens(**options)) is not None}
+
+
+@pytest.fixture(scope="module")
+def codec(tiny_codec: Path) -> Codec:
+    return load_codec("embedded", tiny_codec, parts="both")
+
+
+# the storage itself
+
+
+@pytest.fixture(scope="module")
+def sample() -> np.ndarray:
+    """Tokens of a spectrum that falls, as a codec's does."""
+    draw = np.random.default_rng(0)
+    return ((draw.normal(size=(4000, 64)) * 0.9 ** np.arange(64)) @ draw.normal(size=(64, 64)) + 1).astype(np.float32)
+
+
+def test_pq_keeps_the_contract_of_a_storage(sample: np.ndarray) -> None:
+    name = add_codebook(fit_codebook(sample, 4.0).to_bytes({}))
+    tokens = torch.from_numpy(sample[:160].reshape(4, 40, 64)).bfloat16()
+    packed = pack(name, tokens)
+    assert find_storage(name).name == name and find_storage(name).bytes_per_token(64) == 32
+    assert all(len(page.payload) == 40 * 32 and page.scales is None for page in packed)
+    assert [pack(name, tokens[page : page + 1])[0] for page in range(4)] == packed, "page by page as in a batch"
+    back = unpack(name, packed, 40, 64)
+    assert back.dtype == torch.bfloat16 and back.isfinite().all()
+    assert (back.float() - tokens.float()).norm() / tokens.float().norm() < 0.1
+    assert pack(name, back) == packed, "a second round trip adds no loss"
+    back[0, 0, 0] = 5.0  # writable
+    with pytest.raises(DamagedTokens, match="page 1 of the batch has"):
+        unpack(name, [packed[0], type(packed[0])(packed[1].payload[:-1], None)], 40, 64)
+    with pytest.raises(DamagedTokens, match="has 64"):
+        unpack(name, packed, 40, 32)
+    with pytest.raises(NonFiniteTokens):
+        pack(name, torch.full((1, 1, 64), float("nan"), dtype=torch.bfloat16))
+    assert pack(name, tokens[:0]) == [] and unpack(name, [], 40, 64).shape == (0, 40, 64)
+
+
+def test_more_bits_lose_less_and_huge_tokens_stay_finite(sample: np.ndarray) -> None:
+    tokens = torch.from_numpy(sample[:64][None]).bfloat16()
+    names = [add_codebook(fit_codebook(sample, bits).to_bytes({})) for bits in (1.0, 2.0, 3.0, 4.0)]
+    losses = [float((unpack(name, pack(name, tokens), 64, 64).float() - tokens.float()).square().mean()) for name in names]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0] / 20
+    huge = torch.full((1, 2, 64), 3e38, dtype=torch.bfloat16)
+    assert unpack(names[0], pack(names[0], huge), 2, 64).isfinite().all()
+
+
+def test_what_the_reader_does_not_look_at_gets_no_bits(sample: np.ndarray) -> None:
+    seen = np.diag(np.r_[np.ones(16), np.zeros(48)])
+    tokens = torch.from_numpy(sample[:512][None]).bfloat16()
+    plain, aware = (add_codebook(fit_codebook(sample, 1.0, metric).to_bytes({})) for metric in (None, seen))
+    errors = [(unpack(name, pack(name, tokens), 512, 64).float() - tokens.float())[..., :16] for name in (plain, aware)]
+    assert errors[1].square().mean() < errors[0].square().mean() / 4
+
+
+def test_one_codebook_gives_the_same_bytes_whatever_the_threads_and_batches(sample: np.ndarray) -> None:
+    book = fit_codebook(sample, 3.0)
+    assert fit_codebook(sample, 3.0).to_bytes({}) == book.to_bytes({}), "the same sample, the same codebook"
+    values = sample[:512].astype(np.float64)
+    rounded = np.rint((values - book.mean) * float(book.scale[0]))
+    exact = rounded.astype(np.int64) @ book.forward.astype(np.int64)  # no rounding, in any order
+    assert np.array_equal(rounded @ book.matrices[0], exact)
+
+
+def test_a_codebook_is_read_as_it_was_written_and_every_lie_in_it_is_refused(sample: np.ndarray) -> None:
+    from safetensors.numpy import load, save
+
+    book = fit_codebook(sample, 2.0)
+    body = book.to_bytes({"codec": "embedded"})
+    again = parse(body)
+    assert all(np.array_equal(getattr(again, name), getattr(book, name)) for name in Codebook.__dataclass_fields__)
+    parts = load(body)
+    header = (1 << 40).to_bytes(8, "little")
+    claims = json.dumps(
+        {
+            "__metadata__": {"format": "palimpsest pq 1"},
+            "mean": {"dtype": "F32", "shape": [1 << 60], "data_offsets": [0, 1 << 62]},
+        }
+    )
+    lies = {
+        "empty": b"",
+        "short": body[:100],
+        "pickle": b"\x80\x04cos\nsystem\n(S'true'\ntR.",
+        "absurd header": header + body[8:],
+        "absurd shape": len(claims).to_bytes(8, "little") + claims.encode(),
+        "deep": (20_000).to_bytes(8, "little") + b"[" * 20_000,
+        "other format": save(parts, {"format": "another"}),
+        "a part missing": save({k: v for k, v in parts.items() if k != "levels"}, {"format": "palimpsest pq 1"}),
+    }
+    wrong = {
+        "bits": np.full_like(book.bits, 200),
+        "forward": book.forward.astype(np.float32),
+        "mean": np.full_like(book.mean, np.nan),
+        "spread": np.zeros_like(book.spread),
+        "levels": book.levels[::-1].copy(),
+        "step": np.zeros(2, np.float32),
+    }
+    lies |= {name: save({**parts, name: value}, {"format": "palimpsest pq 1"}) for name, value in wrong.items()}
+    for name, lie in lies.items():
+        with pytest.raises(DamagedCodebook):
+            pytest.fail(f"{name} was taken for a codebook: {parse(lie)}")
+
+
+def test_pq_without_its_codebook_is_a_clear_error(sample: np.ndarray) -> None:
+    with pytest.raises(UnknownCodebook, match="needs a codebook"):
+        pack("pq", torch.zeros(1, 2, 64, dtype=torch.bfloat16))
+    with pytest.raises(UnknownCodebook, match="codebook 0000"):
+        unpack("pq:" + "0" * 64, [], 1, 1)
+
+
+# a corpus of pq
+
+
+def test_a_corpus_of_pq_is_what_it_promises(made: dict[str, Path], source: Path, job: JobFactory) -> None:
+    (book,) = codebooks_of(made["pq"])
+    table = Corpus(str(made["pq"])).table(
+        ["token_dtype", "tokens", "tokens_sha256", "token_scales", "num_vision_tokens", "codec"]
+    )
+    assert table["token_dtype"].unique().to_pylist() == [f"pq:{book.stem}"]
+    sizes = {len(row["tokens"]) / row["num_vision_tokens"] for row in table.to_pylist()}
+    assert sizes == {12.0}, "32 channels of 3 bits"
+    assert fsck(LocalStore(made["pq"])) == []
+    exact, stored = tokens_of(made["bf16"]), tokens_of(made["pq"])
+    assert exact.keys() == stored.keys()
+    error = sum(np.square(stored[name] - exact[name]).sum() for name in exact)
+    assert error < 0.05 * sum(np.square(tokens).sum() for tokens in exact.values())
+    result = open_and_reverify(str(made["pq"]), trusting(made["pq"]))
+    assert result.findings == 0 and result.identical == result.compared > 0
+    plan = plan_only(job(source, made["pq"], "storage.tokens=pq", "layout.grid=32x16"))
+    assert plan["to process"] == 0 and len(plan["fingerprint"]) == 16
+
+
+def test_the_same_input_gives_the_same_bytes_in_a_corpus(copy: Callable[[str], Path], source: Path, job: JobFactory) -> None:
+    corpus = copy("pq")
+    before = {path: path.read_bytes() for path in codebooks_of(corpus)}
+    old = Corpus(str(corpus)).table(["page_id", "tokens"]).sort_by("page_id")
+    assert run(job(source, corpus, "storage.tokens=pq", "layout.grid=32x16")).units_new == 0
+    other = source.with_name("more.jsonl")
+    other.write_text(source.read_text() + json.dumps({"id": "z", "text": "One more."}) + "\n")
+    again = run(job(other, corpus, "storage.tokens=pq", "layout.grid=32x16", "verification.share=0"))
+    assert again.units_new == 1 and {path: path.read_bytes() for path in codebooks_of(corpus)} == before
+    run(job(source, corpus, "storage.tokens=pq", "layout.grid=32x16", "verification.share=0"))
+    new = Corpus(str(corpus)).table(["page_id", "tokens"]).sort_by("page_id")
+    both = dict(zip(*(new[name].to_pylist() for name in ("page_id", "tokens")), strict=True))
+    assert all(both[page] == tokens for page, tokens in zip(*(old[n].to_pylist() for n in ("page_id", "tokens")), strict=True))
+    assert fsck(LocalStore(corpus)) == []
+
+
+def test_retiering_uses_the_codebook_of_the_corpus(copy: Callable[[str], Path]) -> None:
+    corpus = copy("pq")
+    (book,) = codebooks_of(corpus)
+    result = retier(str(corpus), (*trusting(corpus), "tiers.mode=tiny"), sharpen=True)
+    assert result.due > 0 and codebooks_of(corpus) == [book]
+    assert Corpus(str(corpus)).table(["token_dtype"])["token_dtype"].unique().to_pylist() == [f"pq:{book.stem}"]
+    assert fsck(LocalStore(corpus)) == [] and tokens_of(corpus)
+
+
+def test_ingestion_fits_once(tmp_path: Path, source: Path, job: JobFactory) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(source, folder / "a.jsonl")
+    config = job(folder, tmp_path / "out", "storage.tokens=pq", "layout.grid=32x16")
+    assert ingest(config).units_new == 1
+    first = codebooks_of(tmp_path / "out")
+    assert len(first) == 1 and ingest(config).units_new == 0
+    shutil.copy(source, folder / "b.jsonl")
+    ingest(config)
+    assert codebooks_of(tmp_path / "out") == first and fsck(LocalStore(tmp_path / "out")) == []
+
+
+def broken(kind: str, book: Path) -> None:
+    body = bytearray(book.read_bytes())
+    if kind == "missing":
+        book.unlink()
+    elif kind == "flipped":
+        body[len(body) // 2] ^= 1
+        book.write_bytes(body)
+    elif kind == "foreign":
+        book.write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
+    else:
+        book.write_bytes(body[:-10])
+
+
+@pytest.mark.parametrize("kind", ["missing", "flipped", "foreign", "short"])
+def test_a_missing_or_damaged_codebook_is_named_by_every_reader(
+    kind: str, copy: Callable[[str], Path], source: Path, job: JobFactory, tmp_path: Path
+) -> None:
+    corpus = copy("pq")
+    (book,) = codebooks_of(corpus)
+    broken(kind, book)
+    readers: dict[str, Callable[[], Any]] = {
+        "tokens": lambda: tokens_of(corpus),
+        "loader": lambda: Pages(str(corpus), below_target=True).at(0),
+        "verify": lambda: open_and_reverify(str(corpus), trusting(corpus)),
+        "run": lambda: run(job(source.with_name("else.jsonl"), corpus, "storage.tokens=pq", "layout.grid=32x16")),
+        "retier": lambda: retier(str(corpus), (*trusting(corpus), "tiers.mode=tiny"), sharpen=True),
+        "export": lambda: export_hf(Corpus(str(corpus)), tmp_path / "hf"),
+    }
+    shutil.copy(source, source.with_name("else.jsonl"))
+    for name, read in readers.items():
+        with pytest.raises(Damaged, match=book.name):
+            pytest.fail(f"{name} gave {read()}")
+    errors = [finding for finding in fsck(LocalStore(corpus)) if finding.severity == "error"]
+    assert errors and all(book.name in finding.what for finding in errors)
+
+
+def test_a_codebook_of_its_hash_that_is_none_is_refused(copy: Callable[[str], Path]) -> None:
+    """A corpus that somebody else made: every hash is right, and the bytes are no codebook."""
+    import hashlib
+
+    import pyarrow.parquet as parquet
+
+    from palimpsest.corpus.page import Page
+
+    corpus = copy("pq")
+    evil = b"\x80\x04cos\nsystem\n(S'true'\ntR."
+    sha256 = hashlib.sha256(evil).hexdigest()
+    (corpus / codebook_key(sha256)).write_bytes(evil)
+    table = next(parquet.read_table(path) for path in sorted(corpus.glob("data/*/*.parquet")))
+    at = table.schema.get_field_index("token_dtype")
+    for name, message in ((f"pq:{sha256}", "is no codebook"), ("pq:../../etc/passwd", "names no codebook"), ("pq:", "names no")):
+        lying = table.set_column(at, "token_dtype", [[name] * table.num_rows])
+        with pytest.raises(Damaged, match=message):
+            Page(lying, 0, LocalStore(corpus)).tokens()
+
+
+def test_gc_keeps_the_codebooks_that_pages_need_and_no_others(copy: Callable[[str], Path], source: Path, job: JobFactory) -> None:
+    corpus = copy("pq")
+    store = LocalStore(corpus)
+    (book,) = codebooks_of(corpus)
+    soon = datetime.now(UTC) + timedelta(seconds=5)
+    assert gc(store, unused_for=timedelta(0), now=soon, delete=True) == [] and codebooks_of(corpus) == [book]
+    run(job(source, corpus, "storage.tokens=int8", "layout.grid=32x16"))  # replaces the pages of the source
+    kept = gc(store, unused_for=FOREVER, now=soon, delete=True)
+    assert kept == [] and tokens_of(corpus), "the older snapshot still needs it"
+    removed = [removal.key for removal in gc(store, unused_for=timedelta(0), now=soon, delete=True)]
+    parts = [key for key in removed if key.startswith("_codebooks/")]
+    assert [key.rpartition(".")[2] for key in parts] == ["json", "safetensors"] and not codebooks_of(corpus)
+    assert fsck(store) == [] and gc(store, unused_for=timedelta(0), now=soon) == []
+    run(job(source, corpus, "storage.tokens=pq", "layout.grid=32x16"))  # and one is fitted again
+    assert len(codebooks_of(corpus)) == 1 and fsck(store) == []
+
+
+def test_gc_removes_nothing_where_it_cannot_know_which_codebook_is_needed(copy: Callable[[str], Path]) -> None:
+    corpus = copy("pq")
+    for shard in corpus.glob("data/*/*.parquet"):
+        shard.unlink()
+    with pytest.raises(Exception, match="parquet"):
+        gc(LocalStore(corpus), unused_for=timedelta(0), now=datetime.now(UTC) + timedelta(seconds=5), delete=True)
+    assert codebooks_of(corpus)
+
+
+@pytest.mark.parametrize("at", ["codebook", "purpose", "commit"])
+def test_a_crash_before_the_first_commit_loses_nothing(
+    at: str, tmp_path: Path, source: Path, job: JobFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = job(source, tmp_path / "out", "storage.tokens=pq", "layout.grid=32x16")
+    create, suffix = LocalStore.create, {"codebook": ".safetensors", "purpose": ".json", "commit": ".json"}[at]
+    folder = "_units/" if at == "commit" else "_codebooks/"
+
+    def crash(self: LocalStore, key: str, body: Any) -> bool:
+        if key.startswith(folder) and key.endswith(suffix):
+            raise KeyboardInterrupt
+        return create(self, key, body)
+
+    monkeypatch.setattr(LocalStore, "create", crash)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    monkeypatch.setattr(LocalStore, "create", create)
+    left = codebooks_of(tmp_path / "out")
+    assert run(config).units_new == 1
+    assert codebooks_of(tmp_path / "out") == (left or codebooks_of(tmp_path / "out")), "the same sample gave the same codebook"
+    assert len(codebooks_of(tmp_path / "out")) == 1 and fsck(LocalStore(tmp_path / "out")) == []
+
+
+def test_of_two_runs_that_fit_at_once_the_first_wins(tmp_path: Path, source: Path, job: JobFactory) -> None:
+    from palimpsest.corpus.codebooks import keep_codebook, purpose_key
+
+    store, draw = LocalStore(tmp_path), np.random.default_rng(0)
+    bodies = [fit_codebook(draw.normal(size=(200, 8)).astype(np.float32), 2.0).to_bytes({}) for _ in range(2)]
+    about = {"codec": "c", "codec_revision": "r", "layout": "l", "bits": 2.0}
+    first, second = (keep_codebook(store, body, purpose_key(codec="c"), about) for body in bodies)
+    assert first == second and bodies[0] != bodies[1]
+
+
+def test_the_loader_and_exports_give_pq_tokens(made: dict[str, Path], tmp_path: Path) -> None:
+    expected = tokens_of(made["pq"])
+    given = {sample["page_id"]: sample["tokens"] for sample in map(Pages(str(made["pq"])).at, range(len(expected)))}
+    assert {name: tokens.float().numpy().tobytes() for name, tokens in given.items()} == {
+        name: tokens.tobytes() for name, tokens in expected.items()
+    }
+    (book,) = codebooks_of(made["pq"])
+    for export, target in ((export_hf, tmp_path / "hf"), (export_webdataset, tmp_path / "wds")):
+        if export is export_webdataset:
+            pytest.importorskip("webdataset")
+        export(Corpus(str(made["pq"])), target)
+        assert (target / "_codebooks" / book.name).read_bytes() == book.read_bytes()
+
+
+def test_verify_measures_pq_with_the_codebook_of_the_corpus_or_one_for_the_occasion(made: dict[str, Path]) -> None:
+    (book,) = codebooks_of(made["pq"])
+    of_pq = open_and_reverify(str(made["pq"]), trusting(made["pq"]), storages=("pq",))
+    assert {loss.storage for loss in of_pq.storages} == {"bf16", f"pq:{book.stem}"} and of_pq.not_remade == 0
+    for_now = open_and_reverify(str(made["bf16"]), trusting(made["bf16"]), storages=("pq", "int4"))
+    assert {loss.storage.partition(":")[0] for loss in for_now.storages} == {"bf16", "int4", "pq"}
+    assert not (made["bf16"] / "_codebooks").exists()
+
+
+# a corpus without tokens
+
+
+def test_a_corpus_of_none_keeps_everything_but_the_tokens(made: dict[str, Path]) -> None:
+    names = [name for name in Corpus.schema.names if name not in ("tokens", "token_dtype", "fingerprint", "tokens_sha256")]
+    none, bf16 = (Corpus(str(made[name])).table(names).sort_by("page_id") for name in ("none", "bf16"))
+    assert none.equals(bf16)
+    rows = Corpus(str(made["none"])).table(["tokens", "token_dtype", "tokens_sha256", "page_id"]).sort_by("page_id")
+    assert rows["tokens"].null_count == rows.num_rows and rows["token_dtype"].unique().to_pylist() == ["none"]
+    hashes = Corpus(str(made["bf16"])).table(["tokens_sha256", "page_id"]).sort_by("page_id")
+    assert rows["tokens_sha256"].to_pylist() == hashes["tokens_sha256"].to_pylist(), "of the tokens before quantising"
+    assert fsck(LocalStore(made["none"])) == []
+
+
+def test_pages_of_none_are_encoded_again_with_the_codec_of_their_row(made: dict[str, Path], codec: Codec) -> None:
+    again, stored = tokens_of(made["none"], codec=codec), tokens_of(made["bf16"])
+    assert {name: tokens.tobytes() for name, tokens in again.items()} == {name: t.tobytes() for name, t in stored.items()}
+    page, same = (next(iter(Corpus(str(made[name])).pages(where="page_number = 0"))) for name in ("none", "bf16"))
+    assert page.decode(codec) == next(p for p in Corpus(str(made["bf16"])).pages() if p.page_id == page.page_id).decode(codec)
+    with pytest.raises(CodecMismatch, match="written by codec"):
+        page.tokens()  # the codec that ships is another one
+    with pytest.raises(CodecMismatch):
+        page.decode()
+    del same
+
+
+def test_the_loader_encodes_again(made: dict[str, Path], codec: Codec) -> None:
+    stored = tokens_of(made["bf16"])
+    pages = Pages(str(made["none"]), codec=codec)
+    given = {sample["page_id"]: sample["tokens"] for sample in map(pages.at, range(len(stored)))}
+    assert {name: tokens.float().numpy().tobytes() for name, tokens in given.items()} == {
+        name: tokens.tobytes() for name, tokens in stored.items()
+    }
+    assert len(list(pages)) == len(stored)
+    with pytest.raises(CodecMismatch):
+        Pages(str(made["none"])).at(0)
+    assert Pages(str(made["none"]), give="text").at(0)["text"]
+
+
+def test_verify_encodes_pages_of_none_again_and_says_so(copy: Callable[[str], Path]) -> None:
+    corpus = copy("none")
+    result = open_and_reverify(str(corpus), trusting(corpus), storages=("int8",))
+    pages = len(Corpus(str(corpus)))
+    assert (result.findings, result.pages, result.remade, result.not_remade) == (0, pages, pages, 0)
+    assert result.identical == result.compared > 0
+    assert {loss.storage for loss in result.storages} == {"bf16", "int8"}
+
+
+def test_retiering_and_exporting_a_corpus_of_none(copy: Callable[[str], Path], tmp_path: Path) -> None:
+    corpus = copy("none")
+    assert retier(str(corpus), (*trusting(corpus), "tiers.mode=tiny"), sharpen=True).due > 0
+    table = Corpus(str(corpus)).table(["tokens", "token_dtype", "num_vision_tokens"])
+    assert table["tokens"].null_count == table.num_rows and table["token_dtype"].unique().to_pylist() == ["none"]
+    assert fsck(LocalStore(corpus)) == [] and latest(LocalStore(corpus)) is not None
+    facts = export_hf(Corpus(str(corpus)), tmp_path / "hf")
+    assert facts["token_dtype"] == {"none": table.num_rows}
+
+
+def test_settings_that_do_not_go_together_are_refused(tmp_path: Path, source: Path, job: JobFactory) -> None:
+    with pytest.raises(ValueError, match="storage.codebook = 'abc': expected the sha256"):
+        run(job(source, tmp_path / "out", "storage.tokens=pq", "storage.codebook=abc"))
+    with pytest.raises(ValueError, match="'int8' has no codebook"):
+        run(job(source, tmp_path / "out", f"storage.codebook={'a' * 64}"))
+    with pytest.raises(Damaged, match=f"{'a' * 64}.safetensors is missing"):
+        run(job(source, tmp_path / "out", "storage.tokens=pq", f"storage.codebook={'a' * 64}"))
+    assert not (tmp_path / "out" / "corpus.json").exists()
