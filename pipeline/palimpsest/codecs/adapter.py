@@ -161,9 +161,11 @@ class Codec:
         Args:
             tokens: bfloat16 `[n, num_vision_tokens, token_dim]` of pages of this grid.
         """
-        if not self.preset.reader or not hasattr(self._reader, "sensitivity"):
+        try:
+            reader = self._reader
+        except UsageError:
             return None
-        return np.asarray(self._reader.sensitivity(tokens.to(self.device), *grid).numpy())
+        return np.asarray(reader.sensitivity(tokens.to(self.device), *grid).numpy())
 
     @cached_property
     def _reader(self) -> Any:

@@ -4,7 +4,8 @@ _codebooks/<sha256>.safetensors   a codebook; rows name it in `token_dtype`
 _codebooks/<purpose>.json         the one for a codec, a layout and a number of bits: first writer wins
 
 A codebook is written before its purpose, and both before the first unit that needs it; a crash in between leaves a codebook that
-the next run uses or gc removes. All units of one fingerprint have one codebook, so a shard of each fingerprint tells which are needed.
+the next run uses or gc removes. All units of one fingerprint have one codebook, so a shard of each fingerprint tells which are
+needed.
 """
 
 from __future__ import annotations

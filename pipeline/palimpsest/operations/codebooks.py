@@ -20,6 +20,7 @@ from palimpsest.config import ConfigError, JobConfig
 from palimpsest.corpus.codebooks import keep_codebook, purpose_key, read_codebook, read_purpose
 from palimpsest.errors import PalimpsestError
 from palimpsest.flow.recipe import Recipe
+from palimpsest.flow.stages import Encode
 from palimpsest.flow.stages.paginate import why_not_covered
 from palimpsest.operations.resolving import identify
 from palimpsest.pages.layouts.protocol import Layout
@@ -69,13 +70,11 @@ def settled_codebook(store: ObjectStore, recipe: Recipe, objects: Iterable[Sourc
     recipe = found_codebook(store, recipe)
     if recipe.config.storage.tokens != "pq" or recipe.config.storage.codebook:
         return recipe
-    from palimpsest.codecs.adapter import load_codec
-    from palimpsest.flow.stages import codec_options
-
     config = recipe.config
-    codec = load_codec(config.codec.name, config.codec.path, **codec_options(config), parts="encoder")
+    encode = Encode(config.replace(storage=config.storage.replace(tokens="bf16")), "")  # with the threads that the work has
     texts = _texts(list(islice(objects, SAMPLED)), config)
-    body = fit(codec, recipe.layout, recipe.policy.modes, texts, config.storage.pq_bits, config.layout.max_escaped_share)
+    escaped = config.layout.max_escaped_share
+    body = fit(encode.codec, recipe.layout, recipe.policy.modes, texts, config.storage.pq_bits, escaped, encode.step(BATCH))
     about = {
         "codec": recipe.codec,
         "codec_revision": recipe.revision,
@@ -102,13 +101,20 @@ def _key(recipe: Recipe) -> str:
 
 
 def fit(
-    codec: Codec, layout: Layout, modes: Sequence[Mode], texts: Iterable[Text], bits: float, max_escaped_share: float = 0.1
+    codec: Codec,
+    layout: Layout,
+    modes: Sequence[Mode],
+    texts: Iterable[Text],
+    bits: float,
+    max_escaped_share: float = 0.1,
+    step: int = 1,
 ) -> bytes:
     """A codebook, fitted to the first pages of these texts and to RANDOM_PAGES pages of random characters, each in the next mode.
 
     Args:
         texts: read until PAGES pages are found.
         bits: of a channel, on average.
+        step: pages per call of the encoder.
     """
     from palimpsest.codecs.token_storage.codebook_fit import fit_codebook
 
@@ -120,8 +126,8 @@ def fit(
     tokens, metric = [], np.zeros((codec.token_dim, codec.token_dim))
     for number, mode in enumerate(modes or ()):
         mine = found[number :: len(modes)]
-        for start in range(0, len(mine), BATCH):
-            some = mine[start : start + BATCH]
+        for start in range(0, len(mine), step):
+            some = mine[start : start + step]
             images = layout.render([text for text, _ in some], [drawing for _, drawing in some], mode.px)
             encoded = codec.encode(images, mode)
             tokens.append(encoded.float().cpu().numpy().reshape(-1, codec.token_dim))

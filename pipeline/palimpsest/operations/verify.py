@@ -27,7 +27,7 @@ from palimpsest.corpus.reader import published
 from palimpsest.corpus.run_records import read_run
 from palimpsest.corpus.snapshots import Snapshot, iter_shards
 from palimpsest.flow.stages import Encode, Verify
-from palimpsest.operations.codebooks import PAGES, fit
+from palimpsest.operations.codebooks import BATCH, PAGES, fit
 from palimpsest.operations.progress import Progress
 from palimpsest.pages.layouts.registry import make_layout
 from palimpsest.report.findings import BASELINE, COUNTED, Findings, ReverifyResult
@@ -82,8 +82,8 @@ def reverify(
         config: `codec`, `verification` and `placement` are used. Blank-page controls are decoded again too: a page with its
             control is a batch of two, and the last bits of a product depend on its number of rows.
         share: share of the pages, chosen by page id as a run chooses the pages that it verifies.
-        storages: token storages whose decode loss is measured too; bf16 is always added, as the reference. pq is measured with the
-            corpus's codebook, and where it has none, with one that is fitted to its first pages and not kept.
+        storages: token storages whose decode loss is measured too; bf16 is always added, as the reference. pq is measured with
+            the corpus's codebook, and where it has none, with one that is fitted to its first pages and not kept.
 
     Raises:
         CodecMismatch: a row's tokens are of another codec or revision than `config.codec`; nothing is decoded.
@@ -189,7 +189,9 @@ def _codebook(store: ObjectStore, snapshot: Snapshot, reader: _Reader) -> str:
 
     first = list(islice(texts(), PAGES))
     codec = reader.encode.codec
-    return add_codebook(fit(codec, layout, [codec.mode(name) for name in seen], first, config.storage.pq_bits))
+    return add_codebook(
+        fit(codec, layout, [codec.mode(name) for name in seen], first, config.storage.pq_bits, step=reader.encode.step(BATCH))
+    )
 
 
 class _Reader:

@@ -118,9 +118,9 @@ class Codebook:
         """As a safetensors file. Args: about: what it was fitted on and for, kept in its header."""
         from safetensors.numpy import save
 
-        return save(
-            {name: np.ascontiguousarray(getattr(self, name)) for name in self.__dataclass_fields__}, {"format": FORMAT, **about}
-        )
+        what = json.dumps({"format": FORMAT, **about}, sort_keys=True)
+        parts = {name: np.ascontiguousarray(getattr(self, name)) for name in self.__dataclass_fields__}
+        return save(parts, {"about": what})  # one key: safetensors writes several in any order
 
 
 def parse(body: bytes) -> Codebook:
@@ -136,10 +136,10 @@ def parse(body: bytes) -> Codebook:
         raise DamagedCodebook(f"{len(body):,} bytes; a codebook has at most {MAX_BYTES:,}")
     try:
         length = int.from_bytes(body[:8], "little")
-        header = json.loads(body[8 : 8 + length]) if len(body) >= 8 + length else {}
-        about = header.get("__metadata__", {}) if isinstance(header, dict) else {}
-        if not isinstance(about, dict) or about.get("format") != FORMAT:
-            raise DamagedCodebook(f"no header of format {FORMAT!r}")
+        header = json.loads(body[8 : 8 + length])
+        about = json.loads(header["__metadata__"]["about"])
+        if about["format"] != FORMAT:
+            raise DamagedCodebook(f"no codebook of format {FORMAT!r}")
         tensors = load(body)
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         if isinstance(error, DamagedCodebook):

@@ -2,8 +2,8 @@
 
 `storage.tokens = "pq"` asks for it; the column `token_dtype` says `pq:<sha256 of the codebook>`, so no other codebook can read a
 row in error. A token is rotated onto axes that were learned from tokens of the corpus (codebook_fit.py), each axis is rounded to
-its own levels, and axes that vary more get more bits. A codebook must be `known` to a process before its tokens are packed or unpacked;
-readers of a corpus see to that (corpus/codebooks.py).
+its own levels, and axes that vary more get more bits. A codebook must be `known` to a process before its tokens are packed or
+unpacked; readers of a corpus see to that (corpus/codebooks.py).
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Pq:
         z = np.ascontiguousarray((rounded @ book.matrices[0]).T)
         codes = np.stack([np.searchsorted(border, row) for border, row in zip(book.borders, z, strict=True)], -1)
         pieces = [
-            (codes[:, first:last, None] >> np.arange(width - 1, -1, -1)).reshape(len(codes), -1) & 1
+            (codes[:, first:last, None] >> np.arange(width - 1, -1, -1)).reshape(len(codes), width * (last - first)) & 1
             for width, first, last in book.runs
         ]
-        packed = np.packbits(np.concatenate(pieces, -1).astype(np.uint8), axis=-1).reshape(pages, tokens, -1)
+        packed = np.packbits(np.concatenate(pieces, -1).astype(np.uint8), axis=-1).reshape(pages, tokens, book.bytes_per_token)
         return [PackedTokens(page.tobytes(), None) for page in packed]
 
     def unpack_bits(self, pages: Sequence[PackedTokens], num_tokens: int, dim: int) -> np.ndarray:
