@@ -83,6 +83,8 @@ CHANGED: dict[str, Any] = {
     "verification.early_stop": True,
     "verification.score": "folded",
     "storage.tokens": "bf16",
+    "storage.pq_bits": 2.0,
+    "storage.codebook": "a" * 64,
     "storage.row_group_bytes": 1000,
     "limits.quarantine_share": 0.5,
     "limits.strict": True,
@@ -116,8 +118,9 @@ BY_POLICY = {name for name in CHANGED if name.startswith("tiers.")} - {"tiers.po
 
 BY_LAYOUT = {name for name in CHANGED if name.startswith("layout.")} - {"layout.max_escaped_share"}
 
-BY_ITS_EFFECT = BY_POLICY | BY_LAYOUT | {"codec.name", "codec.path", "codec.revision", "codec.content_hash"}
-"""Settings whose effect is in the fingerprint under the name of what they lead to: the layout, or the loaded checkpoint."""
+BY_ITS_EFFECT = BY_POLICY | BY_LAYOUT | {"codec.name", "codec.path", "codec.revision", "codec.content_hash", "storage.pq_bits"}
+"""Settings whose effect is in the fingerprint under the name of what they lead to: the layout, the loaded checkpoint, or the
+codebook."""
 
 HOW = {"sources", "out", "codec.device", "codec.trust_remote_code", "storage.row_group_bytes"} | {
     f"source.{name}"

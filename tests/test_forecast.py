@@ -203,7 +203,7 @@ def test_hours_machines_bytes_and_cost() -> None:
     assert found.hours == pytest.approx({"encode": 20.0, "verify": 40.0})
     assert found.total_hours == pytest.approx(60.0) and found.machines == 6
     assert found.cost == pytest.approx(150.0) and found.cost_per_million_pages == pytest.approx(150 / 3.6)
-    assert found.bytes_per_page == {"bf16": 256 * 2560, "int8": 256 * 1284, "int4": 256 * 642}
+    assert found.bytes_per_page == {"bf16": 256 * 2560, "int8": 256 * 1284, "int4": 256 * 642, "pq": 256 * 480, "none": 0}
     assert found.bytes_per_text_token["int8"] == pytest.approx(256 * 1284 * 3.6e6 / 1e9)
     assert found.cores_per_device == pytest.approx((1 / (1 / 50 + 1 / 25)) / 500)
 

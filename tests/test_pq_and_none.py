@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from palimpsest.corpus.fsck import fsck
 from palimpsest.corpus.gc import gc
 from palimpsest.corpus.reader import Corpus
 from palimpsest.corpus.snapshots import latest
-from palimpsest.loading.export import export_hf, export_webdataset
+from palimpsest.loading.exports.protocol import FORMATS, export
 from palimpsest.loading.pages import Pages
 from palimpsest.operations import codebooks
 from palimpsest.operations.dry_run import plan_only
@@ -275,7 +276,7 @@ def test_a_missing_or_damaged_codebook_is_named_by_every_reader(
         "verify": lambda: open_and_reverify(str(corpus), trusting(corpus)),
         "run": lambda: run(job(source.with_name("else.jsonl"), corpus, "storage.tokens=pq")),
         "retier": lambda: retier(str(corpus), (*trusting(corpus), "tiers.mode=small"), sharpen=True),
-        "export": lambda: export_hf(Corpus(str(corpus)), tmp_path / "hf"),
+        "export": lambda: export("hf", Corpus(str(corpus)), tmp_path / "hf"),
     }
     shutil.copy(source, source.with_name("else.jsonl"))
     for name, read in readers.items():
@@ -372,11 +373,10 @@ def test_the_loader_and_exports_give_pq_tokens(made: dict[str, Path], tmp_path: 
         name: tokens.tobytes() for name, tokens in expected.items()
     }
     (book,) = codebooks_of(made["pq"])
-    for export, target in ((export_hf, tmp_path / "hf"), (export_webdataset, tmp_path / "wds")):
-        if export is export_webdataset:
-            pytest.importorskip("webdataset")
-        export(Corpus(str(made["pq"])), target)
-        assert (target / "_codebooks" / book.name).read_bytes() == book.read_bytes()
+    for name, needed in FORMATS.items():
+        if needed.module is None or find_spec(needed.module) is not None:
+            export(name, Corpus(str(made["pq"])), tmp_path / name)
+            assert (tmp_path / name / "_codebooks" / book.name).read_bytes() == book.read_bytes()
 
 
 def test_verify_measures_pq_with_the_codebook_of_the_corpus_or_one_for_the_occasion(made: dict[str, Path]) -> None:
@@ -440,7 +440,7 @@ def test_retiering_and_exporting_a_corpus_of_none(copy: Callable[[str], Path], t
     table = Corpus(str(corpus)).table(["tokens", "token_dtype", "num_vision_tokens"])
     assert table["tokens"].null_count == table.num_rows and table["token_dtype"].unique().to_pylist() == ["none"]
     assert fsck(LocalStore(corpus)) == [] and latest(LocalStore(corpus)) is not None
-    facts = export_hf(Corpus(str(corpus)), tmp_path / "hf")
+    facts = export("hf", Corpus(str(corpus)), tmp_path / "hf")
     assert facts["token_dtype"] == {"none": table.num_rows}
 
 

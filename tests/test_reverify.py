@@ -229,7 +229,7 @@ def test_the_loss_of_each_storage_is_measured_against_bf16(make: Callable[..., J
     assert int8.loss == pytest.approx(bf16.precision.mean - int8.precision.mean)
     assert int8.loss_low is not None and int8.loss_low <= int8.loss <= int8.loss_high
     assert (result.remade, result.not_remade) == (5, 0)  # the text gives the stored bytes again
-    with pytest.raises(ValueError, match="token_dtype 'fp4': choose one of bf16, int4, int8"):
+    with pytest.raises(ValueError, match="token_dtype 'fp4': choose one of bf16, int4, int8, none, pq"):
         reverify(open_store(config.out), snapshot_of(config), config, storages=("fp4",))
 
 

@@ -308,7 +308,7 @@ def test_an_output_that_cannot_be_written_is_named(mixed_sources: Path, job: Job
         ("tiers.mode=huge", "'huge'.*tiny"),
         ("layout.grid=63x31", "63x31"),
         ("layout.grid=wide", "wide"),
-        ("storage.tokens=int3", "storage.tokens = 'int3': choose one of bf16, int4, int8"),
+        ("storage.tokens=int3", "storage.tokens = 'int3': choose one of bf16, int4, int8, none, pq"),
         ("codec.name=nobody", "codec.name 'nobody': choose one of embedded"),
         ("codec.content_hash=abc", "codec.content_hash is pinned to abc"),
         ("layout.alphabet=runes", "runes"),

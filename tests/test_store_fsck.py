@@ -149,7 +149,7 @@ ROWS: dict[str, tuple[dict[str, object], str]] = {
     "fingerprint": ({"fingerprint": "other"}, "fingerprint 'other', but the unit has"),
     "payload size": ({"num_vision_tokens": 7}, "7 × 4 tokens of bf16 in 48 bytes with their scales, not 56"),
     "payload hash": ({"tokens_sha256": "0"}, "tokens_sha256 is not the hash"),
-    "dtype": ({"token_dtype": "fp4"}, r"token_dtype 'fp4' is none of \('bf16', 'int4', 'int8'\)"),
+    "dtype": ({"token_dtype": "fp4"}, r"token_dtype 'fp4' is none of \('bf16', 'int4', 'int8', 'none', 'pq'\)"),
     "scales": ({"token_dtype": "int8", "token_dim": 8}, "tokens of int8 in 48 bytes with their scales, not 72"),
     "no tokens": ({"tokens": None}, "no tokens on a page of tier 'base'"),
     "tokens on text": ({"tier": "text"}, "tokens on a page of tier 'text'"),

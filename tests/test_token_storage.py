@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from hashlib import sha256
 
 import numpy as np
@@ -12,7 +14,26 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from palimpsest.codecs.token_storage import STORAGES, DamagedTokens, NonFiniteTokens, PackedTokens, find_storage, pack, unpack
+from palimpsest.codecs.token_storage.codebook_fit import fit_codebook
+from palimpsest.codecs.token_storage.pq import add_codebook
 from palimpsest.codecs.token_storage.rows import CodecMismatch, refuse_other_codec
+
+KEEPING = [name for name in STORAGES if name not in ("none", "pq")]
+
+
+@pytest.fixture(scope="module")
+def storage_of() -> Callable[[str, int], str]:
+    """The name under which a storage packs tokens of so many channels: of pq, with a codebook fitted to tokens as below."""
+
+    @cache
+    def named(name: str, dim: int) -> str:
+        if name != "pq":
+            return name
+        sample = torch.randn(4000, dim, generator=torch.Generator().manual_seed(0)).numpy()
+        return add_codebook(fit_codebook(sample, 6.0).to_bytes({}))
+
+    return named
+
 
 FINITE = st.integers(0, 0xFFFF).filter(lambda bits: bits & 0x7F80 != 0x7F80)  # every sign, subnormals and -0 included
 TOKENS = arrays(np.uint16, array_shapes(min_dims=3, max_dims=3, max_side=6), elements=FINITE)
@@ -59,20 +80,22 @@ def test_int8_comes_back_rounded_as_torch_rounds(steps: np.ndarray, scales: np.n
     assert np.array_equal(bits_of(unpack("int8", pages, 3, 5)), bits_of(expected))
 
 
-@pytest.mark.parametrize("name", STORAGES)
-def test_bytes_per_token_is_what_is_stored(name: str) -> None:
+@pytest.mark.parametrize("name", [*KEEPING, "pq"])
+def test_bytes_per_token_is_what_is_stored(name: str, storage_of: Callable[[str, int], str]) -> None:
+    name = storage_of(name, 24)
     packed = pack(name, torch.randn(2, 5, 24).bfloat16())
     for page in packed:
         assert len(page.payload) + len(page.scales or b"") == 5 * find_storage(name).bytes_per_token(24)
         assert page.sha256 == sha256(page.payload).hexdigest()
 
 
-@pytest.mark.parametrize("name", STORAGES)
-def test_every_storage_keeps_its_contract(name: str) -> None:
+@pytest.mark.parametrize("name", [*KEEPING, "pq"])
+def test_every_storage_keeps_its_contract(name: str, storage_of: Callable[[str, int], str]) -> None:
     """Found by its file's name; the same bytes for the same tokens, page by page; a second round trip adds no loss; the result
     is writable; cut payloads are refused."""
-    storage = find_storage(name)
-    assert storage.name == name
+    assert find_storage(name).name == name
+    name = storage_of(name, 24)
+    assert find_storage(name).name == name
     tokens = torch.randn(3, 5, 24).bfloat16()
     tokens[1] = 0
     packed = pack(name, tokens)
@@ -89,20 +112,31 @@ def test_every_storage_keeps_its_contract(name: str) -> None:
             unpack(name, [packed[1], damaged], 5, 24)
 
 
-@pytest.mark.parametrize("name", STORAGES)
-def test_no_pages_are_no_pages(name: str) -> None:
+@pytest.mark.parametrize("name", [*KEEPING, "pq"])
+def test_no_pages_are_no_pages(name: str, storage_of: Callable[[str, int], str]) -> None:
+    name = storage_of(name, 8)
     assert pack(name, torch.empty(0, 5, 8, dtype=torch.bfloat16)) == []
     assert unpack(name, [], 5, 8).shape == (0, 5, 8)
 
 
-@pytest.mark.parametrize("name", STORAGES)
+@pytest.mark.parametrize("name", [*KEEPING, "pq"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_non_finite_tokens_name_their_pages(name: str, value: float) -> None:
+def test_non_finite_tokens_name_their_pages(name: str, value: float, storage_of: Callable[[str, int], str]) -> None:
+    name = storage_of(name, 3)
     tokens = torch.zeros(4, 2, 3, dtype=torch.bfloat16)
     tokens[1, 1, 2] = tokens[3, 0, 0] = value
     with pytest.raises(NonFiniteTokens, match=r"pages \[1, 3\]") as caught:
         pack(name, tokens)
     assert caught.value.pages == [1, 3]
+
+
+def test_none_stores_nothing_and_says_what_to_do() -> None:
+    (page,) = pack("none", torch.randn(1, 4, 8).bfloat16())
+    assert (page.payload, page.scales, find_storage("none").bytes_per_token(8)) == (b"", None, 0)
+    assert unpack("none", [], 4, 8).shape == (0, 4, 8)
+    with pytest.raises(DamagedTokens, match="stores no tokens: encode the page again"):
+        unpack("none", [page], 4, 8)
+    assert set(STORAGES) == {*KEEPING, "none", "pq"}, "every other storage is in the tests of the contract"
 
 
 def test_bytes_of_another_size_are_refused() -> None:
@@ -144,7 +178,7 @@ def test_int4_bytes_are_the_same_everywhere() -> None:
 
 
 def test_wrong_names_and_dtypes_are_refused() -> None:
-    with pytest.raises(ValueError, match="token_dtype 'fp4': choose one of bf16, int4, int8"):
+    with pytest.raises(ValueError, match="token_dtype 'fp4': choose one of bf16, int4, int8, none, pq"):
         unpack("fp4", [], 1, 1)
     with pytest.raises(ValueError, match=r"torch.float32 \[1, 2, 3\], expected torch.bfloat16"):
         pack("bf16", torch.zeros(1, 2, 3))

@@ -259,9 +259,9 @@ class StorageConfig(Settings):
     """How rows are stored."""
 
     tokens: str = "int8"
-    """Token storage: int8, bf16, int4 (half of int8), pq (a quarter of int8, with a codebook fitted to the corpus), or none (text
-    and layout alone; who needs the tokens encodes the page again)."""
-    pq_bits: Annotated[float, Field(gt=0, le=6)] = 3.0
+    """Token storage: int8, bf16, int4 (half of int8), pq (a codebook that is fitted to the corpus, `pq_bits` for each channel), or
+    none (text and layout alone; who needs the tokens encodes the page again)."""
+    pq_bits: Annotated[float, Field(ge=0.5, le=6)] = 3.0
     """Bits of a channel under pq, on average, when a codebook is fitted."""
     codebook: str = ""
     """sha256 of the codebook of the corpus under pq; empty: the one of this codec and layout, which the first run fits."""

@@ -10,7 +10,7 @@
     image_encoder.py  images -> tokens
     fast/             DeepSeek-OCR's encoder, faster than in transformers and equal up to rounding
     adapter.py        `Codec`: images -> tokens -> features -> text
-    token_storage/    tokens <-> bytes, one file per storage: bf16, int8, int4
+    token_storage/    tokens <-> bytes, one file per storage: bf16, int8, int4, pq, none
     text_tokens.py    counting text tokens, the other side of the compression ratio
     embedded/         the codec that ships inside the package
 

@@ -10,6 +10,7 @@ Read the files in the order in which a unit of work meets them:
     shards.py           rows -> Parquet -> data/ and quarantine/
     units.py            the commit record of one unit: first writer wins, counts reconciled
     duplicates.py       documents that several units contain; pages that appear twice
+    codebooks.py        codebooks of tokens that are stored as pq, by their hash
     manifest.py         segments: the units of a snapshot in pieces that versions share
     document_index.py   which unit stores a document
     snapshots.py        the published versions

@@ -3,6 +3,7 @@
 run.py               sources in, a published snapshot out
 dry_run.py           what a run would do, and what it would refuse
 resolving.py         the settings of a job -> its recipe, resolved and checked
+codebooks.py         the codebook of a corpus whose tokens are stored as pq: found or fitted
 progress.py          a subscriber of the ledger: pages, rate, estimate
 findings.py          findings about sources
 quarantine.py        the first quarantined records, for the message of a failed run

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from palimpsest.codecs.token_storage.pq import PREFIX
+from palimpsest.corpus.codebooks import codebook_bytes, codebook_key
 from palimpsest.corpus.reader import Corpus
 from palimpsest.errors import UsageError
 from palimpsest.loading.exports.snapshot_pages import SnapshotPages
@@ -47,9 +49,11 @@ class Writer(Protocol):
 def export(name: str, corpus: Corpus, target: Path, **options: Any) -> dict[str, Any]:
     """Write a snapshot as the data set of another tool; its counts.
 
+    The codebooks of tokens that are stored as pq lie beside it in `_codebooks/`, by the sha256 that `token_dtype` names.
+
     Raises:
         UsageError: an unknown format, one whose package is not installed, or a target that is not empty.
-        Damaged: a shard is.
+        Damaged: a shard or a codebook is.
     """
     if name not in FORMATS:
         raise UsageError(f"format = {name!r}: choose {', '.join(FORMATS)}")
@@ -62,4 +66,14 @@ def export(name: str, corpus: Corpus, target: Path, **options: Any) -> dict[str,
     pages = SnapshotPages(corpus)
     write: Writer = import_module(f"palimpsest.loading.exports.{name}").write
     write(pages, target, **options)
+    _add_codebooks(pages, target)
     return pages.facts()
+
+
+def _add_codebooks(pages: SnapshotPages, target: Path) -> None:
+    for dtype in sorted(pages.counts["token_dtype"]):
+        if dtype.startswith(PREFIX):
+            key = codebook_key(dtype.removeprefix(PREFIX))
+            body = codebook_bytes(pages.corpus.store, key)
+            (target / key).parent.mkdir(exist_ok=True)
+            (target / key).write_bytes(body)
