@@ -472,3 +472,16 @@ def test_what_the_codec_that_ships_wrote_is_read_without_a_word(name: str, tmp_p
     assert sample["tokens"].shape == (64, 1024) and sample["tokens"].dtype == torch.bfloat16
     result = open_and_reverify(str(tmp_path / "out"))
     assert result.identical == result.pages == 8 and result.findings == 0
+
+
+def test_the_table_of_storages_has_a_row_for_each_class_and_all() -> None:
+    from palimpsest.lab.bench.storages import bench_storages
+
+    texts = {"prose": "The fox ran off, and the hen saw it go. " * 120, "code": "x = [1, 2]\nf(a)[0]\n" * 400}
+    config = parse_config({"placement": {"threads_per_worker": 1}})
+    result = bench_storages(config, texts, [("64x32", "tiny")], ("int8",), (2.0,), max_pages=2)
+    rows = {(row["storage"], row["text_class"]): row for row in result["rows"]}
+    assert sorted(rows) == sorted((name, of) for name in ("bf16", "int8", "pq, 2 bits") for of in ("prose", "code", "all"))
+    assert all(rows["bf16", of]["points_lost"] == 0 for of in ("prose", "code", "all"))
+    assert rows["pq, 2 bits", "all"]["bytes_per_token"] == 256 and rows["int8", "all"]["bytes_per_token"] == 1028
+    assert rows["pq, 2 bits", "all"]["points_lost"] < 1 and rows["pq, 2 bits", "all"]["pages"] == 4

@@ -259,8 +259,8 @@ class StorageConfig(Settings):
     """How rows are stored."""
 
     tokens: str = "int8"
-    """Token storage: int8, bf16, int4 (half of int8), pq (a codebook that is fitted to the corpus, `pq_bits` for each channel), or
-    none (text and layout alone; who needs the tokens encodes the page again)."""
+    """Token storage: int8, bf16, int4 (half of int8), pq (a codebook that is fitted to the corpus, `pq_bits` for each channel),
+    or none (text and layout alone; who needs the tokens encodes the page again)."""
     pq_bits: Annotated[float, Field(ge=0.5, le=6)] = 3.0
     """Bits of a channel under pq, on average, when a codebook is fitted."""
     codebook: str = ""

@@ -16,6 +16,7 @@ from palimpsest.cli.bench_quality import (
     bench_public,
     bench_readers,
     bench_retier,
+    bench_storages,
     bench_tiers,
     bench_use,
 )
@@ -86,7 +87,8 @@ PANELS: dict[str, tuple[Any, ...]] = {
 }
 BENCHES = (
     *(bench_render, bench_encode, bench_verify, bench_run, bench_ingest, bench_loading, bench_scaling, bench_gpu),
-    *(bench_fidelity, bench_coverage, bench_readers, bench_public, bench_tiers, bench_retier, bench_memory, bench_use),
+    *(bench_fidelity, bench_storages, bench_coverage, bench_readers, bench_public, bench_tiers, bench_retier),
+    *(bench_memory, bench_use),
 )
 
 for panel, functions in PANELS.items():

@@ -35,6 +35,30 @@ def bench_fidelity(
     finish("fidelity", result, write, as_json)
 
 
+def bench_storages(
+    texts: Texts,
+    setting: Annotated[list[str] | None, typer.Option(help="GRID/MODE, for example 96x48/tiny; may be repeated.")] = None,
+    storage: Annotated[list[str] | None, typer.Option(help="bf16, int8 or int4; may be repeated.")] = None,
+    pq_bits: Annotated[list[float] | None, typer.Option(help="Bits of a channel under pq; may be repeated.")] = None,
+    max_pages: Annotated[int, typer.Option(help="At most so many pages per class and setting; 0 takes all.")] = 0,
+    overrides: Set = None,
+    write: Write = None,
+    as_json: Json = False,
+) -> None:
+    """Bytes per text token over precision lost, of every token storage, by text class.
+
+    palimpsest bench storages eval.jsonl --setting 96x48/tiny --setting 64x32/tiny
+    """
+    from palimpsest.lab.bench.fidelity import parse_setting, read_classes
+    from palimpsest.lab.bench.storages import bench_storages as measure
+
+    with explained():
+        settings = [parse_setting(text) for text in setting or ["96x48/tiny"]]
+        asked = (storage or ["int8", "int4"], pq_bits or [3.0, 2.0])
+        result = measure(local(overrides), read_classes(texts), settings, *asked, max_pages)
+    finish("storages", result, write, as_json)
+
+
 def bench_readers(
     texts: Annotated[Path, typer.Argument(help="JSON lines: name, text, and where known text_class and language (Tesseract's).")],
     images: Annotated[Path | None, typer.Option(help="Folder of page images, NAME.png, to read in the same run.")] = None,

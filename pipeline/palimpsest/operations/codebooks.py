@@ -109,39 +109,65 @@ def fit(
     max_escaped_share: float = 0.1,
     step: int = 1,
 ) -> bytes:
-    """A codebook, fitted to the first pages of these texts and to RANDOM_PAGES pages of random characters, each in the next mode.
+    """The bytes of a codebook that is fitted to what `gather` finds.
 
     Args:
-        texts: read until PAGES pages are found.
         bits: of a channel, on average.
-        step: pages per call of the encoder.
     """
     from palimpsest.codecs.token_storage.codebook_fit import fit_codebook
 
-    found = [page for text in texts for page in islice(_pages(layout, *text, max_escaped_share), PER_DOCUMENT)]
+    tokens, metric = gather(codec, layout, modes, texts, max_escaped_share, step)
+    about = {"codec": codec.id, "codec_revision": codec.revision, "layout": str(layout), "tokens": str(len(tokens))}
+    return fit_codebook(tokens, bits, metric).to_bytes(about)
+
+
+def gather(
+    codec: Codec,
+    layout: Layout,
+    modes: Sequence[Mode],
+    texts: Iterable[Text],
+    max_escaped_share: float = 0.1,
+    step: int = 1,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Tokens of the first pages of these texts and of RANDOM_PAGES pages of random characters, each page in the next mode; and
+    what an error in them costs the reader, None where the codec has no cell reader.
+
+    Args:
+        texts: read until PAGES pages are found.
+        step: pages per call of the encoder.
+
+    Returns:
+        float32 `[n, token_dim]`, float64 `[token_dim, token_dim]`.
+
+    Raises:
+        ConfigError: no modes: no page is stored as tokens.
+    """
+    found: list[tuple[str, bytes]] = []
+    for text in texts:
+        found += islice(readable(layout, *text, max_escaped_share), PER_DOCUMENT)
+        if len(found) >= PAGES:
+            break
     draw = random.Random(0)
     noise = "".join(draw.choices(_CHARACTERS, k=2 * RANDOM_PAGES * layout.capacity))
-    found = found[:PAGES] + list(islice(_pages(layout, noise, "random", 1.0), RANDOM_PAGES))
+    found = found[:PAGES] + list(islice(readable(layout, noise, "random", 1.0), RANDOM_PAGES))
     found = found[::3] + found[1::3] + found[2::3]  # so that any first part has pages of every kind
     tokens, metric = [], np.zeros((codec.token_dim, codec.token_dim))
-    for number, mode in enumerate(modes or ()):
+    for number, mode in enumerate(modes):
         mine = found[number :: len(modes)]
         for start in range(0, len(mine), step):
             some = mine[start : start + step]
             images = layout.render([text for text, _ in some], [drawing for _, drawing in some], mode.px)
             encoded = codec.encode(images, mode)
             tokens.append(encoded.float().cpu().numpy().reshape(-1, codec.token_dim))
-            looked_at = max(0, LOOKED_AT // len(modes) - start)
-            if layout.size and looked_at and (cost := codec.sensitivity(encoded[:looked_at], layout.size)) is not None:
-                metric += cost * len(encoded[:looked_at])
+            looked_at = encoded[: max(0, LOOKED_AT // len(modes) - start)]
+            if layout.size and len(looked_at) and (cost := codec.sensitivity(looked_at, layout.size)) is not None:
+                metric += cost * len(looked_at)
     if not tokens:
         raise ConfigError("storage.tokens = 'pq': the tier policy stores no page as tokens; choose another storage")
-    book = fit_codebook(np.concatenate(tokens), bits, metric if metric.any() else None)
-    about = {"codec": codec.id, "codec_revision": codec.revision, "layout": str(layout), "pages": str(len(found))}
-    return book.to_bytes(about)
+    return np.concatenate(tokens), metric if metric.any() else None
 
 
-def _pages(layout: Layout, text: str, text_class: str, max_escaped_share: float) -> Iterator[tuple[str, bytes]]:
+def readable(layout: Layout, text: str, text_class: str, max_escaped_share: float) -> Iterator[tuple[str, bytes]]:
     """Text and drawing of the pages of a document that a codec can read."""
     normal = normalise(text)
     for page in layout.paginate(normal, text_class):

@@ -23,7 +23,7 @@ from palimpsest.codecs.token_storage.protocol import DamagedTokens
 FORMAT = "palimpsest pq 1"
 MAX_BITS = 6
 MAX_DIM = 1 << 14
-MAX_BYTES = 1 << 30  # of a codebook; one of 1,024 channels takes 3 MB
+MAX_BYTES = 1 << 28  # of a codebook; one of 1,024 channels takes 3 MB
 INPUT = 1 << 21  # largest rounded channel: 2^21 x 2^15 x 2^14 channels < 2^53
 LEVEL = 4096  # a level's unit is 1/4096 of the axis's spread
 

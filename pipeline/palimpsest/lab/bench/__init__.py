@@ -27,6 +27,7 @@ How fast:
 How much is read back, and what it is worth:
 
     fidelity.py         precision over compression, by class, grid and mode
+    storages.py         what each token storage takes and loses, by class
     tiers.py            rate control, compared with one mode for all pages
     measured_pages.py   pages read in every mode of a codec
     fit.py              operating points, fitted to such pages

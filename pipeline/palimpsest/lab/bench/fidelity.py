@@ -111,7 +111,7 @@ def _measure(stages: tuple[Paginate, Render, Encode, Verify], name: str, text: s
     if not seen:
         return measured
     precision = np.array([row["precision"] for row in seen])
-    low, high = _interval(precision)
+    low, high = interval(precision)
     blank = [row["blank_precision"] for row in seen if row["blank_precision"] is not None]
     tokens = sum(row["num_text_tokens"] for row in seen)
     return measured | {
@@ -126,7 +126,8 @@ def _measure(stages: tuple[Paginate, Render, Encode, Verify], name: str, text: s
     }
 
 
-def _interval(values: np.ndarray) -> tuple[float, float]:
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """The bootstrap 95 % confidence interval of a mean."""
     draws = np.random.default_rng(0).choice(values, (BOOTSTRAP, len(values))).mean(1)
     low, high = np.quantile(draws, [0.025, 0.975])
     return float(low), float(high)
