@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from palimpsest.corpus.page import AGAIN
 from palimpsest.corpus.sample_sets import published_samples
 from palimpsest.corpus.units import CommitRecord
 from palimpsest.errors import UsageError
@@ -138,9 +137,9 @@ class Memory(Rows):
         shard, row = segment["page_shard"], segment["page_row"]
         if not 0 <= shard < len(unit.shards) or not 0 <= row < unit.shards[shard].rows:
             raise Damaged(f"unit {unit.unit_id} has no row {row} in page shard {shard}")
-        page = self._shards_open.get(unit.shards[shard]).read(
-            [row], ("page_id", "mode", *COUNTED, *TOKEN_COLUMNS, *AGAIN), payload=True
-        )[0]
+        page = self._shards_open.get(unit.shards[shard]).read([row], ("page_id", "mode", *COUNTED, *TOKEN_COLUMNS), payload=True)[
+            0
+        ]
         if page["tokens_sha256"] != segment["tokens_sha256"]:
             key = unit.shards[shard].key
             raise Damaged(f"row {row} of {key} is not the page that the sample shows: its tokens_sha256 differs")

@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from palimpsest.corpus.format import open_corpus
-from palimpsest.corpus.page import AGAIN, RENDERED, render_row
+from palimpsest.corpus.page import RENDERED, render_row
 from palimpsest.corpus.row_filter import Where, condition
 from palimpsest.corpus.shards import ShardRecord
 from palimpsest.corpus.snapshots import CHECKED, latest, read_snapshot
 from palimpsest.errors import UsageError
 from palimpsest.loading.shard_cache import ShardCache
-from palimpsest.loading.shard_rows import READ_ERRORS, OpenShards
+from palimpsest.loading.shard_rows import AGAIN, READ_ERRORS, OpenShards
 from palimpsest.loading.source import STREAMS, WINDOW_BYTES, Damage, Reading, Rows
 from palimpsest.loading.tokens import give_tokens
 from palimpsest.schemas import SHARD
@@ -124,7 +124,7 @@ class Pages(Rows):
         needed = [
             *_SAMPLE,
             *columns,
-            *((*TOKEN_COLUMNS, *AGAIN) if self._payload else ()),
+            *(TOKEN_COLUMNS if self._payload else ()),
             *(RENDERED if "image" in gives else ()),
         ]
         self._columns = tuple(name for name in dict.fromkeys(needed) if name in SHARD.names)
@@ -289,7 +289,7 @@ def given(row: dict[str, Any], give: Give, codec: Codec | None = None) -> dict[s
         UsageError: "int8" of tokens that are stored otherwise.
         DamagedTokens: tokens of the wrong length.
     """
-    sample = {name: value for name, value in row.items() if name not in ("tokens", "token_scales", "tokens_sha256")}
+    sample = {name: value for name, value in row.items() if name not in ("tokens", "token_scales", "tokens_sha256", AGAIN)}
     sample["give"] = give if row["mode"] is not None else "text"
     if sample["give"] in ("tokens", "int8"):
         sample |= give_tokens(row, as_stored=give == "int8", codec=codec)

@@ -15,12 +15,15 @@ import pyarrow.parquet as pq
 
 from palimpsest.codecs.token_storage import NONE
 from palimpsest.corpus.codebooks import read_codebook
+from palimpsest.corpus.page import AGAIN as ENCODED_AGAIN
 from palimpsest.corpus.shards import TEXT_TIER, ShardRecord
 from palimpsest.loading.parquet_pages import DataPage, NotPlain, data_pages, values
 from palimpsest.loading.shard_cache import ShardCache
 from palimpsest.storage.object_store import ObjectStore, StoreError
 from palimpsest.storage.stable_json import Damaged
 
+AGAIN = "again"
+"""Of a row without stored tokens: the columns from which its page is encoded again."""
 OPEN_SHARDS = 64
 GROUPS_KEPT = 32  # row groups of short columns that one open shard keeps: about 80 kB each
 TOKENS, WITH_TOKENS = "tokens", ("token_scales", "tokens_sha256")
@@ -94,9 +97,10 @@ class ShardRows:
         return self._groups[key]
 
     def _add_payloads(self, group: int, rows: list[int], found: list[dict[str, Any]]) -> None:
-        for row, tokens in zip(found, self._tokens(group, rows), strict=True):
+        for number, row, tokens in zip(rows, found, self._tokens(group, rows), strict=True):
             row[TOKENS] = tokens
             if tokens is None and row.get("token_dtype") == NONE:
+                row[AGAIN] = {name: values[number] for name, values in self._short(group, ENCODED_AGAIN).items()}
                 continue
             if tokens is not None:
                 read_codebook(self._store, row["token_dtype"] or "")

@@ -10,6 +10,7 @@ from torch import Tensor
 from palimpsest.codecs.token_storage import NONE, DamagedTokens, PackedTokens, unpack
 from palimpsest.corpus.page import encoded_again
 from palimpsest.errors import UsageError
+from palimpsest.loading.shard_rows import AGAIN
 
 if TYPE_CHECKING:
     from palimpsest.codecs.adapter import Codec
@@ -19,7 +20,7 @@ def give_tokens(row: dict[str, Any], *, as_stored: bool, codec: Codec | None = N
     """The tokens of a row with its payload.
 
     Args:
-        row: with the columns `corpus.page.AGAIN` where no tokens are stored.
+        row: as `ShardRows.read` gives it with its payload.
         codec: encodes such a page again; None means the one that comes with Palimpsest.
         as_stored: `tokens` int8 `[T, dim]` and `scales` float32 `[T]`; else `tokens` bfloat16 `[T, dim]`.
 
@@ -34,7 +35,7 @@ def give_tokens(row: dict[str, Any], *, as_stored: bool, codec: Codec | None = N
         if as_stored:
             raise UsageError(f"give = 'int8': page {row['page_id']} is stored as {kind!r}; choose 'tokens'")
         if kind == NONE:
-            return {"tokens": encoded_again(row, codec)}
+            return {"tokens": encoded_again(row[AGAIN], codec)}
         return {"tokens": unpack(kind, [PackedTokens(payload, scales)], count, dim)[0]}
     if len(payload) != count * dim or scales is None or len(scales) != 4 * count:
         found = f"{len(payload)} bytes and {len(scales or b'')} of scales"

@@ -1,7 +1,8 @@
 """Bytes per text token over precision lost, by token storage, text class, grid and mode, with the codec's cell reader.
 
 Every page is encoded once and read from each storage, so a difference is the storage's. A codebook of pq is fitted to every
-second page of each class and measured on the others, and the other way round: no page is read with a codebook that was fitted to it.
+second page of each class and measured on the others, and the other way round: no page is read with a codebook that was fitted to
+it.
 """
 
 from __future__ import annotations
