@@ -206,6 +206,26 @@ def test_cjk_has_the_face_of_its_language_and_no_page_without_the_font() -> None
         find_cjk("auto", "abc")
 
 
+def test_lines_of_full_width_characters_are_cells_side_by_side() -> None:
+    """Alone on whole pixels, with others as they are: no ink is lost in any line, and each line has the ink of its characters."""
+    cjk = find_cjk("auto")
+    if cjk is None:
+        pytest.skip("no Noto Sans CJK: install palimpsest[cjk] or Debian's fonts-noto-cjk")
+    layout = DocumentLayout(cjk=cjk)
+    lines = ["人人生而自由，在尊嚴和權利上一律平等。", "他們賦有理性和良心", "第 1 條 abc 人人有權", "，", "「人」（權）", "x 人"]
+    for px in (512, 640, 1024, 1280):
+        em = 16 * px / 900
+        fonts = fonts_of(False, cjk)
+        for line in lines:
+            image = layout.render([line + "\n"], [next(layout.paginate(line + "\n", "prose")).drawing], px)[0]
+            alone = sum(float(fonts.ink(fonts.measure(char), em, "zh").coverage.sum()) for char in line if char != " ")
+            assert (255.0 - image).sum() == pytest.approx(alone, rel=0.03)
+    text = lines[1] * 12
+    image = layout.render([text], [next(layout.paginate(text, "prose")).drawing], 1024)[0]
+    first = image[:48, 23 : 23 + 18 * 45]
+    assert np.array_equal(first[:, : 18 * 9], first[:, 18 * 9 : 18 * 18]) and first.min() == 0
+
+
 def test_a_font_that_is_missing_damaged_or_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"layout.cjk_font = '.*absent.ttc': cannot be read"):
         find_cjk(str(tmp_path / "absent.ttc"))

@@ -104,19 +104,20 @@ def line_breaks(codes: np.ndarray) -> np.ndarray:
     allowed = np.ones(len(codes) + 1, bool)
     if len(codes) < 2:
         return allowed
-    at = np.arange(len(codes), dtype=np.int32)
     space, marks = classes == _SP, (classes == _CM) | (classes == _ZWJ)
     after_space = np.concatenate(([True], (space | (classes == _BK))[:-1]))
     attached = marks & ~after_space  # LB9, LB10: a mark takes the class of its base; without one it is a letter
     if marks.any():
-        bases = np.maximum.accumulate(np.where(attached, 0, at))
+        bases = np.maximum.accumulate(np.where(attached, 0, np.arange(len(codes))))
         classes = np.where(marks & after_space, _OF["AL"], classes)[bases]
-    pairs = classes[:-1].astype(np.int32)
+    pairs = classes[:-1].astype(np.int64)
     behind = np.flatnonzero(space[:-1])
     if len(behind):
-        solid = np.maximum.accumulate(np.where(space, -1, at))[behind]  # the last character before i that is no space
+        solid = behind - 1  # the last character before i that is no space
+        if (space[1:] & space[:-1]).any():
+            solid = np.maximum.accumulate(np.where(space, -1, np.arange(len(codes))))[behind]
         before = np.where(solid < 0, _BK, classes[np.maximum(solid, 0)])
-        pairs[behind] = before + np.int32(len(CLASSES))  # the second half of the table
+        pairs[behind] = before + np.int64(len(CLASSES))  # the second half of the table
     pairs *= len(CLASSES)
     pairs += classes[1:]
     allowed[1:-1] = _pairs().take(pairs) & ~attached[1:]

@@ -3,6 +3,9 @@
 A strip is as high as its line and as wide as its word with the blanks behind it, so most of a page is a few dozen copies. A
 word whose ink leaves its strip (a tall accent, an overhanging j) has a blank strip, and is laid over the page when all lines are
 on it: nothing is cut. Lines that mix reading directions are laid over as well.
+
+A line of full-width characters alone (ideographs, kana, Hangul) is set on whole pixels: all its characters are cells of one size, and
+the cells of all such lines are gathered at once.
 """
 
 from __future__ import annotations
@@ -19,11 +22,13 @@ from palimpsest.pages.typesetting import Vocabulary
 from palimpsest.pages.unicode_data import code_points
 from palimpsest.pages.words import EM, Ink, Word
 
-STAMPS_VERSION = "i1"
+STAMPS_VERSION = "i2"
 PAPER = 255
 _DESCENDER = 245  # thousandths of the em, of Noto Sans
 _STAMPS = 1 << 15  # words whose pixels are cached per size
 _BLANKS = " \t\n"
+_IDEOGRAPHS = 0x2E80
+_TOGETHER = 8  # lines of full-width characters that are gathered at once: what a core's cache holds
 
 
 class Lines(NamedTuple):
@@ -47,17 +52,20 @@ class Stamps:
     """The words of one size, line grade, direction and language.
 
     Attributes:
-        strips: two for each word, uint8 `[height, width]`: at its width rounded down, and a column wider.
+        strips: object `[2 * n]`, two for each word, uint8 `[rows, width]`: at its width rounded down, and a column wider.
+        first_row, end_row: the rows of a line that strips have: those in which any of these words has ink.
         widths: int64 `[n]`, thousandths of the em; `pixels`: int64 `[n]`, the width rounded down.
         over: the ink of words that do not fit their strip, by number; its top is counted from the line's top.
         is_over: bool `[n]`, whether a word is in `over`.
+        cells: of words of full-width characters alone how many characters they have, int64 `[n]`, else 0.
+        cell: the side of a full-width character in whole pixels.
     """
 
     def __init__(self, words: Vocabulary, px: int, grade: int, rtl: bool | None, language: str) -> None:
         self._words, self._rtl, self._language = words, rtl, language
         height, baseline = words.grades[grade]
         self.scale = px / words.measures.page
-        self.height = int(height * self.scale)
+        self.height, self.cell = int(height * self.scale), int(EM * self.scale)
         # Rounding must not push the descenders of a whole script out of their strips.
         self._baseline = min(round(baseline * self.scale), self.height - ceil(_DESCENDER * self.scale))
         self._clear()
@@ -65,13 +73,20 @@ class Stamps:
     def _clear(self) -> None:
         self._generation = self._words.generation
         self._slots = np.full(1024, -1, np.int64)  # by the word's number in the vocabulary
-        self.strips: list[np.ndarray] = []
+        self.strips = np.empty(2048, object)
+        self._whole: list[np.ndarray] = []  # of the full height, a column wider
+        self.first_row, self.end_row = self.height, 0
         self.over: dict[int, Ink] = {}
         self.widths, self.pixels, self.is_over = np.zeros(1024, np.int64), np.zeros(1024, np.int64), np.zeros(1024, bool)
+        self.cells, self._first_cell = np.zeros(1024, np.int64), np.zeros(1024, np.int64)
+        self._cell_of: dict[str, int] = {}
+        self._used_cells = 0
+        self._scratch = np.empty(0, np.uint8)
+        self._bank = np.full((self.height, 256, max(self.cell, 1)), PAPER, np.uint8)
 
     def slots(self, numbers: np.ndarray) -> np.ndarray:
         """The words of a vocabulary, int64 `[n]`, as indices of the columns of these stamps."""
-        if len(self.strips) > 2 * _STAMPS or self._generation != self._words.generation:
+        if len(self._whole) > _STAMPS or self._generation != self._words.generation:
             self._clear()
         missing = len(self._words.units) - len(self._slots)
         if missing > 0:
@@ -85,11 +100,13 @@ class Stamps:
         return slots
 
     def _add(self, unit: str) -> int:
-        slot = len(self.strips) // 2
+        slot = len(self._whole)
         if slot == len(self.widths):
-            self.widths, self.pixels, self.is_over = (
-                np.concatenate([old, np.zeros_like(old)]) for old in (self.widths, self.pixels, self.is_over)
+            columns = (self.widths, self.pixels, self.is_over, self.cells, self._first_cell)
+            self.widths, self.pixels, self.is_over, self.cells, self._first_cell = (
+                np.concatenate([old, np.zeros_like(old)]) for old in columns
             )
+            self.strips = np.concatenate([self.strips, np.empty_like(self.strips)])
         text, blanks = self._words.split(unit)
         word = self._words.fonts.measure(text, self._rtl)
         width = word.width + blanks
@@ -103,11 +120,68 @@ class Stamps:
         ink_height, ink_width = ink.coverage.shape
         if left >= 0 and ink.top >= 0 and ink.top + ink_height <= self.height and left + ink_width <= pixels:
             strip[ink.top : ink.top + ink_height, left : left + ink_width] -= ink.coverage
+            self._widen(ink.top, ink.top + ink_height)
         else:
             self.over[slot], self.is_over[slot] = ink._replace(left=left), True
-        self.strips += [strip[:, :pixels], strip]
+        self._whole.append(strip)
+        self._cut(slot)
         self.widths[slot], self.pixels[slot] = width, pixels
+        if text and word.width == EM * len(text) and not self._rtl:
+            self._add_cells(slot, text)
         return slot
+
+    def _widen(self, first: int, end: int) -> None:
+        """Let strips have the rows from `first` to `end`, too."""
+        if first == end or (self.first_row <= first and end <= self.end_row):
+            return
+        self.first_row, self.end_row = min(self.first_row, first), max(self.end_row, end)
+        for slot in range(len(self._whole)):
+            self._cut(slot)
+
+    def _cut(self, slot: int) -> None:
+        strip = self._whole[slot][self.first_row : self.end_row]
+        self.strips[2 * slot], self.strips[2 * slot + 1] = strip[:, :-1], strip
+
+    def _add_cells(self, slot: int, text: str) -> None:
+        """The cells of a word, if all its characters are full-width and fit into theirs; they are consecutive in the bank."""
+        fonts = self._words.fonts
+        if text in self._cell_of:
+            self._first_cell[slot], self.cells[slot] = self._cell_of[text], len(text)
+            return
+        drawn = []
+        for char in text:
+            word = fonts.measure(char)
+            ink = self.ink(word)
+            height, width = ink.coverage.shape
+            fits = ink.left >= 0 and ink.top >= 0 and ink.top + height <= self.height and ink.left + width <= self.cell
+            if word.width != EM or word.escaped or not fits:
+                return
+            drawn.append(ink)
+        first = self._used_cells
+        while first + len(drawn) > self._bank.shape[1]:
+            self._bank = np.concatenate([self._bank, np.full_like(self._bank, PAPER)], axis=1)
+        for at, ink in enumerate(drawn, first):
+            height, width = ink.coverage.shape
+            self._bank[ink.top : ink.top + height, at, ink.left : ink.left + width] -= ink.coverage
+        self._used_cells += len(drawn)
+        self._cell_of[text] = self._first_cell[slot] = first
+        self.cells[slot] = len(drawn)
+
+    def cells_of(self, slots: np.ndarray) -> np.ndarray:
+        """The numbers of the cells of words, int64 `[n]`."""
+        counts = self.cells[slots]
+        ends = np.cumsum(counts)
+        return np.repeat(self._first_cell[slots] - ends + counts, counts) + np.arange(ends[-1])
+
+    def gather(self, cells: np.ndarray) -> np.ndarray:
+        """Cells side by side, uint8 `[height, cells * cell]`, until the next call."""
+        item = np.dtype((np.void, self.cell))
+        size = self.height * len(cells) * self.cell
+        if len(self._scratch) < size:
+            self._scratch = np.empty(size, np.uint8)
+        into = self._scratch[:size].view(item).reshape(self.height, len(cells))
+        self._bank.view(item)[:, :, 0].take(cells, axis=1, out=into, mode="clip")
+        return into.view(np.uint8)
 
     def ink(self, word: Word) -> Ink:
         """The ink of a word; its top is counted from the line's top."""
@@ -153,9 +227,11 @@ def draw(lines: Lines, words: Vocabulary, px: int, page: np.ndarray) -> None:
     codes = code_points(lines.text)
     language, tops = _language(codes), _tops(lines, words, px)
     over: list[_Placed] = []
-    numbers = words.numbers_in(lines.text, codes, lines.bounds)
+    numbers = words.recall(lines.text, lines.bounds)
+    if numbers is None:
+        numbers = words.numbers_in(lines.text, codes, lines.bounds)
     begins = np.concatenate(([0], lines.stops[:-1]))
-    ends = _trim(lines, words, begins, numbers)
+    ends = _trim(lines, codes, words, begins, numbers)
     rtl = np.zeros(len(tops), bool)
     if codes.dtype != np.uint8:
         strong = strengths(codes)
@@ -194,12 +270,16 @@ def _tops(lines: Lines, words: Vocabulary, px: int) -> np.ndarray:
     return (above * (px / words.measures.page) + 0.5).astype(np.int64)
 
 
-def _trim(lines: Lines, words: Vocabulary, begins: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+def _trim(lines: Lines, codes: np.ndarray, words: Vocabulary, begins: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """The unit after the last one of each line that has ink, int64 `[lines]`; that last unit's number becomes the one of the
     unit with one space at its end, whatever blanks are there, so that its strip is as the others are."""
-    text, bounds, ends = lines.text, lines.bounds.tolist(), lines.stops.copy()
-    for at, (begin, stop) in enumerate(zip(begins.tolist(), lines.stops.tolist(), strict=True)):
-        end, unit = stop, ""
+    text, bounds, ends = lines.text, lines.bounds, lines.stops.copy()
+    stops = bounds[ends]
+    last, before = codes[stops - 1], codes[np.maximum(stops - 2, 0)]
+    as_it_is = (last == ord(" ")) & (before > ord(" ")) & (np.diff(bounds)[ends - 1] > 1)
+    as_it_is |= last >= _IDEOGRAPHS  # nothing reaches over the right edge of these
+    for at in np.flatnonzero(~as_it_is).tolist():
+        begin, end, unit = begins[at], ends[at], ""
         while end > begin:
             unit = text[bounds[end - 1] : bounds[end]].rstrip(_BLANKS)
             if unit:
@@ -218,6 +298,10 @@ def _trimmed(lines: Lines, at: int) -> str:
 
 def _draw_rows(rows: _Rows, rtl: bool, stamps: Stamps, words: Vocabulary, page: np.ndarray, over: list[_Placed]) -> None:
     slots = stamps.slots(rows.numbers)
+    if not rtl and stamps.cells[slots].any():
+        rows, slots = _draw_full_width(rows, slots, stamps, words, page)
+        if not len(slots):
+            return
     stops = np.cumsum(rows.counts)
     starts = stops - rows.counts
     widths, pixels = stamps.widths[slots], stamps.pixels[slots]
@@ -231,16 +315,17 @@ def _draw_rows(rows: _Rows, rtl: bool, stamps: Stamps, words: Vocabulary, page: 
     left = ((ends - widths) * stamps.scale + 0.5).astype(np.int64)
     np.minimum(right, page.shape[1], out=right)
     wider = right - left > pixels
-    strips = list(map(stamps.strips.__getitem__, (2 * slots + wider).tolist()))
+    strips = stamps.strips[2 * slots + wider].tolist()
     begins = left[starts]
     finishes = begins + np.add.reduceat(pixels + wider, starts)
+    first, end = stamps.first_row, max(stamps.first_row, stamps.end_row)
     of_rows = zip(*(each.tolist() for each in (rows.tops, starts, stops, begins, finishes)), strict=True)
     for top, start, stop, x, x_end in of_rows:
         if x < 0 or x_end > page.shape[1]:  # of a text whose shaping is wider than its parts were
             line = np.concatenate(strips[start:stop], axis=1)[:, max(0, -x) : page.shape[1] - x]
-            page[top : top + stamps.height, max(0, x) : max(0, x) + line.shape[1]] = line
+            page[top + first : top + end, max(0, x) : max(0, x) + line.shape[1]] = line
         else:
-            np.concatenate(strips[start:stop], axis=1, out=page[top : top + stamps.height, x:x_end])
+            np.concatenate(strips[start:stop], axis=1, out=page[top + first : top + end, x:x_end])
     leaving = np.flatnonzero(stamps.is_over[slots])
     places = zip(
         slots[leaving].tolist(), rows.tops[np.searchsorted(stops, leaving, "right")].tolist(), left[leaving].tolist(), strict=True
@@ -248,6 +333,33 @@ def _draw_rows(rows: _Rows, rtl: bool, stamps: Stamps, words: Vocabulary, page: 
     for slot, top, x in places:
         ink = stamps.over[slot]
         over.append(_Placed(top + ink.top, x + ink.left, ink))
+
+
+def _draw_full_width(
+    rows: _Rows, slots: np.ndarray, stamps: Stamps, words: Vocabulary, page: np.ndarray
+) -> tuple[_Rows, np.ndarray]:
+    """Draw the lines of full-width characters alone; the other lines, and the slots of their words, are returned."""
+    cells, stops = stamps.cells[slots], np.cumsum(rows.counts)
+    fits = (cells > 0) & (stamps.widths[slots] == EM * cells)
+    fits[stops - 1] = cells[stops - 1] > 0  # blanks at the end of a line are not drawn
+    full = np.logical_and.reduceat(fits, stops - rows.counts)
+    if not full.any():
+        return rows, slots
+    of_full = np.repeat(full, rows.counts)
+    numbers = stamps.cells_of(slots[of_full])
+    ends = np.cumsum(np.add.reduceat(cells, stops - rows.counts)[full])
+    lefts = ((words.measures.padding + rows.indents[full]) * stamps.scale + 0.5).astype(np.int64)
+    of_rows = list(zip(rows.tops[full].tolist(), lefts.tolist(), ends.tolist(), strict=True))
+    begin = 0
+    for first in range(0, len(of_rows), _TOGETHER):
+        together = of_rows[first : first + _TOGETHER]
+        strip, x = stamps.gather(numbers[begin : together[-1][2]]), 0
+        for top, left, end in together:
+            width = (end - begin) * stamps.cell
+            shown = min(width, page.shape[1] - left)
+            page[top : top + stamps.height, left : left + shown] = strip[:, x : x + shown]
+            begin, x = end, x + width
+    return _Rows(*(column[~full] for column in rows[:3]), rows.numbers[~of_full]), slots[~of_full]
 
 
 def _lay_over(page: np.ndarray, placed: _Placed) -> None:

@@ -22,6 +22,7 @@ LONGEST = 256  # characters of a unit that is not broken; a longer one is broken
 PILCROW = "¶"
 _CHUNK = 1 << 15  # characters that are measured at a time; pages do not depend on it
 _WORDS = 1 << 16  # units that are cached
+_PAGES = 256  # pages whose numbers are remembered from typesetting to drawing
 _CLUSTER = re.compile(r"\s|\w[^\w\s]{0,8}|.", re.DOTALL)
 _BLANKS = " \t\n"
 
@@ -83,6 +84,7 @@ class Vocabulary:
         self._numbers: dict[str, int] = {}
         self._of_char = np.full((PLANES << 16) + 1, -1, np.int32)  # the last one stays -1: other planes
         self._columns = np.zeros((4, 1024), np.int64)
+        self._of_page: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self.units: list[str] = []
         self.generation += 1
 
@@ -103,6 +105,19 @@ class Vocabulary:
         for new in np.flatnonzero(numbers < 0).tolist():
             numbers[new] = self.number(text[bounds[new] : bounds[new + 1]])
         return numbers
+
+    def remember(self, text: str, lengths: np.ndarray, numbers: np.ndarray) -> None:
+        """Keep the numbers of a page's units for `recall`: most pages are drawn soon after they were typeset."""
+        while len(self._of_page) >= _PAGES:
+            del self._of_page[next(iter(self._of_page))]
+        self._of_page[text] = lengths, numbers
+
+    def recall(self, text: str, bounds: np.ndarray) -> np.ndarray | None:
+        """A copy of the numbers of a page's units, as `numbers_in` gives them; None where they are not remembered."""
+        lengths, numbers = self._of_page.get(text, (None, None))
+        if lengths is None or numbers is None or not np.array_equal(lengths, np.diff(bounds)):
+            return None
+        return numbers.copy()
 
     def number(self, unit: str) -> int:
         """The number of a unit."""
@@ -177,7 +192,8 @@ class _Typesetter:
         self._bounds = np.flatnonzero(line_breaks(codes))
         self.begins = self._bounds.tolist()  # position in the text of the beginning of each unit, and of the end
         self.count = len(self.begins) - 1
-        ink, full, grades, escaped = words.measured(words.numbers_in(text, codes, self._bounds))
+        self._numbers = words.numbers_in(text, codes, self._bounds)
+        ink, full, grades, escaped = words.measured(self._numbers)
         ends = np.cumsum(full)
         self.starts, self.ink_ends = [*(ends - full).tolist(), int(ends[-1])], (ends - full + ink).tolist()
         self.grades = grades.tolist() if grades.any() else []
@@ -185,7 +201,9 @@ class _Typesetter:
         # The units after which a line ends, and those that are too long for any line.
         newlines = [] if self.measures.flowing else np.flatnonzero(codes[self._bounds[1:] - 1] == ord("\n")).tolist()
         self.hard = [*newlines, self.count]
-        self.long = [*np.flatnonzero(np.diff(self._bounds) > LONGEST).tolist(), self.count]
+        long = np.diff(self._bounds) > LONGEST
+        self.long = [*np.flatnonzero(long).tolist(), self.count]
+        self.wide = set(np.flatnonzero(long | (ink > self.measures.measure // 2)).tolist())  # maybe too long for some line
 
     def pages(self) -> Iterator[TypesetPage]:
         room = self.measures.measure + self.measures.pitch - EM  # the last line needs no space below it
@@ -224,6 +242,8 @@ class _Typesetter:
             escaped = int(self.words.measure(units)[3].sum())
         else:
             escaped = int(self.escaped[end.unit] - self.escaped[start.unit])
+            if len(lengths) == end.unit - start.unit:
+                self.words.remember(self.text[char_start:char_end], lengths, self._numbers[start.unit : end.unit].copy())
         table = np.stack([counts, [line.indent for line in lines], [line.grade for line in lines]], axis=1)
         return TypesetPage(char_start, char_end, table, lengths, escaped)
 
@@ -254,6 +274,10 @@ class _Typesetter:
                 is full, so that a page that ends within it does not show how it continues.
         """
         number, limit = place.unit, self.measures.measure - indent
+        if not place.offset and not self.wide:  # most texts
+            stop = bisect_right(self.ink_ends, self.starts[number] + limit, number)
+            stop = min(stop, self.hard[bisect_left(self.hard, number)] + 1)
+            return _Line(_Place(stop, 0), indent, max(self.grades[number:stop]) if self.grades else 0)
         used = grade = 0
         ended = False
         if place.offset:
