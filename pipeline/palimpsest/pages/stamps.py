@@ -4,8 +4,8 @@ A strip is as high as its line and as wide as its word with the blanks behind it
 word whose ink leaves its strip (a tall accent, an overhanging j) has a blank strip, and is laid over the page when all lines are
 on it: nothing is cut. Lines that mix reading directions are laid over as well.
 
-A line of full-width characters alone (ideographs, kana, Hangul) is set on whole pixels: all its characters are cells of one size, and
-the cells of all such lines are gathered at once.
+A line of full-width characters alone (ideographs, kana, Hangul) is set on whole pixels: its characters are cells of one size, and the
+cells of many lines are gathered at once.
 """
 
 from __future__ import annotations
@@ -359,7 +359,7 @@ def _draw_full_width(
             shown = min(width, page.shape[1] - left)
             page[top : top + stamps.height, left : left + shown] = strip[:, x : x + shown]
             begin, x = end, x + width
-    return _Rows(*(column[~full] for column in rows[:3]), rows.numbers[~of_full]), slots[~of_full]
+    return _Rows(rows.tops[~full], rows.indents[~full], rows.counts[~full], rows.numbers[~of_full]), slots[~of_full]
 
 
 def _lay_over(page: np.ndarray, placed: _Placed) -> None:
