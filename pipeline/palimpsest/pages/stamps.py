@@ -4,7 +4,7 @@ A strip is as high as its line and as wide as its word with the blanks behind it
 word whose ink leaves its strip (a tall accent, an overhanging j) has a blank strip, and is laid over the page when all lines are
 on it: nothing is cut. Lines that mix reading directions are laid over as well.
 
-A line of full-width characters alone (ideographs, kana, Hangul) is set on whole pixels: its characters are cells of one size, and the
+A line of full-width characters alone (ideographs, kana, Hangul) is set on whole pixels: its characters are cells of one size. The
 cells of many lines are gathered at once.
 """
 
