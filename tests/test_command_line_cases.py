@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import palimpsest
 from palimpsest.cli.app import app
 
+LENIENT = "limits.quarantine_share=1.0"
 HERE = ("--set", "placement.executor=local", "--set", "verification.share=0")
 
 
@@ -82,3 +83,11 @@ def test_carried_fields_are_in_the_published_rows(tmp_path: Path) -> None:
     never = 'source.carry=["licence", "nowhere"]'
     code, said = ask("run", "local", "--source", tmp_path / "in", "--out", tmp_path / "again", "--set", never)
     assert code == 3 and "source.carry = 'nowhere' occurs in none of 3 documents" in said
+
+
+def test_a_run_that_could_read_nothing_says_so(tmp_path: Path) -> None:
+    """A link to nowhere, named itself: it is listed, and gone when it is read."""
+    (tmp_path / "a.jsonl").symlink_to(tmp_path / "nowhere")
+    code, said = ask("run", "local", "--source", tmp_path / "a.jsonl", "--out", tmp_path / "out", "--set", LENIENT)
+    assert code == 3 and "Nothing could be read: snapshot 1" in said and "a.jsonl: vanished" in said
+    assert "Published" not in said

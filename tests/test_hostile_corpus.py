@@ -152,12 +152,14 @@ def negative_counts(scene: Scene) -> None:
     scene.units(lambda record: record["counts"].update(documents_in=-(2**62), documents_committed=-(2**62)))
 
 
+LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"  # a sandbox of Jinja runs this for hours
 ATTACKS: dict[str, tuple[Callable[[Scene], None], str]] = {
     "remote code": (
         lambda s: s.configure(f'[codec]\nname = "auto"\npath = "{s.outside}"\ntrust_remote_code = true\n'),
         r"runs/\S+ of the corpus sets codec.path .*--set codec.path=",
     ),
     "codec path": (lambda s: s.settings("codec", "path", f'"{s.outside}"'), "sets codec.path .*--set codec.path="),
+    "template": (lambda s: s.settings("codec", "chat_template", f"'{LOOPS}'"), "sets codec.chat_template"),
     "predictor": (lambda s: s.settings("tiers", "predictor", '"/etc/passwd"'), "sets tiers.predictor = '/etc/passwd'"),
     "font": (lambda s: s.settings("layout", "cjk_font", '"/dev/zero"'), "sets layout.cjk_font = '/dev/zero'"),
     "cluster": (lambda s: s.settings("placement", "address", '"ray://127.0.0.1:9"'), "sets placement.address"),
@@ -250,7 +252,7 @@ COMMANDS: dict[str, Callable[[Scene], tuple[int, str]]] = {
 }
 READERS = ("inspect", "report", "verify", "retier", "erase", "snapshots", "status", "fsck", "gc", "export", "Corpus")
 REFUSES = {
-    **dict.fromkeys(("remote code", "codec path", "predictor", "font", "cluster"), ("verify", "retier")),
+    **dict.fromkeys(("remote code", "codec path", "template", "predictor", "font", "cluster"), ("verify", "retier")),
     **dict.fromkeys(("unknown setting", "config nesting"), ("verify", "retier")),
     **dict.fromkeys(("snapshot nesting", "cut snapshot", "snapshot of numbers", "no snapshot", "name of a snapshot"), READERS),
     **dict.fromkeys(("traversal", "absolute key"), READERS),
@@ -305,9 +307,25 @@ def test_what_a_corpus_names_is_used_only_where_the_user_repeats_it(
     scene.configure('[codec]\nname = "auto"\npath = "evil"\ntrust_remote_code = true\n')
     seen = []
     monkeypatch.setattr(verify, "reverify", lambda store, snapshot, config, *rest: seen.append(config))
-    with pytest.raises(UntrustedSetting, match="codec.path = 'evil'. A path or an address in a corpus is not used"):
+    with pytest.raises(UntrustedSetting, match="codec.path = 'evil'. A path, an address or a template in a corpus is not used"):
         verify.open_and_reverify(str(scene.corpus))
     verify.open_and_reverify(str(scene.corpus), ("codec.path=mine",))
     verify.open_and_reverify(str(scene.corpus), ("codec.path=mine", "codec.trust_remote_code=true"))
     assert [(config.codec.path, config.codec.trust_remote_code) for config in seen] == [("mine", False), ("mine", True)]
     assert "sets codec.trust_remote_code, which a corpus may not" in caplog.text
+
+
+def test_a_template_of_a_corpus_is_rendered_only_where_the_user_repeats_it(
+    retiered_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(tmp_path, retiered_corpus)
+    seen = []
+    monkeypatch.setattr(verify, "reverify", lambda store, snapshot, config, *rest: seen.append(config.codec.chat_template))
+    for harmless in ("", "checkpoint"):  # none, and that of a checkpoint which the user chose
+        scene.configure(f'[codec]\nchat_template = "{harmless}"\n')
+        verify.open_and_reverify(str(scene.corpus))
+    scene.configure('[codec]\nchat_template = "{{ evil }}"\n')
+    with pytest.raises(UntrustedSetting, match=r"codec.chat_template = '{{ evil }}'.*repeat it: --set codec.chat_template="):
+        verify.open_and_reverify(str(scene.corpus))
+    verify.open_and_reverify(str(scene.corpus), ("codec.chat_template={{ mine }}",))
+    assert seen == ["", "checkpoint", "{{ mine }}"]

@@ -236,7 +236,7 @@ def test_vanished_objects_are_kept_or_dropped(go: Pass, folder: Path, out: Path,
 
 
 def test_an_empty_listing_drops_nothing(go: Pass, folder: Path, out: Path) -> None:
-    with pytest.raises(ValueError, match="nothing is there, and nothing of it is published"):
+    with pytest.raises(ValueError, match="nothing is there to read, and nothing of it is published"):
         for path in folder.iterdir():
             path.rename(out.parent / path.name)
         go()

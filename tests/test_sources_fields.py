@@ -59,6 +59,10 @@ def test_four_magnitudes_of_epochs(number: int) -> None:
     [
         ("2024-03-01 12:00:00 UTC", NOON),
         ("2024-03-01T12:00:00Z", NOON),
+        ("2024-03-01T13:00:00+01:00[Europe/Berlin]", NOON),
+        ("2024-03-01T12:00:00[UTC]", NOON),
+        ("Fri, 01 Mar 2024 13:00:00 +0100 (CET)", NOON),
+        ("Fri, 01 Mar 2024 07:00:00 EST", NOON),
         ("2024-03-01T12:00:00.000000000Z", NOON),
         ("2024-03-01 13:00:00+01", NOON),
         ("2024-03-01T17:30:00+0530", NOON),
@@ -98,7 +102,23 @@ def test_the_usual_forms_of_dates(value: Any, moment: datetime | None) -> None:
 @pytest.mark.parametrize(
     "value",
     ["03/01/2024", "12", "1711", "17", "171101", "99991231", "0001-01-01", "9999-12-31", "2024-13", "2024-02-30", "20241301"]
-    + ["noon", "Fri", -(10**16), 10**20, 4 * 10**18 * 5, 1e300, float("inf"), True, [], {}, "1" * 5000, "2024-03-01T25:00"],
+    + [
+        "noon",
+        "Fri",
+        "2024-03-01T12:00[Europe/Berlin]",
+        "Fri, 01 Mar 2024 12:00:00 CET",
+        "1 Mar 2024 12:00 (CET)",
+        -(10**16),
+        10**20,
+        4 * 10**18 * 5,
+        1e300,
+        float("inf"),
+        True,
+        [],
+        {},
+        "1" * 5000,
+        "2024-03-01T25:00",
+    ],
 )
 def test_nothing_absurd_is_a_date(value: Any) -> None:
     if value == "1711":  # a year is a year, however old

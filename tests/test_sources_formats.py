@@ -108,6 +108,7 @@ CORNERS: list[tuple[bytes, str]] = [
     (b'{"text": "\\ud83d"}', "lone_surrogates"),
     (b'{"text": "\\ude00\\ud83d"}', "lone_surrogates"),
     (b'{"text": "a", "text": "b"}', "doubled_key"),
+    (b'\xef\xbb\xbf\xef\xbb\xbf{"text": "a"}', "a"),
     (b'{"text": "a",}', "invalid_json"),
     (b"{'text': 'a'}", "invalid_json"),
     (b'{"text": "a"} // comment', "invalid_json"),
@@ -215,7 +216,8 @@ def test_arrow_files_and_streams(tmp_path: Path) -> None:
         writer.write_table(table, max_chunksize=2)
     feather.write_feather(table, tmp_path / "b.feather", compression="zstd", chunksize=2)
     feather.write_feather(table, tmp_path / "c.arrow", compression="uncompressed")
-    for name in ("a.arrow", "b.feather", "c.arrow"):
+    (tmp_path / "a.arrows").write_bytes((tmp_path / "a.arrow").read_bytes())
+    for name in ("a.arrow", "a.arrows", "b.feather", "c.arrow"):
         assert outcomes(tmp_path / name) == ["a", "b", "a"]
     whole = (tmp_path / "a.arrow").read_bytes()
     assert outcomes(written(tmp_path / "d.arrow", whole[: len(whole) * 2 // 3]))[-1] == "corrupt_arrow"

@@ -63,6 +63,8 @@ def _print(result: RunResult) -> None:
     if result.units_new:
         out.print(pairs(f"run {result.run_id}", _figures(result)))
         line(f"\nSee it: palimpsest report {result.out}")
+    elif result.published_now and not result.units_done:
+        line(f"Nothing could be read: snapshot {result.snapshot} of {result.out} has no pages of these sources.")
     elif result.published_now:
         line(f"Published {result.units_done} units that were committed before, as snapshot {result.snapshot} of {result.out}.")
     elif not result.unread:

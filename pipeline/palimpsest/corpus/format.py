@@ -23,13 +23,22 @@ def create_corpus(store: ObjectStore, holds: str = "pages") -> None:
     Raises:
         NotACorpus: the location has other objects already, or a corpus that this version cannot write.
     """
+    check_output(store, holds)
+    if not store.exists(KEY):
+        store.create(KEY, to_bytes({"format": FORMAT, "version": VERSION, "holds": holds}))
+        open_corpus(store, holds)
+
+
+def check_output(store: ObjectStore, holds: str = "pages") -> None:
+    """Raise NotACorpus as `create_corpus` would; nothing is written."""
     if not store.exists(KEY):
         other = next((info.key for info in store.list() if info.key != KEY and not info.key.startswith("_probe/")), None)
         if other == _SAMPLES_BEFORE:
             raise _deleted(store.uri(other), "memory samples of format 1")
-        if other is not None and not store.exists(KEY):  # another writer may have made it, and more, while we looked
+        if other is None:
+            return
+        if not store.exists(KEY):  # another writer may have made it, and more, while we looked
             raise NotACorpus(f"{store.uri(other)} is in the way: the output must be empty or a corpus (with a {KEY})")
-        store.create(KEY, to_bytes({"format": FORMAT, "version": VERSION, "holds": holds}))
     open_corpus(store, holds)
 
 

@@ -32,15 +32,16 @@ _PACKAGES = ("palimpsest", "ray", "torch", "transformers", "pyarrow", "numpy", "
 
 _OUTSIDE: tuple[tuple[str, str, Callable[[str], bool]], ...] = (
     ("codec", "path", lambda value: False),
+    ("codec", "chat_template", lambda value: value in ("", "checkpoint")),
     ("layout", "cjk_font", lambda value: value in ("auto", "none")),
     ("tiers", "predictor", lambda value: value in ("", "none") or value.lstrip().startswith("{")),
     ("placement", "address", lambda value: value in ("local", "auto")),
 )
-"""Settings that lead out of a corpus: section, name, and the values that do not."""
+"""Settings that lead out of a corpus, or are programs: section, name, and the values that are harmless."""
 
 
 class UntrustedSetting(UsageError):
-    """A corpus names something outside of it that only the user may name."""
+    """A corpus names something that only the user may name."""
 
 
 def new_run_id() -> str:
@@ -105,13 +106,13 @@ class RunRecord:
         """Its configuration, as far as a corpus may be trusted with it.
 
         A corpus is untrusted input. `codec.trust_remote_code` is left out, because it runs code. Settings that open a file or an
-        address must be repeated by the user, or changed.
+        address, and a chat template, which is a program in Jinja, must be repeated by the user, or changed.
 
         Args:
             overrides: `key=value` of the command line.
 
         Raises:
-            UntrustedSetting: it names a path or an address that `overrides` do not name.
+            UntrustedSetting: it names a path, an address or a template that `overrides` do not name.
             Damaged: it is no TOML; the message names the object.
         """
         key, table = f"runs/{self.run_id}/config.toml", self._table()
@@ -120,8 +121,8 @@ class RunRecord:
             value = settings.get(name) if isinstance(settings := table.get(section), dict) else None
             if value is not None and f"{section}.{name}" not in named and not harmless(str(value)):
                 raise UntrustedSetting(
-                    f"{key} of the corpus sets {section}.{name} = {ascii(value)[:200]}. A path or an address in a corpus is "
-                    f"not used. If you trust it, repeat it: --set {section}.{name}=…"
+                    f"{key} of the corpus sets {section}.{name} = {ascii(value)[:200]}. A path, an address or a template in a "
+                    f"corpus is not used. If you trust it, repeat it: --set {section}.{name}=…"
                 )
         codec = table.get("codec")
         if isinstance(codec, dict) and codec.pop("trust_remote_code", False):

@@ -9,12 +9,13 @@ local    local_executor.py   one process without Ray, for small jobs and tests; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib import import_module
 from typing import Any, Protocol
 
-from palimpsest.config import PlacementConfig, SourceConfig
+from palimpsest.config import ConfigError, PlacementConfig, SourceConfig
 from palimpsest.flow.plan import PlannedUnit
 from palimpsest.flow.recipe import Recipe
 from palimpsest.flow.stages.reread import Touched
@@ -22,6 +23,9 @@ from palimpsest.sources.units import Unit
 
 EXECUTORS = {"ray": "palimpsest.flow.ray_executor", "local": "palimpsest.flow.local_executor"}
 """Modules by name, each with a context manager `connected(placement)` that gives an `Executor`."""
+
+TASK_CPUS = 0.25
+"""CPUs that Ray reserves for a task that reads, lays out, renders or writes."""
 
 Row = dict[str, Any]
 """A row of the WRITTEN schema."""
@@ -73,6 +77,35 @@ def started(placement: PlacementConfig) -> AbstractContextManager[Executor]:
         EXECUTORS[placement.executor]
     ).connected
     return connect(placement)
+
+
+def check_machine(placement: PlacementConfig) -> None:
+    """Raise ConfigError where the executor would, for want of CPUs or GPUs on this machine; nothing is started."""
+    if placement.executor != "ray":
+        return
+    available = {"CPU": float(len(os.sched_getaffinity(0)))}
+    if placement.gpus_per_worker:
+        import torch
+
+        available["GPU"] = float(torch.cuda.device_count())
+    refuse_too_little(placement, available)
+
+
+def refuse_too_little(placement: PlacementConfig, there: Mapping[str, float]) -> None:
+    """Raise ConfigError if the model actors leave no room for the tasks that feed them: Ray would wait for ever.
+
+    Args:
+        there: "CPU" and "GPU" of a local Ray; a cluster may grow.
+    """
+    workers = placement.encode_workers + placement.verify_workers
+    for resource, each, spare in (("CPU", placement.cpus_per_worker, TASK_CPUS), ("GPU", placement.gpus_per_worker, 0.0)):
+        required, available = workers * each + spare, there.get(resource, 0.0)
+        if required > available and placement.address == "local":
+            setting = f"placement.{resource.lower()}s_per_worker"
+            raise ConfigError(
+                f"{setting} = {each}: {workers} model actors and the tasks that feed them need {required:g} {resource}s, this "
+                f"machine has {available:g}; lower {setting}, placement.encode_workers or placement.verify_workers"
+            )
 
 
 class LazyExecutor:

@@ -30,10 +30,10 @@ from ray.data import ActorPoolStrategy, TaskPoolStrategy
 from ray.data.exceptions import ExecutionTimeoutError
 
 from palimpsest import telemetry
-from palimpsest.config import ConfigError, PlacementConfig, SourceConfig
+from palimpsest.config import PlacementConfig, SourceConfig
 from palimpsest.flow import ray_workers as workers
 from palimpsest.flow.clock import added_up
-from palimpsest.flow.executor import Row, StageSeconds
+from palimpsest.flow.executor import TASK_CPUS, Row, StageSeconds, refuse_too_little
 from palimpsest.flow.ledger import WorkerFailed, WorkersLost
 from palimpsest.flow.plan import PlannedUnit, units_table
 from palimpsest.flow.ray_output import core_lines_held, messages_as_events, quiet_loggers
@@ -51,7 +51,6 @@ START_TRIES = 4
 LOOK_SECONDS = 3.0  # between two looks at the notes of the workers, which the progress shows
 RETRIES = 8  # of a task or of an actor's batch: for lost nodes, and the two tries before isolation
 PASSES = 5  # over the units that are still missing; the first is the run itself
-TASK_CPUS = 0.25  # CPUs that Ray reserves for a task that reads, lays out, renders or writes
 
 
 @contextmanager
@@ -74,7 +73,7 @@ def connected(placement: PlacementConfig) -> Iterator[RayExecutor]:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's handler would end the driver without our message
         try:
-            _refuse_too_little(placement)
+            refuse_too_little(placement, ray.cluster_resources())
             yield RayExecutor()
         finally:
             with core_lines_held():
@@ -92,20 +91,6 @@ def _start(options: dict[str, Any]) -> None:
             if not tries_left or "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
-
-
-def _refuse_too_little(placement: PlacementConfig) -> None:
-    """Raise ConfigError if the model actors leave no room for the tasks that feed them: Ray would wait for ever."""
-    there = ray.cluster_resources()
-    workers = placement.encode_workers + placement.verify_workers
-    for resource, each, spare in (("CPU", placement.cpus_per_worker, TASK_CPUS), ("GPU", placement.gpus_per_worker, 0.0)):
-        required, available = workers * each + spare, there.get(resource, 0.0)
-        if required > available and placement.address == "local":
-            setting = f"placement.{resource.lower()}s_per_worker"
-            raise ConfigError(
-                f"{setting} = {each}: {workers} model actors and the tasks that feed them need {required:g} {resource}s, this "
-                f"machine has {available:g}; lower {setting}, placement.encode_workers or placement.verify_workers"
-            )
 
 
 class RayExecutor:

@@ -1,13 +1,16 @@
-"""`palimpsest run --dry-run`: what a run would do, and what it would refuse."""
+"""Dry runs: what `palimpsest run` and `ingest` would refuse, and the plan of a run."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from palimpsest.config import JobConfig
+from palimpsest.corpus.format import check_output
 from palimpsest.corpus.running import check_running
 from palimpsest.corpus.snapshots import latest
+from palimpsest.flow.executor import check_machine
 from palimpsest.flow.plan import source_uri
+from palimpsest.flow.recipe import Recipe
 from palimpsest.operations.codebooks import found_codebook
 from palimpsest.operations.findings import check_fields
 from palimpsest.operations.resolving import located, prepare
@@ -15,6 +18,19 @@ from palimpsest.sources.listing import list_sources
 from palimpsest.sources.tables import plan_units
 from palimpsest.storage.object_store import ObjectStore
 from palimpsest.storage.opening import open_store
+
+
+def refuse(config: JobConfig, store: ObjectStore) -> Recipe:
+    """Raise what a job with work to do would refuse before it; nothing is written, and Ray is not started.
+
+    Returns:
+        the recipe of the job.
+    """
+    recipe = found_codebook(store, prepare(config))
+    check_machine(config.placement)
+    check_output(store)
+    check_running(store, recipe.fingerprint)
+    return recipe
 
 
 def plan_only(config: JobConfig) -> dict[str, Any]:
@@ -25,11 +41,10 @@ def plan_only(config: JobConfig) -> dict[str, Any]:
     """
     config = located(config)
     store = open_store(config.out)
-    recipe = found_codebook(store, prepare(config))
+    recipe = refuse(config, store)
     listing = list_sources(config.sources, config.source, config.out)
     items = listing.objects
     units = [unit for item in items for unit in plan_units(item, config.source)]
-    check_running(store, recipe.fingerprint)
     published_units = _published(store)
     if not published_units:
         check_fields(items, config.source)

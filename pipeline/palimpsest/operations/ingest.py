@@ -29,6 +29,7 @@ from palimpsest.flow.ledger import UnreadSource, refuse_quarantine
 from palimpsest.flow.recipe import Recipe
 from palimpsest.operations.changes import Spill, State, compare, published_sources
 from palimpsest.operations.codebooks import SAMPLED, found_codebook, settled_codebook
+from palimpsest.operations.dry_run import refuse
 from palimpsest.operations.findings import SetAside, absent_fields, check_fields
 from palimpsest.operations.ingest_batch import Batcher, Blocked, Outcome
 from palimpsest.operations.ingest_cache import Memory, VersionWriter
@@ -197,7 +198,10 @@ class _Ingestion:
             check_fields((listed.item for listed, _ in self.new), self.config.source)
         outcome = Outcome()
         snapshot = self.base
-        if not dry_run and (len(self.rewritten) or len(self.new) or self.vanished):
+        work = bool(len(self.rewritten) or len(self.new) or self.vanished)
+        if work and dry_run:
+            refuse(self.config, self.store)
+        elif work:
             batcher = None
             try:
                 batcher = self._batcher()
@@ -246,7 +250,10 @@ class _Ingestion:
         published = sum(self.kinds[kind] for kind in ("unchanged", "other_settings", "rewritten", "vanished"))
         if not len(self.inventory) and not self.kinds["vanished"]:
             named = ", ".join(self.config.sources)
-            raise UsageError(f"sources: {named}: nothing is there, and nothing of it is published; name what holds the objects")
+            passed = f" ({passed})" if (passed := str(self.inventory.passed_over)) else ""
+            raise UsageError(
+                f"sources: {named}: nothing is there to read{passed}, and nothing of it is published; name what holds the objects"
+            )
         if self.vanished and len(self.vanished) > ingest.drop_share * published:
             raise RunFailed(
                 f"{len(self.vanished)} of {published} published objects are no longer listed, more than ingest.drop_share = "

@@ -37,7 +37,7 @@ _COLUMNS = [
     *("page_id", "tier", "mode", "timestamp", "importance", "num_text_tokens", "num_context_tokens"),
     *("status", "reason", "tried", "precision", "codec", "codec_revision"),
 ]
-ALLOWED = ("tiers.", "placement.", "codec.trust_remote_code=", "codec.path=", "layout.cjk_font=")
+ALLOWED = ("tiers.", "placement.", "codec.trust_remote_code=", "codec.path=", "codec.chat_template=", "layout.cjk_font=")
 
 
 @dataclass
@@ -94,19 +94,19 @@ def plan_retier(
     Args:
         corpus: its URI, for the workers.
         overrides: `key=value` over the configuration that the corpus's runs recorded; only of `tiers`, `placement` and the
-            location of the codec's checkpoint and of the font.
+            location of the codec's checkpoint and of the font, and its chat template.
         as_of: the clock, in place of `tiers.as_of`.
         sharpen: also move pages to a sharper tier if the policy would choose it.
 
     Raises:
         ConfigError: an override is of another section, or the policy refuses a setting.
-        UntrustedSetting: a run record names a path or an address that no override names.
+        UntrustedSetting: a run record names a path, an address or a template that no override names.
     """
     for override in overrides:
         if not override.strip().startswith(ALLOWED):
             raise ConfigError(
                 f"--set {override!r}: re-tiering changes no other settings than tiers.*, placement.*, and what a corpus may not "
-                "name: codec.path, codec.trust_remote_code and layout.cjk_font"
+                "name: codec.path, codec.chat_template, codec.trust_remote_code and layout.cjk_font"
             )
     requested = [*overrides, *([f"tiers.as_of={json.dumps(as_of)}"] if as_of is not None else [])]
     plan = RetierPlan()

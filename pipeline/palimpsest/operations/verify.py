@@ -60,7 +60,7 @@ def open_and_reverify(
 
     Raises:
         ValueError: there is no published corpus, an override is bad, or `reverify` refuses a setting.
-        UntrustedSetting: the corpus names a path or an address that no override names.
+        UntrustedSetting: the corpus names a path, an address or a template that no override names.
     """
     store, snapshot = published(corpus)
     config = read_run(store, snapshot.run_id).job(overrides)

@@ -23,12 +23,12 @@ _FILE_MAGIC, _FEATHER_1 = b"ARROW1", b"FEA1"
 
 
 class ArrowSource:
-    """`.arrow`, `.feather` and `.ipc`: files and streams (`datasets` writes streams), a record batch in memory at a time.
+    """`.arrow`, `.arrows`, `.feather`, `.ipc`: files and streams (`datasets` writes streams), a record batch in memory at a time.
 
     An object is one unit. Feather of version 1 is not read.
     """
 
-    extensions = (".arrow", ".feather", ".ipc")
+    extensions = (".arrow", ".arrows", ".feather", ".ipc")
 
     def plan(self, item: SourceObject, config: SourceConfig) -> list[Unit]:
         return [Unit(object=item)]

@@ -124,7 +124,8 @@ def _without_marks(values: Iterator[tuple[int, bytes | None]], config: SourceCon
     """The values that are not blank, without the byte-order marks that a join of files leaves at the start of some."""
     for offset, value in values:
         if value is not None and config.is_utf8:
-            value = value.removeprefix(codecs.BOM_UTF8)
+            while value.startswith(codecs.BOM_UTF8):  # some writers put one before that of their source
+                value = value.removeprefix(codecs.BOM_UTF8)
         if value is None or (value and not value.isspace()):
             yield offset, value
 

@@ -6,7 +6,7 @@
     text       ISO 8601, `2024-03-01 12:00:00 UTC`, `2024-03`, `2024/03/01`, mail dates (RFC 2822), `Fri Mar 01 12:00:00 2024`
 
 Without a zone a moment is UTC; a month or a year is its first moment. Forms in which the order of day and month is a matter of
-country (`03/01/2024`) are refused.
+country (`03/01/2024`) are refused, and zones whose offset is not known (`CET` in a mail date, `[Europe/Berlin]` alone).
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ _SIZES = ((10**11, 1), (10**14, 10**3), (10**17, 10**6), (10**20, 10**9))  # bel
 _ISO = re.compile(
     r"(?P<day>\d{4}-\d\d?-\d\d?|\d{4}/\d\d?/\d\d?|\d{4}\.\d\d?\.\d\d?)"
     r"(?:[T ]\s*(?P<time>\d\d?:\d\d(?::\d\d(?:[.,]\d+)?)?)\s*(?P<zone>Z|UTC|GMT|[+-]\d\d(?::?\d\d)?(?::\d\d)?)?"
-    r"(?:\[[\w/+-]+\])?)?",
+    r"(?:\[(?P<place>[\w/+-]+)\])?)?",
     re.IGNORECASE,
 )
 _COMPACT = re.compile(r"\d{8}T\d{4,6}(?:\.\d+)?(?:Z|[+-]\d{2}:?\d{2})?")
-_MAIL = re.compile(r"(?:[A-Za-z]{3},?\s+)?\d{1,2}\s+[A-Za-z]{3}\s+\d{4}\s+\d\d?:\d\d(?::\d\d)?(?:\s+\S+)?(?:\s*\(.*\))?")
+_MAIL = re.compile(r"(?:[A-Za-z]{3},?\s+)?\d{1,2}\s+[A-Za-z]{3}\s+\d{4}\s+\d\d?:\d\d(?::\d\d)?(?:\s+(\S+))?(?:\s*\(.*\))?")
+_MAIL_ZONES = frozenset(("UT", "UTC", "GMT", "Z", "EST", "EDT", "CST", "CDT", "MST", "MDT", "PST", "PDT", "AST", "ADT"))
+"""Names that `email.utils` knows; it takes all others for UTC."""
 _MONTH = re.compile(r"(\d{4})[-/](\d\d?)")
 _DIGITS: dict[int, str] = {8: "%Y%m%d", 6: "%Y%m", 14: "%Y%m%d%H%M%S", 12: "%Y%m%d%H%M", 4: "%Y"}
 _NAMED = (
@@ -100,6 +102,8 @@ def _of_text(text: str) -> datetime:
             raise ValueError("neither a date nor a time since 1970")
         return _of_number(number)
     if found := _ISO.fullmatch(text):
+        if found["place"] and not found["zone"] and found["place"].upper() not in ("UTC", "GMT", "Z"):
+            raise ValueError(f"the zone [{found['place']}] without an offset such as +01:00")
         day = "-".join(part.zfill(2) for part in re.split(r"[-/.]", found["day"]))
         zone = (found["zone"] or "").upper().replace("UTC", "+00:00").replace("GMT", "+00:00").replace("Z", "+00:00")
         time = (found["time"] or "00:00").replace(",", ".")
@@ -109,7 +113,9 @@ def _of_text(text: str) -> datetime:
         return _plausible(datetime(int(found[1]), int(found[2]), 1))
     if _COMPACT.fullmatch(text) or re.match(r"\d{4}-W\d\d", text):
         return _plausible(datetime.fromisoformat(text))
-    if _MAIL.fullmatch(text):
+    if found := _MAIL.fullmatch(text):
+        if (zone := (found[1] or "").strip("()")) and zone.isalpha() and zone.upper() not in _MAIL_ZONES:
+            raise ValueError(f"the zone {zone!r} is not known, write an offset such as +0100")
         return _plausible(parsedate_to_datetime(text))
     for form in _NAMED:
         if moment := _strptime(re.sub(r"\s+", " ", text), form):

@@ -68,6 +68,8 @@ def codec_options(config: JobConfig) -> dict[str, Any]:
     device = config.codec.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"codec.device = {device!r}: torch sees no GPU here; set codec.device to 'auto' or 'cpu'")
     return {
         "revision": config.codec.revision,
         "content_hash": config.codec.content_hash,
