@@ -148,7 +148,7 @@ class Memory(Rows):
     @property
     def _shards_open(self) -> OpenShards:
         if self._opened is None or self._opened[0] != os.getpid():  # a forked worker must not share its parent's streams
-            self._opened = (os.getpid(), OpenShards(open_store(self.uri), self._cache))
+            self._opened = (os.getpid(), OpenShards(open_store(self.uri), self._cache, self.index_bytes))
         return self._opened[1]
 
     def finish(self, item: dict[str, Any]) -> dict[str, Any]:

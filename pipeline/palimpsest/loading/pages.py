@@ -37,7 +37,7 @@ Give = Literal["tokens", "int8", "image", "text"]
 GIVES: tuple[Give, ...] = get_args(Give)
 GiveOf = Callable[[dict[str, Any]], Give]
 TRIES, PAUSE = 3, 0.2  # of a read that fails; seconds before the second, doubled after it
-INDEXES_KEPT = 256  # units whose row order is remembered: 9 bytes a row
+ORDERS, ORDERS_ROOM = 0.25, 2 << 20  # share of `index_bytes` for the order of rows in units, 9 bytes a row, and its least
 _SAMPLE = (
     "page_id",
     "doc_id",
@@ -71,8 +71,8 @@ class Pages(Rows):
         snapshot: its number; the newest where None.
         columns: further columns of the row contract that samples carry.
         below_target: also give pages that were read worse than the target. Forgotten pages, which have no text, are never given.
-        seed, streams, window_bytes: of the order: streams × window rows are shuffled together. `window_bytes` bounds what all
-            streams of a rank hold, as stored.
+        seed, streams, window_bytes: of the order: streams × window rows are shuffled together. `window_bytes` bounds what a
+            reader holds: three quarters for the rows of all streams, the rest for footers and the like.
         cache, cache_bytes: a folder that keeps pieces of a bucket's shards, and its limit.
         codec: encodes pages of a corpus that keeps no tokens, from `palimpsest.load_codec`; None means the codec that comes with
             Palimpsest, which each worker loads for itself.
@@ -231,7 +231,7 @@ class Pages(Rows):
     @property
     def _shards_open(self) -> OpenShards:
         if self._opened is None or self._opened[0] != os.getpid():  # a forked worker must not share its parent's streams
-            self._opened = (os.getpid(), OpenShards(self._store(), self._cache))
+            self._opened = (os.getpid(), OpenShards(self._store(), self._cache, int((1 - ORDERS) * self.index_bytes)))
         return self._opened[1]
 
     def _store(self) -> ObjectStore:
@@ -247,7 +247,8 @@ class Pages(Rows):
     def _index(self, section: int) -> _Index:
         if section not in self._indexes:
             self._indexes[section] = self._read_index(section)
-            while len(self._indexes) > INDEXES_KEPT:
+            room = max(ORDERS_ROOM, ORDERS * self.index_bytes)
+            while sum(index.nbytes for index in self._indexes.values()) > room and len(self._indexes) > 1:
                 self._indexes.popitem(last=False)
         self._indexes.move_to_end(section)
         return self._indexes[section]
@@ -280,6 +281,7 @@ class _Index:
 
     def __init__(self, shard: np.ndarray, row: np.ndarray, keep: np.ndarray) -> None:
         self.shard, self.row, self.keep = shard, row, keep
+        self.nbytes = shard.nbytes + row.nbytes + keep.nbytes
 
 
 def given(row: dict[str, Any], give: Give, codec: Codec | None = None) -> dict[str, Any]:

@@ -24,8 +24,10 @@ from palimpsest.storage.stable_json import Damaged
 
 AGAIN = "again"
 """Of a row without stored tokens: the columns from which its page is encoded again."""
-OPEN_SHARDS = 64
-GROUPS_KEPT = 32  # row groups of short columns that one open shard keeps: about 80 kB each
+ROOM = 6 << 20  # bytes that a reader keeps of footers and short columns, at least
+FOOTER_BYTES = 36 << 10  # in memory, for each row group of an open shard: 14,000 column chunks took 9.2 MiB
+FOOTERS = 2 / 3  # share of the room
+OBJECT_BYTES = 60  # of a short value as a Python object in a list
 TOKENS, WITH_TOKENS = "tokens", ("token_scales", "tokens_sha256")
 MOST_OF_A_GROUP = 0.75  # share of a row group's rows from which on its column chunk is read whole
 
@@ -33,8 +35,8 @@ MOST_OF_A_GROUP = 0.75  # share of a row group's rows from which on its column c
 class ShardRows:
     """One open shard."""
 
-    def __init__(self, store: ObjectStore, shard: ShardRecord, cache: ShardCache | None = None) -> None:
-        self.shard, self.uri, self._store = shard, store.uri(shard.key), store
+    def __init__(self, store: ObjectStore, shard: ShardRecord, short: ShortColumns, cache: ShardCache | None = None) -> None:
+        self.shard, self.uri, self._store, self._kept = shard, store.uri(shard.key), store, short
         self._stream = opened(store, shard, cache)
         self._fd = _descriptor(self._stream)
         try:
@@ -47,10 +49,14 @@ class ShardRows:
         self._starts = [0]
         for group in range(metadata.num_row_groups):
             self._starts.append(self._starts[-1] + metadata.row_group(group).num_rows)
-        self._columns = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
+        self._columns = _leaves(metadata)
         self._known = frozenset(self.file.schema_arrow.names)
         self._pages: dict[int, list[DataPage] | None] = {}
-        self._groups: OrderedDict[tuple[int, tuple[str, ...]], dict[str, list[Any]]] = OrderedDict()
+
+    @property
+    def footer_bytes(self) -> int:
+        """Of the open file's footer, about."""
+        return FOOTER_BYTES * (len(self._starts) - 1)
 
     def close(self) -> None:
         self._stream.close()
@@ -85,16 +91,15 @@ class ShardRows:
 
     def _short(self, group: int, names: tuple[str, ...]) -> dict[str, list[Any]]:
         """Short columns of a row group, as lists."""
-        key = (group, names)
-        if key not in self._groups:
+        key = (self.shard.key, group, names)
+        found = self._kept.get(key)
+        if found is None:
             known = [name for name in names if name in self._known]
             table = self.file.read_row_group(group, columns=known, use_threads=False)
             lists = {name: table[name].to_pylist() for name in known}
-            self._groups[key] = {name: lists.get(name) or [None] * table.num_rows for name in names}
-            while len(self._groups) > GROUPS_KEPT:
-                self._groups.popitem(last=False)
-        self._groups.move_to_end(key)
-        return self._groups[key]
+            found = {name: lists.get(name) or [None] * table.num_rows for name in names}
+            self._kept.keep(key, found, table.nbytes + OBJECT_BYTES * table.num_rows * len(names))
+        return found
 
     def _add_payloads(self, group: int, rows: list[int], found: list[dict[str, Any]]) -> None:
         for number, row, tokens in zip(rows, found, self._tokens(group, rows), strict=True):
@@ -165,19 +170,51 @@ class ShardRows:
         return body
 
 
-class OpenShards:
-    """The shards that a reader has open; the one used longest ago is closed first."""
+class ShortColumns:
+    """Short columns of the row groups that were read last, up to a number of bytes."""
 
-    def __init__(self, store: ObjectStore, cache: ShardCache | None = None) -> None:
+    def __init__(self, room: int) -> None:
+        self._room, self._bytes = room, 0
+        self._groups: OrderedDict[Any, tuple[dict[str, list[Any]], int]] = OrderedDict()
+
+    def get(self, key: Any) -> dict[str, list[Any]] | None:
+        if key not in self._groups:
+            return None
+        self._groups.move_to_end(key)
+        return self._groups[key][0]
+
+    def keep(self, key: Any, columns: dict[str, list[Any]], size: int) -> None:
+        self._groups[key] = (columns, size)
+        self._bytes += size
+        while self._bytes > self._room and len(self._groups) > 1:
+            self._bytes -= self._groups.popitem(last=False)[1][1]
+
+    def forget(self, shard: ShardRecord) -> None:
+        for key in [key for key in self._groups if key[0] == shard.key]:
+            self._bytes -= self._groups.pop(key)[1]
+
+
+class OpenShards:
+    """The shards that a reader has open; the one used longest ago is closed first.
+
+    Args:
+        room: bytes of footers and short columns that are kept, about; ROOM where that is more.
+    """
+
+    def __init__(self, store: ObjectStore, cache: ShardCache | None = None, room: int = ROOM) -> None:
         self.store, self.cache = store, cache
+        room = max(room, ROOM)
+        self._room, self._bytes = int(FOOTERS * room), 0
+        self._short = ShortColumns(room - self._room)
         self._open: OrderedDict[str, ShardRows] = OrderedDict()
 
     def get(self, shard: ShardRecord) -> ShardRows:
         """Raises NoSuchObject, Damaged, StoreError."""
         if shard.key not in self._open:
-            self._open[shard.key] = ShardRows(self.store, shard, self.cache)
-            while len(self._open) > OPEN_SHARDS:
-                self._open.popitem(last=False)[1].close()
+            self._open[shard.key] = fresh = ShardRows(self.store, shard, self._short, self.cache)
+            self._bytes += fresh.footer_bytes
+            while self._bytes > self._room and len(self._open) > 1:
+                self._close(next(iter(self._open)))
         self._open.move_to_end(shard.key)
         return self._open[shard.key]
 
@@ -187,10 +224,16 @@ class OpenShards:
 
     def forget(self, shard: ShardRecord) -> None:
         """Open it anew the next time: it, or what was cached of it, is damaged."""
+        self._short.forget(shard)
         if shard.key in self._open:
-            self._open.pop(shard.key).close()
+            self._close(shard.key)
         if self.cache is not None:
             self.cache.drop(shard)
+
+    def _close(self, key: str) -> None:
+        shard = self._open.pop(key)
+        self._bytes -= shard.footer_bytes
+        shard.close()
 
 
 READ_ERRORS = (StoreError, OSError, pa.ArrowException)
@@ -200,6 +243,14 @@ READ_ERRORS = (StoreError, OSError, pa.ArrowException)
 def opened(store: ObjectStore, shard: ShardRecord, cache: ShardCache | None) -> BinaryIO:
     """A shard as a stream, through the cache where there is one."""
     return store.open(shard.key) if cache is None else cache.open(store, shard)
+
+
+def _leaves(metadata: pq.FileMetaData) -> dict[str, int]:
+    """The numbers of the Parquet columns by path. `metadata.schema` is a reference cycle, which would keep footers alive."""
+    if not metadata.num_row_groups:
+        return {}
+    group = metadata.row_group(0)
+    return {group.column(number).path_in_schema: number for number in range(metadata.num_columns)}
 
 
 def _descriptor(stream: BinaryIO) -> int | None:

@@ -25,6 +25,8 @@ Cursor = tuple[int, ...]
 Item = Any
 STREAMS = 64
 WINDOW_BYTES = 256 << 20
+INDEX_SHARE = 0.25  # of window_bytes, for footers, short columns and the order of rows in units; shuffled rows have the rest
+ROW_BYTES = 3000  # of a row's short values as Python objects
 
 
 @dataclass(frozen=True)
@@ -155,20 +157,26 @@ class Rows(Source):
             raise UsageError(f"streams = {streams}, window_bytes = {window_bytes}: at least 1 each")
         self.sizes, self.seed, self.streams, self.window_bytes = sizes, seed, streams, window_bytes
         self._stored_bytes = stored_bytes
-        self.deal(dealing(self.rows, stored_bytes, seed, streams, window_bytes))
+        self.deal_as(seed, streams, window_bytes)
 
     @property
     def rows(self) -> int:
         """Rows of all sections, kept or not."""
         return int(self.sizes.sum())
 
+    @property
+    def index_bytes(self) -> int:
+        """Bytes for what is kept of shards and units besides the window's rows."""
+        return int(INDEX_SHARE * self.window_bytes)
+
     def deal(self, dealing: Dealing) -> None:
         self.dealing, self.order = dealing, Order(self.sizes, dealing)
 
     def deal_as(self, seed: int, streams: int, window_bytes: int) -> None:
-        """Become part of a mix."""
+        """Deal rows anew, as a part of a mix is."""
         self.seed, self.streams, self.window_bytes = seed, streams, window_bytes
-        self.deal(dealing(self.rows, self._stored_bytes, seed, streams, window_bytes))
+        held = self._stored_bytes + ROW_BYTES * self.rows
+        self.deal(dealing(self.rows, held, seed, streams, window_bytes - self.index_bytes))
 
     @abstractmethod
     def rows_digest(self) -> int:

@@ -23,6 +23,8 @@ How fast:
     retier.py           a corpus of which a part grew old
     scaling.py          what the driver does in a second
     loading.py          reading for training, compared with other loaders
+    loading_corpus.py   its corpus
+    loading_memory.py   how much memory a reader takes
 
 How much is read back, and what it is worth:
 

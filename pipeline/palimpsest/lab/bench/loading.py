@@ -1,12 +1,11 @@
 """Reading for training: this loader compared with raw pyarrow, HF streaming and Lance, on the same pages in the same run.
 
 All rates are per CPU second of one process, after a warm-up pass, on a local disk whose pages are in memory. MB are of tokens as
-handed over: int8 with scales, or bfloat16.
+handed over: int8 with scales, or bfloat16. Memory is what a reader's process grows by at most, in a process of its own.
 """
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -15,21 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from palimpsest.corpus.format import create_corpus
 from palimpsest.corpus.reader import Corpus
-from palimpsest.corpus.shards import write_shards
-from palimpsest.corpus.snapshots import publish
-from palimpsest.corpus.units import CommitRecord, Counts, commit_unit, unit_id
-from palimpsest.lab.bench.texts import bench_text
-from palimpsest.schemas import SHARD
-from palimpsest.storage.local_store import LocalStore
+from palimpsest.lab.bench.loading_corpus import DIM, TOKENS, publish_pages
+from palimpsest.lab.bench.loading_memory import KINDS, peak_growth
 
-TOKENS, DIM, PX = 64, 1024, 512
 STORED_MB, DECODED_MB = TOKENS * (DIM + 4) / 1e6, TOKENS * DIM * 2 / 1e6  # of one page
-UNIT_PAGES = 512
+WINDOWS = (8 << 20, 32 << 20)
 OURS, RAW = "palimpsest, hashes checked", "pyarrow"  # no other reader checks the hashes of tokens
 
 
@@ -40,8 +32,10 @@ def bench_loading(pages: int = 2048, random_pages: int = 2000) -> dict[str, Any]
     torch.set_num_threads(1)  # as in a worker of a DataLoader
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "corpus"
-        _publish(root, pages)
+        publish_pages(root, pages)
+        publish_pages(Path(folder) / "small", 64)
         first = _first_batch(root)
+        memory = [peak_growth(root, Path(folder) / "small", kind, size) for kind in KINDS for size in WINDOWS]
         rows = [*_ours(root, random_pages), *_pyarrow(root, random_pages)]
         if find_spec("datasets"):
             rows += _hugging_face(root, Path(folder))
@@ -50,48 +44,12 @@ def bench_loading(pages: int = 2048, random_pages: int = 2000) -> dict[str, Any]
     raw = {row["what"]: row["rate"] for row in rows if row["reader"] == RAW}
     for row in rows:
         row["times_pyarrow"] = row["rate"] / raw[row["what"]] if row["what"] in raw else None
-    return {"pages": pages, "tokens_of_a_page": f"{TOKENS} x {DIM} int8", "first_batch_seconds": first, "rates": rows}
-
-
-def _publish(root: Path, pages: int) -> None:
-    store = LocalStore(root)
-    create_corpus(store)
-    rng = np.random.default_rng(0)
-    text = bench_text(400_000)
-    records = []
-    for number, start in enumerate(range(0, pages, UNIT_PAGES)):
-        rows = [_row(rng, text, start + page) for page in range(min(UNIT_PAGES, pages - start))]
-        identity = unit_id(f"bench-{number}", "v1", "", "f" * 16)
-        shards = write_shards(store, pa.Table.from_pylist(rows, schema=SHARD), unit_id=identity, attempt="a")
-        documents = len({row["doc_id"] for row in rows})
-        counts = Counts(
-            documents_in=documents,
-            documents_committed=documents,
-            pages_in=len(rows),
-            pages_committed=len(rows),
-            rows=len(rows),
-            bytes=sum(shard.bytes for shard in shards),
-        )
-        record = CommitRecord(
-            unit_id=identity, run_id="bench", attempt="a", source_uri=f"bench-{number}", source_version="v1", slice="",
-            fingerprint="f" * 16, shards=shards, counts=counts,
-        )  # fmt: skip
-        records.append(commit_unit(store, record))
-    publish(store, "bench", records)
-
-
-def _row(rng: np.random.Generator, text: str, number: int) -> dict[str, Any]:
-    steps = rng.normal(0, 36, (TOKENS, DIM)).clip(-127, 127).astype(np.int8).tobytes()
-    scales = rng.random(TOKENS, dtype=np.float32).tobytes()
-    start = number * 997 % (len(text) - 2000)
     return {
-        **{"page_id": f"{number:024x}", "doc_id": f"{number // 4:064x}", "source_uri": "bench", "source_version": "v1"},
-        **{"page_number": number % 4, "num_pages": 4, "char_start": 0, "char_end": 2000, "text": text[start : start + 2000]},
-        **{"num_text_tokens": 500, "text_tokenizer": "deepseek-v3", "tier": "tiny", "mode": "tiny", "image_px": PX},
-        **{"grid_h": 32, "grid_w": 64, "layout": "grid", "num_vision_tokens": TOKENS, "num_context_tokens": 73, "tokens": steps},
-        **{"token_dim": DIM, "token_dtype": "int8", "token_scales": scales, "tokens_sha256": hashlib.sha256(steps).hexdigest()},
-        **{"codec": "embedded", "codec_revision": "r1", "fingerprint": "f" * 16, "precision": 0.99, "status": "verified"},
-        **{"text_class": "prose"},
+        "pages": pages,
+        "tokens_of_a_page": f"{TOKENS} x {DIM} int8",
+        "first_batch_seconds": first,
+        "rates": rows,
+        "memory": memory,
     }
 
 
