@@ -209,6 +209,18 @@ def test_the_loader_gives_embeddings_and_labels_to_a_decoder(make: Make, codec: 
     assert torch.allclose(theirs.logits[shown], ours.logits[shown], atol=0.05)
 
 
+def test_samples_without_stored_tokens_are_encoded_again_and_pq_is_refused(make: Make, codec: Codec) -> None:
+    result = make([{"id": "a", "messages": talk(10, 900)}], "storage.tokens=none")
+    assert fsck(LocalStore(result.out)) == []
+    assert palimpsest.Corpus(result.out).table(["token_dtype"])["token_dtype"].unique().to_pylist() == ["none"]
+    pages = {page.tokens_sha256: page.tokens(codec) for page in palimpsest.Corpus(result.out).pages()}
+    found = Memory(result.out, codec=codec, streams=2)
+    shown = [segment for row in found for segment in row["segments"] if segment["kind"] == "visual"]
+    assert shown and all((segment["tokens"].float().numpy() == pages[segment["tokens_sha256"]]).all() for segment in shown)
+    with pytest.raises(ValueError, match=r"storage.tokens = 'pq': .* choose int8, int4, bf16 or none"):
+        make([{"id": "b", "messages": talk(4, 90)}], "storage.tokens=pq")
+
+
 def examples_of(memory: Memory) -> dict[str, Example]:
     return {sample["sample_id"]: sample["example"] for batch in memory.loader(2, collate=list) for sample in batch}
 
