@@ -37,9 +37,9 @@ def test_an_erratum_is_a_whole_word_at_its_place_in_the_text() -> None:
     text = "run src/main_v2.py at 7f3a9c now, please!"
     read = "run src/maln_v2.py at 7f3b9c now, pleese("
     assert find_errata(text, read, "all") == [
-        Erratum(4, "src/maln_v2.py", "src/main_v2.py"),
-        Erratum(22, "7f3b9c", "7f3a9c"),
-        Erratum(34, "pleese(", "please!"),
+        Erratum(4, None, "src/main_v2.py"),
+        Erratum(22, None, "7f3a9c"),
+        Erratum(34, None, "please!"),
     ]
     identifiers = find_errata(text, read, "identifiers")
     assert [erratum.written for erratum in identifiers] == ["src/main_v2.py", "7f3a9c"]
@@ -98,7 +98,34 @@ def test_what_the_verdict_does_not_count_is_not_corrected() -> None:
 
 
 def test_a_decoder_sees_them_as_one_line() -> None:
-    assert as_text([Erratum(4, "maln", "main"), Erratum(9, "8", "3")]) == "[errata: maln → main; 8 → 3]\n" and as_text([]) == ""
+    errata = [
+        Erratum(4, None, "main"),
+        Erratum(7, None, "io;"),
+        Erratum(9, "8", "3"),
+        Erratum(12, "a", "b"),
+        Erratum(15, None, "x"),
+    ]
+    assert as_text(errata) == "[errata: main io;; 8 → 3; a → b; x]\n" and as_text([]) == ""
+
+
+def test_what_was_read_is_said_where_the_spelling_does_not_tell() -> None:
+    """The nearest word to 3 is another one; the second of two equal words was misread; a space was lost."""
+    text, read = "a 3 is here, main and main, one two", "a 8 is here, main and maln, onetwo"
+    found = find_errata(text, read, "all")
+    assert [(erratum.read, erratum.written) for erratum in found] == [("8", "3"), (None, "main,"), ("", " ")]
+    assert apply(read, found) == text
+    text, read = "cat then cot", "cot then cat"
+    assert apply(read, find_errata(text, read, "all")) == text
+
+
+_WORDS = st.lists(st.sampled_from(["main", "maln", "mair", "io.py", "lo.py", "8", "3", "the", "then", "thc"]), max_size=12)
+
+
+@settings(deadline=None)
+@given(_WORDS, _WORDS)
+def test_similar_words_are_not_taken_for_each_other(written: list[str], seen: list[str]) -> None:
+    text, read = " ".join(written), " ".join(seen)
+    assert apply(read, find_errata(text, read, "all")) == text
 
 
 def test_the_setting_changes_the_fingerprint_only_where_it_is_used() -> None:

@@ -1,8 +1,10 @@
 """Exact spans: the words of a page that were misread, as a short text that a decoder sees behind the page.
 
-    [errata: src/maln.py → src/main.py; 7f3b → 7f3a]
+    [errata: src/main.py 7f3a; 8 → 3]
 
-Each erratum is a whole word, with its position in the page's text. `apply` corrects a decoded text with them.
+Each erratum is a whole word, as it is written. Where it was read is found by the spelling: it is the word behind the last
+correction that is nearest to it. Where that would be another word, the erratum also says what was read. `apply` corrects a
+decoded text by this rule.
 """
 
 from __future__ import annotations
@@ -11,12 +13,16 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from rapidfuzz.distance import Levenshtein
+from rapidfuzz.process import extractOne
 
 Exact = Literal["none", "identifiers", "all"]
 _CHUNK = re.compile(r"\S+|\s+")
+_WORD = re.compile(r"\S+")
+_WEIGHTS = (3, 3, 2)  # of an insertion, a deletion, a substitution: most misread words keep their length
 _EDGES = " \t\n.,;:!?\"'“”‘’«»()[]{}<>*`…–—|"
 _JOINED = re.compile(r"\w[_/.\-@:\\#+=]+\w")
 _CAMEL = re.compile(r"[a-z][A-Z]|[A-Z]{2}")
@@ -24,10 +30,10 @@ _CAMEL = re.compile(r"[a-z][A-Z]|[A-Z]{2}")
 
 @dataclass(frozen=True, slots=True)
 class Erratum:
-    """At character `position` of a page's text, `written` was read as `read`."""
+    """At character `position` of a page's text, `written` was read as `read`; None: as the word that is nearest in spelling."""
 
     position: int
-    read: str
+    read: str | None
     written: str
 
 
@@ -46,20 +52,44 @@ def is_identifier(word: str) -> bool:
     )
 
 
-def find_errata(text: str, read: str, exact: Exact) -> list[Erratum]:
-    """Errata of a page, ascending; with "all", `apply(read, errata) == text`.
+def find_errata(text: str, read: str, exact: Exact, misread: Sequence[tuple[int, int]] | None = None) -> list[Erratum]:
+    """Errata of a page, ascending; with "all", and without `misread`, `apply(read, errata) == text`.
 
     Args:
         text: the page's text.
         read: the decoded text.
         exact: the kind of misread words that count.
+        misread: spans of the text that a verdict counts as misread; what touches none of them needs no erratum.
     """
     if exact == "none" or text == read:
         return []
-    candidates = [Erratum(start, read[low:high], text[start:end]) for start, end, low, high in _differences(text, read)]
-    if exact == "all":
-        return candidates
-    return [erratum for erratum in candidates if any(is_identifier(word) for word in erratum.written.split())]
+    found = list(_differences(text, read))
+    if exact == "identifiers":
+        found = [span for span in found if any(is_identifier(word) for word in text[span[0] : span[1]].split())]
+    if misread is not None:
+        found = [span for span in found if any(start <= span[1] and span[0] <= end for start, end in misread)]
+    return _shortest(text, read, found)
+
+
+def _shortest(text: str, read: str, spans: Sequence[tuple[int, int, int, int]]) -> list[Erratum]:
+    """Errata without what was read, where the nearest spelling finds it."""
+    words = [match.span() for match in _WORD.finditer(read)]
+    errata: list[Erratum] = []
+    used = 0
+    for start, end, low, high in spans:
+        written = text[start:end]
+        same = not any(map(str.isspace, written)) and _nearest_word(words, read, written, used) == (low, high)
+        errata.append(Erratum(start, None if same else read[low:high], written))
+        used = high
+    return errata
+
+
+def _nearest_word(words: Sequence[tuple[int, int]], text: str, written: str, start: int) -> tuple[int, int] | None:
+    """The first of the words behind `start` that are nearest to `written` and not equal to it."""
+    behind = words[bisect_left(words, (start, start)) :]
+    others = {at: word for at, (low, high) in enumerate(behind) if (word := text[low:high]) != written}
+    best = extractOne(written, others, scorer=Levenshtein.distance, scorer_kwargs={"weights": _WEIGHTS})
+    return behind[best[2]] if best else None
 
 
 def _differences(text: str, read: str) -> Iterator[tuple[int, int, int, int]]:
@@ -92,18 +122,25 @@ def _differences(text: str, read: str) -> Iterator[tuple[int, int, int, int]]:
 def apply(read: str, errata: Sequence[Erratum]) -> str:
     """A decoded text with its errata corrected.
 
-    Each is searched near its position, counted in the corrected part of the text; the nearest occurrence of `read` is replaced.
+    What was read is searched near its position, counted in the corrected part of the text; its nearest occurrence is replaced.
     """
+    words = [match.span() for match in _WORD.finditer(read)]
     out: list[str] = []
     used = written = 0
     for erratum in errata:
-        expected = used + erratum.position - written
-        at = _nearest(read, erratum.read, expected, used)
-        if at is None:
-            continue
+        if erratum.read is None:
+            found = _nearest_word(words, read, erratum.written, used)
+            if found is None:
+                continue
+            at, end = found
+        else:
+            place = _nearest(read, erratum.read, used + erratum.position - written, used)
+            if place is None:
+                continue
+            at, end = place, place + len(erratum.read)
         out += [read[used:at], erratum.written]
         written += at - used + len(erratum.written)
-        used = at + len(erratum.read)
+        used = end
     return "".join([*out, read[used:]])
 
 
@@ -118,7 +155,13 @@ def _nearest(text: str, piece: str, expected: int, start: int) -> int | None:
 
 def as_text(errata: Sequence[Erratum]) -> str:
     """Errata as a decoder sees them after the page; "" without any."""
-    return "[errata: " + "; ".join(f"{e.read} → {e.written}" for e in errata) + "]\n" if errata else ""
+    if not errata:
+        return ""
+    runs = groupby(errata, lambda erratum: erratum.read is None)
+    parts = (
+        " ".join(e.written for e in run) if short else "; ".join(f"{e.read} → {e.written}" for e in run) for short, run in runs
+    )
+    return f"[errata: {'; '.join(parts)}]\n"
 
 
 def cost_of(errata: Sequence[Erratum]) -> int:

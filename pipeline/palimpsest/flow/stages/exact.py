@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +9,7 @@ import pyarrow as pa
 
 from palimpsest.flow.stages.tables import TEXT_TIER, with_columns
 from palimpsest.schemas import TOKENS, VERDICTS
-from palimpsest.verification.errata import Erratum, Exact, cost_of, find_errata
+from palimpsest.verification.errata import Exact, cost_of, find_errata
 
 LONGER = "errata_longer_than_text"
 """Reason of a page kept as text because its tokens with their errata would cost more."""
@@ -28,8 +27,9 @@ def with_errata(table: pa.Table, exact: Exact) -> pa.Table:
     errata: list[list[dict[str, Any]] | None] = []
     costs = []
     for row in rows:
-        spans = row["misread"] if row["decoded_text"] is not None else None
-        relevant = [e for e in find_errata(row["text"], row["decoded_text"], exact) if _is_misread(e, spans)] if spans else []
+        # What the codec's dialect undoes, such as a joined line, is not misread and needs no correction.
+        spans = [(span["start"], span["end"]) for span in row["misread"] or ()] if row["decoded_text"] is not None else []
+        relevant = find_errata(row["text"], row["decoded_text"], exact, spans) if spans else []
         errata.append([asdict(erratum) for erratum in relevant] or None)
         costs.append(row["num_context_tokens"] + cost_of(relevant) if relevant else row["num_context_tokens"])
     return with_columns(
@@ -39,12 +39,6 @@ def with_errata(table: pa.Table, exact: Exact) -> pa.Table:
             "num_context_tokens": pa.array(costs, VERDICTS.field("num_context_tokens").type),
         },
     )
-
-
-def _is_misread(erratum: Erratum, spans: Sequence[Mapping[str, int]]) -> bool:
-    """Whether the verdict counts it: what the codec's dialect undoes, such as a joined line, needs no correction."""
-    start, end = erratum.position, erratum.position + len(erratum.written)
-    return any(span["start"] <= end and start <= span["end"] for span in spans)
 
 
 def cheaper_as_text(table: pa.Table) -> pa.Table:

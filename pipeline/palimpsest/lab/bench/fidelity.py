@@ -20,6 +20,8 @@ from palimpsest.lab.bench.machine import machine
 from palimpsest.operations.resolving import prepare
 from palimpsest.schemas import DOCUMENTS, conform
 from palimpsest.sources.documents import document_id
+from palimpsest.verification.errata import cost_of, find_errata
+from palimpsest.verification.fidelity import fox_precision
 
 BOOTSTRAP = 2000
 
@@ -70,6 +72,8 @@ def bench_fidelity(
 
     Returns:
         {"rows": one per class and setting}, with the mean precision over pages and its bootstrap 95 % confidence interval.
+        `identifier_errata` and `errata` are mean context tokens of a page's misread identifiers and of all its misread words, and
+        `ratio_identifiers` and `ratio_exact` the ratios with them (`tiers.exact`).
     """
     rows = []
     for grid, mode in settings:
@@ -104,7 +108,7 @@ def _measure(stages: tuple[Paginate, Render, Encode, Verify], name: str, text: s
         pages = pages.slice(0, max_pages - len(found)) if max_pages else pages
         if pages.num_rows:
             table = verify(encode(render(pages)))
-            names = ["tier", "precision", "word_precision", "exact", "blank_precision", "decoder_passes", "reason"]
+            names = ["tier", "text", "decoded_text", "precision", "exact", "blank_precision", "decoder_passes", "reason"]
             found += table.select([*names, "num_text_tokens", "num_context_tokens", "num_vision_tokens"]).to_pylist()
     seen = [row for row in found if row["precision"] is not None]
     measured: dict[str, Any] = {"pages": len(seen), "as_text": len(found) - len(seen)}
@@ -113,10 +117,19 @@ def _measure(stages: tuple[Paginate, Render, Encode, Verify], name: str, text: s
     precision = np.array([row["precision"] for row in seen])
     low, high = interval(precision)
     blank = [row["blank_precision"] for row in seen if row["blank_precision"] is not None]
-    tokens = sum(row["num_text_tokens"] for row in seen)
+    tokens, context = (sum(row[f"num_{kind}_tokens"] for row in seen) for kind in ("text", "context"))
+    read = [(row["text"], row["text"] if row["decoded_text"] is None else row["decoded_text"]) for row in seen]
+    identifiers, every = (
+        sum(cost_of(find_errata(text, decoded, exact)) for text, decoded in read) for exact in ("identifiers", "all")
+    )
     return measured | {
-        "ratio": round(tokens / sum(row["num_context_tokens"] for row in seen), 2),
+        "ratio": round(tokens / context, 2),
+        "identifier_errata": round(identifiers / len(seen), 1),
+        "errata": round(every / len(seen), 1),
+        "ratio_identifiers": round(tokens / (context + identifiers), 2),
+        "ratio_exact": round(tokens / (context + every), 2),
         "paper_ratio": round(tokens / sum(row["num_vision_tokens"] for row in seen), 2),
+        "set_precision": round(float(fox_precision(*zip(*read, strict=True)).mean()), 4),
         "precision": round(float(precision.mean()), 4),
         "low": round(low, 4),
         "high": round(high, 4),
