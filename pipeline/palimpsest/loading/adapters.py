@@ -31,6 +31,36 @@ def collate(codec: Codec, examples: Sequence[Example]) -> dict[str, Any]:
     return padded | where | codec.image_inputs(features)
 
 
+def packed_inputs(codec: Codec, batch: dict[str, Any]) -> dict[str, Tensor]:
+    """A batch of `Packed`, packed with this codec as tokenizer, for its model: `codec.model(**batch)` gives the loss.
+
+    Returns:
+        `inputs_embeds` [n, L, width] with the features in the rows of the images, and, as `packed_embeds`, an additive
+        `attention_mask` [n, 1, L, L], `labels` and `position_ids` [n, L].
+
+    Raises:
+        UsageError: packed with another tokenizer, or the architecture takes features in more than one layer or positions of
+            more than one dimension; `collate` takes those, unpacked.
+    """
+    modes = [mode for sequence in batch["modes"] for mode in sequence]
+    tokens = [rows for sequence in batch["tokens"] for rows in sequence]
+    features = [codec.features(rows[None], codec.mode(mode))[0] for rows, mode in zip(tokens, modes, strict=True)]
+    ids, places = batch["input_ids"].to(codec.device), batch["visual_mask"].to(codec.device)
+    counts = [len(rows) for rows in features]
+    if sum(counts) != int(places.sum()):
+        raise UsageError(
+            f"{int(places.sum())} ids of visual tokens for {sum(counts)} rows: pack with the codec, `packed(length, codec)`"
+        )
+    if codec.layers > 1 or codec.family.text_inputs(ids, places, counts, codec.config):
+        raise UsageError(f"{codec.revision}: this architecture cannot be packed; use collate with single samples")
+    embeds = codec.model.get_input_embeddings()(ids)
+    if features:
+        embeds = _scattered(embeds, places, torch.cat(features).to(embeds.dtype))
+    mask = segment_mask(batch["segment_ids"].to(codec.device), embeds.dtype)
+    named = {name: batch[name].to(codec.device) for name in ("labels", "position_ids")}
+    return {"inputs_embeds": embeds, "attention_mask": mask, **named}
+
+
 def features_of(codec: Codec, examples: Sequence[Example]) -> list[Tensor]:
     """What the codec's decoder gets for each image of a batch, bfloat16 `[num_context_tokens, dim]`, newline and separator rows
     put back."""

@@ -21,7 +21,7 @@ from palimpsest.corpus.shards import ShardRecord
 from palimpsest.corpus.snapshots import CHECKED, latest, read_snapshot
 from palimpsest.errors import UsageError
 from palimpsest.loading.shard_cache import ShardCache
-from palimpsest.loading.shard_rows import AGAIN, READ_ERRORS, OpenShards
+from palimpsest.loading.shard_rows import AGAIN, READ_ERRORS, OpenShards, check_names
 from palimpsest.loading.source import STREAMS, WINDOW_BYTES, Damage, Reading, Rows
 from palimpsest.loading.tokens import give_tokens
 from palimpsest.schemas import SHARD
@@ -151,7 +151,10 @@ class Pages(Rows):
 
     def check(self) -> None:
         for section in range(len(self._shards)):
-            if self._index(section).keep.any():
+            try:
+                if self._index(section).keep.any():
+                    return
+            except READ_ERRORS:  # reading meets it again, and does what `on_damage` says
                 return
         raise UsageError(f"where = {self._where!r} keeps none of the {self.rows} pages of {self}")
 
@@ -260,11 +263,14 @@ class Pages(Rows):
         for number, shard in enumerate(self._shards[section]):
             with self._shards_open.stream(shard) as stream:
                 try:
-                    keys = CHECKED.make_fragment(stream).to_table(schema=SHARD, columns=wanted, use_threads=False)
-                except (pa.ArrowException, OSError) as error:
+                    fragment = CHECKED.make_fragment(stream)
+                    names = fragment.physical_schema.names
+                    keys = fragment.to_table(schema=SHARD, columns=wanted, use_threads=False)
+                except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                     raise Damaged(f"{shard.key} is not readable as Parquet: {error}") from error
             if keys.num_rows != shard.rows:
                 raise Damaged(f"{shard.key} gives {keys.num_rows} rows, its record says {shard.rows}")
+            check_names(self._shards_open.store, shard, names)
             rows = pa.array(np.arange(keys.num_rows, dtype=np.int32))
             keys = keys.append_column("row", rows).append_column("shard", pa.array(np.full(keys.num_rows, number, np.int32)))
             tables.append(keys)

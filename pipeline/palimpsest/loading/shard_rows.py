@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 from palimpsest.codecs.token_storage import NONE
 from palimpsest.corpus.codebooks import read_codebook
 from palimpsest.corpus.page import AGAIN as ENCODED_AGAIN
-from palimpsest.corpus.shards import TEXT_TIER, ShardRecord
+from palimpsest.corpus.shards import TEXT_TIER, ShardRecord, open_shard
 from palimpsest.loading.parquet_pages import DataPage, NotPlain, data_pages, values
 from palimpsest.loading.shard_cache import ShardCache
+from palimpsest.schemas import SAMPLES, SHARD
 from palimpsest.storage.object_store import ObjectStore, StoreError
 from palimpsest.storage.stable_json import Damaged
 
@@ -41,16 +42,17 @@ class ShardRows:
         self._fd = _descriptor(self._stream)
         try:
             self.file = pq.ParquetFile(self._stream, page_checksum_verification=True)
-        except (pa.ArrowException, OSError) as error:
+            metadata, names = self.file.metadata, self.file.schema_arrow.names
+            self._columns = _leaves(metadata)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise Damaged(f"{self.uri} is not readable as Parquet: {error}") from error
-        metadata = self.file.metadata
         if metadata.num_rows != shard.rows:
             raise Damaged(f"{self.uri} has {metadata.num_rows} rows, its record says {shard.rows}")
+        check_names(store, shard, names)
         self._starts = [0]
         for group in range(metadata.num_row_groups):
             self._starts.append(self._starts[-1] + metadata.row_group(group).num_rows)
-        self._columns = _leaves(metadata)
-        self._known = frozenset(self.file.schema_arrow.names)
+        self._known = frozenset(names)
         self._pages: dict[int, list[DataPage] | None] = {}
 
     @property
@@ -141,6 +143,8 @@ class ShardRows:
     def _data_pages(self, group: int) -> list[DataPage] | None:
         """Where the tokens of a row group are; None where only pyarrow can read them."""
         if group not in self._pages:
+            if TOKENS not in self._columns:
+                raise Damaged(f"there is no column {TOKENS}")
             column = self.file.metadata.row_group(group).column(self._columns[TOKENS])
             read = self._at
             if self._fd is None:  # a request for each header would cost more than the chunk
@@ -158,6 +162,8 @@ class ShardRows:
 
     def _at(self, offset: int, length: int) -> memoryview:
         """Bytes of the object, writable, because tensors share them."""
+        if offset < 0 or length < 0 or offset + length > self.shard.bytes:
+            raise Damaged(f"{length} bytes at {offset} are not there")
         if self._fd is not None:
             body = np.empty(length, np.uint8).data
             got = os.preadv(self._fd, [body], offset)
@@ -243,6 +249,18 @@ READ_ERRORS = (StoreError, OSError, pa.ArrowException)
 def opened(store: ObjectStore, shard: ShardRecord, cache: ShardCache | None) -> BinaryIO:
     """A shard as a stream, through the cache where there is one."""
     return store.open(shard.key) if cache is None else cache.open(store, shard)
+
+
+def check_names(store: ObjectStore, shard: ShardRecord, names: Sequence[str]) -> None:
+    """Hash a shard that has columns of other names than the row contract's.
+
+    Nothing guards a footer against a flipped bit. One in a name would make a column look like one that older shards lack.
+
+    Raises:
+        Damaged: its bytes are not those that were written.
+    """
+    if len(set(names)) < len(names) or not set(names) <= {*SHARD.names, *SAMPLES.names}:
+        open_shard(store, shard, verify=True).close()
 
 
 def _leaves(metadata: pq.FileMetaData) -> dict[str, int]:
