@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.loader_kills import Trial, compare, in_turn, run_trial
+from tests.loader_comparison import compare, in_turn
+from tests.loader_kills import Trial, run_trial
 
 TRIALS = [
     Trial("plain", 11, ((2, 1), (4, 0), (1, 2)), 0),
@@ -38,7 +39,7 @@ def test_nothing_is_lost_or_repeated_by_kills(trial: Trial, tmp_path: Path) -> N
     ],
 )
 def test_the_comparison_sees_what_is_wrong(kind: str, found: list[str], differs: tuple[int, int, int]) -> None:
-    seen = compare(Trial(kind, 0, (), None), [["a", "b"], ["c", "d"]], found, [1, 2])
+    seen = compare(kind, [["a", "b"], ["c", "d"]], found, [1, 2])
     assert (seen["lost"], seen["repeated"], seen["out_of_order"]) == differs
 
 
