@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from palimpsest.codecs.embedded.architecture import TOKEN_DIM, fresh_model
+from palimpsest.codecs.embedded.cell_reader import CellReader
 from palimpsest.codecs.embedded.target import ALPHABET, AddressedTarget, page_ids, template
 from palimpsest.codecs.embedded.vocabulary import (
     BOS,
@@ -225,6 +226,33 @@ def test_the_codec_that_ships_reads_what_it_stores_and_not_an_empty_page() -> No
     read = [codec.decode_ids(ids) for ids in codec.read_cells(tokens, (grid.columns, grid.rows))]
     of_prose, of_noise, of_nothing = precision([*texts, texts[0]], read)
     assert of_prose > 0.97 and of_noise > 0.93 and of_nothing < 0.3
+
+
+def _page(counts: dict[str, int], doubtful: tuple[str, str], margin: float, doubt: int = 5) -> tuple[torch.Tensor, list[str]]:
+    """Logits of certain cells, and of `doubt` cells that say the first of two letters with a margin; and what is read in each."""
+    reader = CellReader(TOKEN_DIM)
+    letters = [letter for letter, count in counts.items() for _ in range(count)] + [doubtful[0]] * doubt
+    logits = torch.full((len(letters), len(SYMBOLS)), -30.0)
+    for cell, letter in enumerate(letters):
+        logits[cell, SYMBOLS.index(ord(letter))] = 10.0
+    logits[-doubt:, SYMBOLS.index(ord(doubtful[1]))] = 10.0 - margin
+    best, symbols = logits.max(-1)
+    kept = logits.clone()
+    reader._apply_prior(logits, best, symbols)
+    assert torch.equal(logits, kept)
+    return logits, [chr(SYMBOLS[symbol]) for symbol in symbols.tolist()]
+
+
+def test_a_page_s_own_letters_decide_between_those_that_look_alike() -> None:
+    straight = {"e": 300, "'": 40}
+    assert _page(straight, ("’", "'"), 0.4)[1][-5:] == ["'"] * 5
+    assert _page(straight, ("’", "'"), 4.0)[1][-5:] == ["’"] * 5  # what the cell says clearly stays
+    assert _page({"e": 300, "’": 40}, ("’", "'"), 0.4)[1][-5:] == ["’"] * 5
+    assert _page(straight, ("’", "'"), 0.4)[1][:-5] == ["e"] * 300 + ["'"] * 40
+
+
+def test_a_page_that_is_read_badly_does_not_know_its_letters() -> None:
+    assert _page({"e": 100, "'": 40}, ("’", "'"), 0.4, doubt=40)[1][-40:] == ["’"] * 40
 
 
 def test_the_generative_decoder_that_ships_reads_what_it_stores() -> None:

@@ -2,8 +2,11 @@
 
 The layout says where every cell lies. Each visual token is unpacked into its 4x4 patches, and a cell is read from the
 patches around its centre, from where among them the centre lies, and from the size of the cells. It has no memory of what was
-read before, so it cannot guess: what it reads was in the tokens. It is also what teaches the encoder (`training/train_codec.py`),
-together with a head of the same form on the patches before the compressor.
+read before, so it cannot guess: what it reads was in the tokens. Only how often the page has each letter helps with a letter
+that looks like another: a page full of straight quotes probably has no curly one (decision 0044).
+
+It is also what teaches the encoder (`training/train_codec.py`), together with a head of the same form on the patches before the
+compressor.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ FILE = "cell_reader.safetensors"
 _END = SYMBOLS.index(END)
 WAVES, PITCH = 64, 32  # numbers that describe where a cell's centre lies in its patch, and how large the cells are
 _TRUST = 8.0  # nats: no single cell decides where a page ends
+_CERTAIN = 8.0  # nats of margin; the page's prior moves no cell by more than three
+_PRIOR = 0.25  # share of the page's prior that counts
+_READABLE = 0.97  # mean confidence of a page that may tell how often it has each letter
 
 
 class CellHead(nn.Module):
@@ -139,8 +145,32 @@ class CellReader(nn.Module):
         best, symbols = logits.max(-1)
         before = (is_end - best).clamp(-_TRUST, _TRUST).cumsum(-1)
         lengths = torch.cat([before.new_zeros(len(before), 1), before], -1).argmin(-1).tolist()
+        for page, length in enumerate(lengths):
+            self._apply_prior(logits[page, :length], best[page, :length], symbols[page, :length])
         pages = [row[:length] for row, length in zip((symbols + FIRST_CELL).tolist(), lengths, strict=True)]
         return [page if length == len(index) else [*page, FIRST_CELL + _END] for page, length in zip(pages, lengths, strict=True)]
+
+    def _apply_prior(self, logits: Tensor, best: Tensor, symbols: Tensor) -> None:
+        """Read the doubtful cells of a page again, with the page's own frequencies of symbols as a prior.
+
+        Args:
+            logits: `[n, len(SYMBOLS)]`, of the cells before the page's end; END is -inf.
+            best, symbols: `[n]`, their maximum and its symbol, which is changed in place.
+        """
+        if not len(symbols):
+            return
+        logits.scatter_(1, symbols[:, None], -torch.inf)
+        second = logits.amax(-1)
+        logits.scatter_(1, symbols[:, None], best[:, None])
+        doubtful = (best - second < _CERTAIN).nonzero().flatten()
+        scale = self.temperature.float()
+        likely = (logits[doubtful] / scale).softmax(-1)
+        certain = len(symbols) - len(doubtful)
+        if (likely.amax(-1).sum() + certain) / len(symbols) < _READABLE:
+            return
+        counts = torch.bincount(symbols, minlength=logits.shape[1]) - torch.bincount(symbols[doubtful], minlength=logits.shape[1])
+        prior = (counts + likely.sum(0) + 0.3) / len(symbols)
+        symbols[doubtful] = (logits[doubtful] / scale + _PRIOR * prior.log()).argmax(-1)
 
 
 def load_reader(path: Path, dtype: torch.dtype, device: str | torch.device) -> CellReader:
