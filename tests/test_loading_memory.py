@@ -10,7 +10,7 @@ from palimpsest.lab.bench.loading_corpus import publish_pages
 from palimpsest.lab.bench.loading_memory import Kind, peak_growth
 
 INDEX = 8.0  # MiB of one source for footers, short columns and the order of rows, however small the window is
-MARGIN = 48.0  # MiB for batches, threads and the holes that the allocator leaves; measured: 25 to 40
+MARGIN = 48.0  # MiB for batches, threads and the holes that the allocator leaves; measured with the index: 28 to 48
 
 
 @pytest.fixture(scope="module")
