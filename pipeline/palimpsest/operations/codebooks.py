@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from palimpsest import telemetry
 from palimpsest.config import ConfigError, JobConfig
 from palimpsest.corpus.codebooks import keep_codebook, purpose_key, read_codebook, read_purpose
 from palimpsest.errors import PalimpsestError
@@ -74,6 +75,7 @@ def settled_codebook(store: ObjectStore, recipe: Recipe, objects: Iterable[Sourc
     encode = Encode(config.replace(storage=config.storage.replace(tokens="bf16")), "")  # with the threads that the work has
     texts = _texts(list(islice(objects, SAMPLED)), config)
     escaped = config.layout.max_escaped_share
+    telemetry.log_event("codebook_fit", pages=PAGES + RANDOM_PAGES, bits=config.storage.pq_bits)
     body = fit(encode.codec, recipe.layout, recipe.policy.modes, texts, config.storage.pq_bits, escaped, encode.step(BATCH))
     about = {
         "codec": recipe.codec,
