@@ -5,8 +5,8 @@
     palimpsest bench readers texts.jsonl --images images --mode base --mode tiny
 
 The scripts are the Universal Declaration of Human Rights in many languages (a folder of HTML files). Chinese and Japanese come in
-several versions, to fill five pages. The prose is yours, as JSON lines of `id` and `text`; "prose, full pages" is the same with its
-lines joined. Where a folder of page images is named, the texts whose `id` is one of them are rows of their own. Code is this
+several versions, to fill five pages. The prose is yours, as JSON lines of `id` and `text`; "prose, full pages" is the same with
+its lines joined. Where a folder of page images is named, the texts whose `id` is one of them are rows of their own. Code is this
 package's own, the tables are invented.
 """
 
@@ -96,5 +96,5 @@ def _table(dice: random.Random) -> str:
 
 
 if __name__ == "__main__":
-    for text in texts(*map(Path, sys.argv[1:4])):
+    for text in texts(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]) if sys.argv[3:] else None):
         print(json.dumps(text, ensure_ascii=False))
