@@ -196,12 +196,14 @@ class _Typesetter:
         ink, full, grades, escaped = words.measured(self._numbers)
         ends = np.cumsum(full)
         self.starts, self.ink_ends = [*(ends - full).tolist(), int(ends[-1])], (ends - full + ink).tolist()
-        self.grades = grades.tolist() if grades.any() else []
+        self.grade = int(grades.max(initial=0))
+        self.grades = grades.tolist() if (grades != self.grade).any() else []  # empty: all are of `grade`
         self.escaped = np.concatenate(([0], np.cumsum(escaped)))
         # The units after which a line ends, and those that are too long for any line.
         newlines = [] if self.measures.flowing else np.flatnonzero(codes[self._bounds[1:] - 1] == ord("\n")).tolist()
         self.hard = [*newlines, self.count]
-        long = np.diff(self._bounds) > LONGEST
+        self._lengths = np.diff(self._bounds)
+        long = self._lengths > LONGEST
         self.long = [*np.flatnonzero(long).tolist(), self.count]
         self.wide = set(np.flatnonzero(long | (ink > self.measures.measure // 2)).tolist())  # maybe too long for some line
 
@@ -231,19 +233,20 @@ class _Typesetter:
     def _page(self, start: _Place, lines: list[_Line]) -> TypesetPage:
         end = lines[-1].after
         char_start, char_end = self._position(start), self._position(end)
+        if not start.offset and not any(line.after.offset for line in lines):
+            counts = np.diff([line.after.unit for line in lines], prepend=start.unit)
+            lengths = self._lengths[start.unit : end.unit]
+            escaped = int(self.escaped[end.unit] - self.escaped[start.unit])
+            self.words.remember(self.text[char_start:char_end], lengths, self._numbers[start.unit : end.unit].copy())
+            table = np.array([(count, line.indent, line.grade) for count, line in zip(counts.tolist(), lines, strict=True)])
+            return TypesetPage(char_start, char_end, table, lengths, escaped)
         cuts = self._bounds[start.unit + 1 : end.unit + 1]
         stops = np.array([self._position(line.after) for line in lines])
-        if any(line.after.offset for line in lines):
-            cuts = np.union1d(cuts, stops)
+        cuts = np.union1d(cuts, stops)
         lengths = np.diff(cuts, prepend=char_start)
         counts = np.diff(np.searchsorted(cuts, stops, "right"), prepend=0)
-        if start.offset or end.offset:
-            units = [self.text[cut - length : cut] for cut, length in zip(cuts.tolist(), lengths.tolist(), strict=True)]
-            escaped = int(self.words.measure(units)[3].sum())
-        else:
-            escaped = int(self.escaped[end.unit] - self.escaped[start.unit])
-            if len(lengths) == end.unit - start.unit:
-                self.words.remember(self.text[char_start:char_end], lengths, self._numbers[start.unit : end.unit].copy())
+        units = [self.text[cut - length : cut] for cut, length in zip(cuts.tolist(), lengths.tolist(), strict=True)]
+        escaped = int(self.words.measure(units)[3].sum())
         table = np.stack([counts, [line.indent for line in lines], [line.grade for line in lines]], axis=1)
         return TypesetPage(char_start, char_end, table, lengths, escaped)
 
@@ -277,7 +280,7 @@ class _Typesetter:
         if not place.offset and not self.wide:  # most texts
             stop = bisect_right(self.ink_ends, self.starts[number] + limit, number)
             stop = min(stop, self.hard[bisect_left(self.hard, number)] + 1)
-            return _Line(_Place(stop, 0), indent, max(self.grades[number:stop]) if self.grades else 0)
+            return _Line(_Place(stop, 0), indent, max(self.grades[number:stop]) if self.grades else self.grade)
         used = grade = 0
         ended = False
         if place.offset:
@@ -292,8 +295,8 @@ class _Typesetter:
             stop = bisect_right(self.ink_ends, base + limit, number)
             stop = min(stop, self.hard[bisect_left(self.hard, number)] + 1, self.long[bisect_left(self.long, number)])
             ended = stop == self.count or (stop > number and self._ends_line(stop))
-        if self.grades:
-            grade = max(grade, max(self.grades[number:stop], default=0))
+        if stop > number:
+            grade = max(grade, max(self.grades[number:stop]) if self.grades else self.grade)
         after = _Place(stop, 0)
         if not ended and (after == place or self._is_too_long(after, self.measures.measure - hang)):
             return self._broken(place, after, self.starts[stop] - base, indent, grade)
