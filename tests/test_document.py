@@ -226,6 +226,16 @@ def test_lines_of_full_width_characters_are_cells_side_by_side() -> None:
     assert np.array_equal(first[:, : 18 * 9], first[:, 18 * 9 : 18 * 18]) and first.min() == 0
 
 
+def test_a_last_word_without_a_blank_is_drawn_where_one_with_a_blank_is() -> None:
+    """Also where it is written from right to left in characters of a high plane: Hebrew presentation forms, Adlam."""
+    for word in ("hello", "שלום", "\ufb2a\u05dc\u05d5\u05dd", "\U0001e900\U0001e901", "\ufef7"):
+        images = [
+            LAYOUT.render([text], [next(LAYOUT.paginate(text, "prose")).drawing], 1024)[0]
+            for text in (word, word + " ", word + "\n")
+        ]
+        assert np.array_equal(images[0], images[1]) and np.array_equal(images[0], images[2])
+
+
 def test_a_font_that_is_missing_damaged_or_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"layout.cjk_font = '.*absent.ttc': cannot be read"):
         find_cjk(str(tmp_path / "absent.ttc"))

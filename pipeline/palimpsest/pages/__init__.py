@@ -16,6 +16,7 @@ Used by layout document:
     bidi.py          reading order (UAX 9)
     words.py         words to fonts, widths and ink (HarfBuzz)
     typesetting.py   text to lines to pages, in font units
-    stamps.py        lines to pixels
+    stamps.py        words to pixels, once per size
+    drawing.py        lines to pixels
     fonts.py         the fonts that ship, recorded by hash, and the CJK font, which is an extra
 """

@@ -12,11 +12,11 @@ from functools import lru_cache
 
 import numpy as np
 
+from palimpsest.pages.drawing import DRAWING_VERSION, Lines, draw
 from palimpsest.pages.fonts import FONTS, CjkFont
 from palimpsest.pages.layouts.protocol import LaidOutPage, digest
 from palimpsest.pages.line_breaks import LINE_BREAK_VERSION
 from palimpsest.pages.normalise import NORMALISE_VERSION
-from palimpsest.pages.stamps import STAMPS_VERSION, Lines, draw
 from palimpsest.pages.typesetting import Measures, TypesetPage, Vocabulary, typeset
 from palimpsest.pages.unicode_data import scripts_of
 from palimpsest.pages.words import EM, WORDS_VERSION, fonts_of
@@ -48,7 +48,7 @@ class DocumentLayout:
     @property
     def identity(self) -> str:
         settings = (f"{self.font_size:g}", f"{self.padding:g}", f"{self.line_spacing:g}", self.newline, self.font)
-        versions = (DOCUMENT_VERSION, NORMALISE_VERSION, LINE_BREAK_VERSION, WORDS_VERSION, STAMPS_VERSION)
+        versions = (DOCUMENT_VERSION, NORMALISE_VERSION, LINE_BREAK_VERSION, WORDS_VERSION, DRAWING_VERSION)
         fonts = (f"{name}={font.sha256}" for name, font in sorted(FONTS.items()) if name.endswith((".ttf", "breaks.z")))
         return digest((self.name, *versions, *settings, *fonts, f"cjk={self.cjk.sha256 if self.cjk else ''}"))
 
