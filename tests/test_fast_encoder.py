@@ -23,10 +23,12 @@ from transformers import (
 )
 
 from palimpsest.codecs.adapter import load_codec
+from palimpsest.codecs.fast import bfloat16
 from palimpsest.codecs.fast.attention import WAYS, biased
 from palimpsest.codecs.fast.deepencoder import DeepEncoder, gelu_in_product, linear_gelu, unfit
 from palimpsest.codecs.fast.runner import FastEncoder, probe_page
 from palimpsest.codecs.modes import MODES
+from palimpsest.pages.layouts.grid import Grid
 
 HALF = (0.5, 0.5, 0.5)
 ON_CPU = ("augmented", "augmented-flash", "bias")  # the others need a GPU or a compiler: see below and `palimpsest bench gpu`
@@ -143,6 +145,37 @@ def test_positions_as_features_are_positions_as_bias(side: int) -> None:
     assert (expected - without).abs().max() > 0.1
     for name in ("augmented", "augmented-flash"):
         torch.testing.assert_close(WAYS[name](q, k, v, *tables), expected)
+
+
+@pytest.mark.parametrize("instructions", [True, False])
+def test_products_of_bfloat16_are_rounded_once(monkeypatch: pytest.MonkeyPatch, instructions: bool) -> None:
+    monkeypatch.setattr(bfloat16, "has_instructions", lambda: instructions)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(2), torch.nn.Linear(36, 16, bias=False), torch.nn.Linear(16, 4)
+    )
+    bfloat16.speed_up(model.to(torch.bfloat16))
+    x = torch.randn(5, 3, 8, 8).to(torch.bfloat16)
+    for layer in model:
+        exact = layer.double()(x.double())  # their own forward, for what is not bfloat16
+        layer.to(torch.bfloat16)
+        x = layer(x)
+        assert x.dtype == torch.bfloat16
+        assert ((x.double() - exact).abs() <= 2**-8 * exact.abs() + 2**-10).all()
+
+
+def test_what_is_read_does_not_depend_on_how_products_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec, mode, grid = load_codec("embedded"), MODES["tiny"], Grid(64, 32, "latin")
+    text = "The harbour master counted seventeen boats before noon, and wrote the number down twice. " * 20
+    images = grid.render(*zip(*((text, page.drawing) for page in grid.paginate(text, "prose")), strict=True), mode.px)
+    read, tokens = [], []
+    for has_instructions in (lambda: True, lambda: False):
+        monkeypatch.setattr(bfloat16, "has_instructions", has_instructions)
+        tokens.append(codec.encode(images, mode))
+        read.append("".join(codec.decode_ids(ids) for ids in codec.read_cells(tokens[-1], (64, 32))))
+    assert read == [text, text]
+    first, second = (found.float() for found in tokens)
+    assert (first - second).abs().mean() < 0.01 * first.abs().mean()
 
 
 def test_gelu_inside_the_product_is_gelu_within_rounding() -> None:

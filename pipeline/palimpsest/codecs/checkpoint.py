@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from palimpsest.codecs.families import FAMILIES
+from palimpsest.codecs.fast.bfloat16 import speed_up
 from palimpsest.codecs.presets import CodecPreset
 from palimpsest.errors import UsageError
 
@@ -88,6 +89,7 @@ def load_checkpoint(
     config = read_config(preset, directory, trust_remote_code)
     model = _load(preset, directory, config, dtype, parts, trust_remote_code)
     model.requires_grad_(False).eval().to(device)
+    speed_up(model)
     return Checkpoint(model, preset.name, found_revision, found_hash, directory)
 
 

@@ -180,6 +180,7 @@ def load_reader(path: Path, dtype: torch.dtype, device: str | torch.device) -> C
         ValueError: when there is none, or it does not fit.
     """
     from palimpsest.codecs.checkpoint import read_weights
+    from palimpsest.codecs.fast.bfloat16 import speed_up
 
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
@@ -188,6 +189,7 @@ def load_reader(path: Path, dtype: torch.dtype, device: str | torch.device) -> C
     reader = CellReader(weights["spread.weight"].shape[0])
     added = {"temperature": torch.ones(1)} | {f"head.{name}.weight": torch.zeros(384, PITCH) for name in ("scale", "shift")}
     reader.load_state_dict(added | weights)  # older files lack these
+    speed_up(reader)
     return reader.to(device, dtype).eval().requires_grad_(False)
 
 

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
+from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from palimpsest.codecs.fast.attention import WAYS
+from palimpsest.codecs.fast.bfloat16 import linear
 
 MODEL_TYPES = ("unlimited_ocr", "deepseek_ocr2")
 Activation = Callable[[Tensor], Tensor]

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, linear
+from torch.nn.functional import gelu
 
+from palimpsest.codecs.fast.bfloat16 import is_slow, linear
 from palimpsest.codecs.fast.deepencoder import DeepEncoder, Plan, gelu_in_product, linear_gelu, plain_block, sam_block
 
 STATIC_PLACES = 65_536  # patches of a static batch: 16 pages at 1024 px, enough to fill the matrix units of an H100
@@ -236,7 +237,7 @@ class FastEncoder:
     def _fuse_activation(self) -> None:
         """SAM's gelu inside the product before it, where the device computes that right: tried on the first block's weights."""
         up = self.encoder.blocks[0].up
-        if self.encoder.act is not gelu or up.bias is None or up.weight.dtype == torch.float32:
+        if self.encoder.act is not gelu or up.bias is None or up.weight.dtype == torch.float32 or is_slow(up.weight):
             return
         try:
             x = torch.randn(64, up.weight.shape[1], generator=torch.Generator().manual_seed(0)).to(up.weight)

@@ -29,6 +29,7 @@ from palimpsest.lab.training.frozen_pages import FrozenPages
 from palimpsest.lab.training.packed import pack_weights
 from palimpsest.lab.training.reader_errors import Errors, measure, temperature, worse
 from palimpsest.lab.training.reader_prior import correct, letter_prior
+from palimpsest.lab.training.trainee import has_bf16
 from palimpsest.settings import Count, Settings
 
 
@@ -178,7 +179,7 @@ def _step(reader: CellReader, pool: FrozenPages, pages: list[int], cells: int) -
     targets = pool.symbols(pages)[:, stretch].flatten()
     patches, places = torch.unique(index[stretch] // len(DIRECTIONS), return_inverse=True)
     among = places * len(DIRECTIONS) + index[stretch] % len(DIRECTIONS)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16("cpu")):
         features = reader.unpacked(pool.tokens(pages))[:, patches]
         logits = reader.head(features, among, waves[stretch]).flatten(0, 1)
     return F.cross_entropy(logits.float(), targets), (logits.detach().argmax(-1) == targets).float().mean()
