@@ -28,7 +28,8 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 JobFactory = Callable[..., JobConfig]
 OBJECT_STORE = 80_000_000  # bytes, about as small as Ray allows
 FIRST = (
-    "ray",  # every file with a test that starts Ray
+    "ray",  # every file with a test that uses the Ray that tests share
+    "own ray",
     "test_train_codec",
     "test_infra_terraform",
     "test_retier",
@@ -36,7 +37,7 @@ FIRST = (
     "test_infra_nightly",
     "test_store_s3_faults",
 )  # the slowest groups, so that no worker of pytest-xdist is left with a long tail
-OWN_RAY = ("test_cluster", "test_run_crash", "test_wheel", "test_cli", "test_run_s3")  # before those that share a Ray
+OWN_RAY = ("test_cluster", "test_run_crash", "test_own_lines", "test_wheel", "test_cli", "test_run_s3")
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: models are tiny, and the workers share the cores
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 leaves its workers next to nothing beside other tests
@@ -49,8 +50,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @cache
 def group(file: Path) -> str:
-    """Tests of a group run one after the other in one process: those of a file, or of all files that start Ray."""
-    return "ray" if "pytest.mark.cluster" in file.read_text("utf-8") else file.stem
+    """Tests of a group run one after the other in one process: those of a file, or of all files of a kind that start Ray."""
+    if "pytest.mark.cluster" not in file.read_text("utf-8"):
+        return file.stem
+    return "own ray" if file.stem in OWN_RAY else "ray"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
