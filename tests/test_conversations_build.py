@@ -183,6 +183,11 @@ def test_a_mode_that_the_codec_lacks_is_named(make: Make) -> None:
             make([{"messages": talk(2, 30)}], override)
 
 
+def test_a_choice_of_grids_is_refused(make: Make) -> None:
+    with pytest.raises(ConfigError, match="pages of a conversation stay the same as it grows; name one grid"):
+        make([{"id": "a", "messages": talk(6, 300)}], "layout.grid=64x32+80x40")
+
+
 def test_the_loader_gives_embeddings_and_labels_to_a_decoder(make: Make, codec: Codec) -> None:
     result = make([{"id": "a", "messages": talk(10, 900)}, {"id": "b", "messages": talk(2, 50, 5)}])
     rows = samples(result)

@@ -88,7 +88,7 @@ def test_identities_change_with_what_changes_a_page() -> None:
 
 def test_a_layout_is_found_by_name_and_from_a_stored_page() -> None:
     for layout in LAYOUTS:
-        columns, rows = layout.size or (None, None)
+        columns, rows = (layout.sizes or ((None, None),))[0]
         row = {"layout": layout.described, "grid_w": columns, "grid_h": rows}
         assert layout_of_row(row, "unicode") == layout
     settings = LayoutConfig(name="document", font_size=20, cjk_font="none")

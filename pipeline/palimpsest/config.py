@@ -138,7 +138,8 @@ class LayoutConfig(Settings):
     name: Literal["codec", "grid", "document"] = "codec"
     """`grid` is for codecs trained on its cells, `document` for models that read documents; "codec" takes the codec's."""
     grid: str = "64x32"
-    """Density of layout grid: COLUMNSxROWS of cells on a page."""
+    """Density of layout grid: COLUMNSxROWS of cells on a page. With "96x48+112x56" a document that is one page only on a denser
+    grid takes that one; longer ones take the first."""
     alphabet: str = "codec"
     """Characters that are drawn; others are written as escapes. "codec" takes what the codec reads."""
     font_size: Annotated[float, Field(ge=6, le=200)] = 16.0
@@ -159,8 +160,8 @@ class LayoutConfig(Settings):
     @field_validator("grid", mode="before")
     @classmethod
     def _columns_and_rows(cls, grid: Any) -> Any:
-        if not isinstance(grid, str) or not re.fullmatch(r"\d+x\d+", grid):
-            raise ValueError("expected COLUMNSxROWS, for example 64x32")
+        if not isinstance(grid, str) or not re.fullmatch(r"\d+x\d+(\+\d+x\d+)*", grid):
+            raise ValueError("expected COLUMNSxROWS, for example 64x32 or 96x48+112x56")
         return grid
 
     @field_validator("padding")

@@ -24,7 +24,7 @@ from palimpsest.flow.recipe import Recipe
 from palimpsest.flow.stages import Encode
 from palimpsest.flow.stages.paginate import why_not_covered
 from palimpsest.operations.resolving import identify
-from palimpsest.pages.layouts.protocol import Layout
+from palimpsest.pages.layouts.protocol import LaidOutPage, Layout
 from palimpsest.pages.normalise import normalise
 from palimpsest.sources.documents import Document
 from palimpsest.sources.objects import SourceObject
@@ -144,7 +144,7 @@ def gather(
     Raises:
         ConfigError: no modes: no page is stored as tokens.
     """
-    found: list[tuple[str, bytes]] = []
+    found: list[tuple[str, LaidOutPage]] = []
     for text in texts:
         found += islice(readable(layout, *text, max_escaped_share), PER_DOCUMENT)
         if len(found) >= PAGES:
@@ -158,24 +158,26 @@ def gather(
         mine = found[number :: len(modes)]
         for start in range(0, len(mine), step):
             some = mine[start : start + step]
-            images = layout.render([text for text, _ in some], [drawing for _, drawing in some], mode.px)
+            images = layout.render([text for text, _ in some], [page.drawing for _, page in some], mode.px)
             encoded = codec.encode(images, mode)
             tokens.append(encoded.float().cpu().numpy().reshape(-1, codec.token_dim))
-            looked_at = encoded[: max(0, LOOKED_AT // len(modes) - start)]
-            if layout.size and len(looked_at) and (cost := codec.sensitivity(looked_at, layout.size)) is not None:
-                metric += cost * len(looked_at)
+            looked_at = [page.size for _, page in some[: max(0, LOOKED_AT // len(modes) - start)]]
+            for size in dict.fromkeys(looked_at):
+                rows = [row for row, other in enumerate(looked_at) if other == size]
+                if size and (cost := codec.sensitivity(encoded[rows], size)) is not None:
+                    metric += cost * len(rows)
     if not tokens:
         raise ConfigError("storage.tokens = 'pq': the tier policy stores no page as tokens; choose another storage")
     return np.concatenate(tokens), metric if metric.any() else None
 
 
-def readable(layout: Layout, text: str, text_class: str, max_escaped_share: float) -> Iterator[tuple[str, bytes]]:
-    """Text and drawing of the pages of a document that a codec can read."""
+def readable(layout: Layout, text: str, text_class: str, max_escaped_share: float) -> Iterator[tuple[str, LaidOutPage]]:
+    """The pages, with their texts, of a document that a codec can read."""
     normal = normalise(text)
     for page in layout.paginate(normal, text_class):
         own = normal[page.char_start : page.char_end]
         if not own.isspace() and not why_not_covered(page, own, layout, max_escaped_share):
-            yield own, page.drawing
+            yield own, page
 
 
 def _texts(objects: Sequence[SourceObject], config: JobConfig) -> Iterator[Text]:

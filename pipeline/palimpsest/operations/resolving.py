@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -97,9 +98,9 @@ def prepare(config: JobConfig) -> Recipe:
     from palimpsest.flow.stages import codec_options
 
     recipe = identify(config)
-    config, size = recipe.config, recipe.layout.size or (0, 0)
+    config = recipe.config
     codec = load_codec(config.codec.name, config.codec.path, **codec_options(config), parts="encoder")
-    for mode in recipe.policy.modes:
+    for mode, size in product(recipe.policy.modes, recipe.layout.sizes or ((0, 0),)):
         codec.prompt_ids(codec.mode(mode.name), size)
         if config.verification.reader == "cells":
             codec.read_cells(torch.zeros(1, mode.num_vision_tokens, codec.token_dim), size)

@@ -117,14 +117,16 @@ def ladder_of(config: JobConfig, layout: Layout) -> Ladder:
         target = named_target(preset.target)
         readable = tuple(mode for mode in modes if _reads(target, layout, mode))
         if not readable:
-            target.prompt(*(layout.size or (0, 0)), modes[0])  # its error lists the grids that it reads
+            for size in layout.sizes or ((0, 0),):
+                target.prompt(*size, modes[0])  # its error lists the grids that it reads
         modes = readable
     return Ladder.of([mode for mode in modes if layout.is_drawable(mode.px)], config.tiers.modes)
 
 
 def _reads(target: TargetFormat, layout: Layout, mode: Mode) -> bool:
     try:
-        target.prompt(*(layout.size or (0, 0)), mode)
+        for size in layout.sizes or ((0, 0),):
+            target.prompt(*size, mode)
     except ValueError:
         return False
     return True

@@ -77,7 +77,7 @@ class Paginate:
 
     def _tier(self, row: dict[str, Any]) -> dict[str, Any]:
         page, text = row["laid_out"], row["text"]
-        columns, rows = self.layout.size or (None, None)
+        columns, rows = page.size or (None, None)
         size = {"grid_h": rows, "grid_w": columns, "layout": self.layout.described}
         uncovered = why_not_covered(page, text, self.layout, self.config.layout.max_escaped_share)
         if uncovered:

@@ -39,6 +39,7 @@ class _Page:
     text_class: str
     text: str
     text_tokens: int
+    size: tuple[int, int]
     tokens: Tensor  # bfloat16 [1, T, dim]
     fold: int
 
@@ -72,15 +73,15 @@ def bench_storages(
         recipe = prepare(changed.replace(storage=changed.storage.replace(tokens=BASELINE)))
         encode = Encode(recipe.config, recipe.fingerprint)
         codec, mode = encode.codec, encode.codec.mode(mode_name)
-        if recipe.layout.size is None:
+        if not recipe.layout.sizes:
             raise UsageError("bench storages reads cells: set layout.name = 'grid'")
         pages = _pages(codec, recipe.layout, mode, texts, recipe.config.layout.max_escaped_share, max_pages)
-        precisions = {name: _read(codec, recipe.layout.size, mode, pages, [name, name]) for name in names}
+        precisions = {name: _read(codec, mode, pages, [name, name]) for name in names}
         sizes = {name: find_storage(name).bytes_per_token(codec.token_dim) for name in names}
         folds = [_sample(codec, recipe.layout, mode, pages, 1 - fold) for fold in (0, 1)] if pq_bits else []
         for bits in pq_bits:
             books = [add_codebook(fit_codebook(tokens, bits, metric).to_bytes({})) for tokens, metric in folds]
-            precisions[f"pq, {bits:g} bits"] = _read(codec, recipe.layout.size, mode, pages, books)
+            precisions[f"pq, {bits:g} bits"] = _read(codec, mode, pages, books)
             sizes[f"pq, {bits:g} bits"] = find_storage(books[0]).bytes_per_token(codec.token_dim)
         for name, found in precisions.items():
             measured = list(_rows(pages, 100 * (precisions[BASELINE] - found), found, sizes[name], mode))
@@ -105,11 +106,12 @@ def _pages(
 ) -> list[_Page]:
     found = []
     for name, text in texts.items():
-        for number, (own, drawing) in enumerate(readable(layout, text, name, max_escaped_share)):
+        for number, (own, page) in enumerate(readable(layout, text, name, max_escaped_share)):
             if max_pages and number == max_pages:
                 break
-            tokens = codec.encode(layout.render([own], [drawing], mode.px), mode).cpu()
-            found.append(_Page(name, own, count_tokens([own])[0], tokens, number % 2))
+            assert page.size
+            tokens = codec.encode(layout.render([own], [page.drawing], mode.px), mode).cpu()
+            found.append(_Page(name, own, count_tokens([own])[0], page.size, tokens, number % 2))
     if not found:
         raise UsageError(f"none of the pages can be read by codec {codec.id!r}")
     return found
@@ -119,13 +121,13 @@ def _sample(codec: Codec, layout: Layout, mode: Mode, pages: Sequence[_Page], fo
     return gather(codec, layout, [mode], [(page.text, page.text_class) for page in pages if page.fold == fold])
 
 
-def _read(codec: Codec, size: tuple[int, int], mode: Mode, pages: Sequence[_Page], names: Sequence[str]) -> np.ndarray:
+def _read(codec: Codec, mode: Mode, pages: Sequence[_Page], names: Sequence[str]) -> np.ndarray:
     """Precision of each page, read from the storage of its fold."""
     decoded = []
     for page in pages:
         name = names[page.fold]
         tokens = unpack(name, pack(name, page.tokens), mode.num_vision_tokens, codec.token_dim)
-        decoded.append(codec.decode_ids(codec.read_cells(tokens, size)[0]))
+        decoded.append(codec.decode_ids(codec.read_cells(tokens, page.size)[0]))
     return fidelity.precision([page.text for page in pages], decoded)
 
 

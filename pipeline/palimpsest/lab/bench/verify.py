@@ -74,7 +74,7 @@ def bench_verify(
         torch.set_num_threads(config.placement.threads_per_worker)
     codec = load_codec(config.codec.name, config.codec.path, **codec_options(config), parts="both")
     made = bench_pages(pages, prepared.layout, text, seed)
-    mode, size = codec.mode(config.tiers.mode), prepared.layout.size or (0, 0)
+    mode, size = codec.mode(config.tiers.mode), (prepared.layout.sizes or ((0, 0),))[0]
     drawings = [page.drawing for _, page in made]
     images = prepared.layout.render([page_text for page_text, _ in made], drawings, mode.px)
     reader = EncodedPages(codec, _features(codec, config, images, mode), [codec.prompt_ids(mode, size)] * pages, max_new_tokens)

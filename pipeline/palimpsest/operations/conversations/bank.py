@@ -34,7 +34,8 @@ class Studio:
         for row in rows:
             laid_out = self.layout.lay_out_again(row["text"], row["text_class"])
             assert laid_out is not None, f"page {row['page_id']} does not lay out again"
-            row |= {"drawing": laid_out.drawing, "tier": row["mode"]}
+            columns, lines = laid_out.size or (None, None)
+            row |= {"drawing": laid_out.drawing, "grid_h": lines, "grid_w": columns, "tier": row["mode"]}
             row["image_px"] = self.policy.ladder.mode(row["mode"], "tier").px
         return self.verify(self.encode(self.render(table_of(rows, PAGES, "conversations"))))
 
@@ -98,7 +99,7 @@ class Bank:
     def _row(self, number: int, mode: str) -> dict[str, Any]:
         from palimpsest.codecs.text_tokens import TEXT_TOKENIZER
 
-        page, size = self.transcript.pages[number], self.studio.layout.size
+        page = self.transcript.pages[number]
         return {
             **self.carried,
             "page_id": page.page_id,
@@ -112,8 +113,6 @@ class Bank:
             "text_class": self.text_class,
             "timestamp": self.transcript.newest(page),
             "importance": page.importance,
-            "grid_h": size[1] if size else None,
-            "grid_w": size[0] if size else None,
             "layout": self.studio.layout.described,
             "mode": mode,
         }

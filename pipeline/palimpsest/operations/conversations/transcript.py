@@ -15,6 +15,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from palimpsest.config import ConfigError
 from palimpsest.flow.stages.paginate import why_not_covered
 from palimpsest.operations.conversations.turns import Conversation
 from palimpsest.pages.layouts.protocol import Layout, page_id
@@ -84,7 +85,13 @@ class Transcript:
 
 
 def transcribe(conversation: Conversation, layout: Layout, max_escaped_share: float) -> Transcript:
-    """Write a conversation down and lay it out; the last target's own text is not laid out."""
+    """Write a conversation down and lay it out; the last target's own text is not laid out.
+
+    Raises:
+        ConfigError: for a layout that chooses between grids: turns share pages, which must not change when a turn is added.
+    """
+    if len(layout.sizes) > 1:
+        raise ConfigError(f"layout.grid = '{layout}': pages of a conversation stay the same as it grows; name one grid")
     from palimpsest.codecs.text_tokens import count_tokens
 
     parts: list[str] = []

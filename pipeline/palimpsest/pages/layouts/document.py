@@ -59,8 +59,8 @@ class DocumentLayout:
         return f"{self.name} {sizes} newline={self.newline} font={self.font} cjk={cjk}"
 
     @property
-    def size(self) -> None:
-        return None
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        return ()
 
     @property
     def capacity(self) -> int:

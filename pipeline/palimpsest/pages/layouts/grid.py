@@ -94,8 +94,8 @@ class Grid:
         return self.name  # the columns grid_w and grid_h have the rest
 
     @property
-    def size(self) -> tuple[int, int]:
-        return self.columns, self.rows
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        return ((self.columns, self.rows),)
 
     @property
     def capacity(self) -> int:
@@ -109,7 +109,8 @@ class Grid:
     def paginate(self, text: str, text_class: str) -> Iterator[LaidOutPage]:
         """Lay a normalised document out, whatever its class; the spans of its pages cover it without a gap."""
         for page in lay_out(text, self):
-            yield LaidOutPage(page.char_start, page.char_end, page.cells.astype("<u4", copy=False).tobytes(), page.escaped)
+            drawing = page.cells.astype("<u4", copy=False).tobytes()
+            yield LaidOutPage(page.char_start, page.char_end, drawing, page.escaped, (self.columns, self.rows))
 
     def lay_out_again(self, text: str, text_class: str) -> LaidOutPage | None:
         """The page of a stored slice of a document; None where it is not one page, as on another grid."""

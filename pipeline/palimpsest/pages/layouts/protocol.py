@@ -20,12 +20,14 @@ class LaidOutPage(NamedTuple):
         char_start, char_end: its span in the normalised document.
         drawing: what `render` needs besides the text of the span; only the layout that made it understands it.
         escaped: characters that are drawn as their code point because no font covers them.
+        size: columns and rows of its grid; None on other layouts.
     """
 
     char_start: int
     char_end: int
     drawing: bytes
     escaped: int
+    size: tuple[int, int] | None = None
 
 
 class Layout(Protocol):
@@ -36,7 +38,7 @@ class Layout(Protocol):
     Attributes:
         name: "grid" or "document".
         described: the name and settings, as the column `layout` of a page states them.
-        size: columns and rows of a grid; None for other layouts.
+        sizes: columns and rows of the grids that its pages may have; empty for other layouts.
         capacity: about how many characters a full page holds.
         identity: 16 hexadecimal digits that change with anything that can change which text is on a page, or a pixel of it.
     """
@@ -48,7 +50,7 @@ class Layout(Protocol):
     def described(self) -> str: ...
 
     @property
-    def size(self) -> tuple[int, int] | None: ...
+    def sizes(self) -> tuple[tuple[int, int], ...]: ...
 
     @property
     def capacity(self) -> int: ...

@@ -9,6 +9,7 @@ from palimpsest.config import LayoutConfig, parse
 from palimpsest.errors import UsageError
 from palimpsest.pages.fonts import find_cjk
 from palimpsest.pages.layouts.document import DocumentLayout
+from palimpsest.pages.layouts.fitted_grid import FittedGrid
 from palimpsest.pages.layouts.grid import Grid
 from palimpsest.pages.layouts.protocol import Layout
 
@@ -23,7 +24,8 @@ def make_layout(settings: LayoutConfig) -> Layout:
         UsageError: for an unknown name, or a CJK font that cannot be used.
     """
     if settings.name == "grid":
-        return Grid.parse(settings.grid, settings.alphabet)
+        grids = [Grid.parse(grid, settings.alphabet) for grid in settings.grid.split("+")]
+        return grids[0] if len(grids) == 1 else FittedGrid(tuple(grids))
     if settings.name == "document":
         sizes = {name: getattr(settings, name) for name in ("font_size", "padding", "line_spacing")}
         return DocumentLayout(**sizes, newline=settings.newline, font=settings.font, cjk=find_cjk(settings.cjk_font))

@@ -24,7 +24,7 @@ NONE = "none"
 
 def layout_key(layout: Layout) -> str:
     """A layout as entries name it: all that decides how large and how dense its letters are."""
-    return f"grid {layout}" if layout.size else layout.described.partition(" cjk=")[0]
+    return f"grid {layout}" if layout.sizes else layout.described.partition(" cjk=")[0]
 
 
 def shipped(codec_revision: str) -> Path:
